@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# From a fresh Debian machine to a verified prefill/decode deployment on two Docker hosts, without an NPU.
+# Running it again is quick: every step says what it kept. `invoke deploy.clean lab.down` removes what it started.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+
+export YRPD_FLAVOUR=cpu
+install_debian_packages "${DEBIAN_PACKAGES[@]}"
+make_venv
+
+# One session: a failing task ends it with its own exit code and names the next command.
+.venv/bin/invoke patch build lab.builder image lab.up deploy deploy.verify
+
+cat >&2 <<'TEXT'
+
+Try it:   the curl line above
+Look:     .venv/bin/invoke deploy.status --flavour cpu
+Stop:     YRPD_FLAVOUR=cpu .venv/bin/invoke deploy.clean lab.down
+TEXT

@@ -1,0 +1,66 @@
+# Sourced by quickstart.sh and test.sh: installs what is missing, and says so. Nothing that is there is changed.
+# shellcheck shell=bash
+
+# What each Debian package is for:
+#   docker.io debootstrap iproute2 util-linux   engines, the image's base, the two-host lab
+#   gcc libc6-dev                               repair of the vLLM CPU wheel (facts in docs/image.md)
+#   libgomp1 libnuma1                           libraries that vLLM's CPU kernels load
+#   etcd-server                                 the DataSystem tests that run outside containers
+DEBIAN_PACKAGES=(ca-certificates git docker.io debootstrap iproute2 util-linux gcc libc6-dev libgomp1 libnuma1 etcd-server)
+
+say() { printf '%s\n' "$*" >&2; }
+
+install_debian_packages() {
+    local package missing=()
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || missing+=("$package")
+    done
+    if [ ${#missing[@]} -eq 0 ]; then
+        say "kept: Debian packages ($*)"
+        return
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        say "error: Debian packages are missing and only root can install them: ${missing[*]}."
+        say "next:  sudo apt-get install ${missing[*]}"
+        return 8
+    fi
+    say "--> installing Debian packages: ${missing[*]}"
+    apt-get update -qq
+    # The services of these packages are not wanted: the lab and the tests start their own.
+    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The tools' virtual environment, by hash; made anew when the lock changed or an earlier run was cut off.
+make_venv() {
+    local stamp wanted
+    wanted=$(sha256sum requirements.lock | cut -d' ' -f1)
+    stamp=.venv/requirements.sha256
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+        say "kept: .venv"
+        return
+    fi
+    local python
+    python=$(find_python) || return 8
+    say "--> making .venv"
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        install_debian_packages python3-venv
+    fi
+    rm -rf .venv
+    "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+# The wheels of vLLM's CPU build are for Python 3.11, and so are the locks.
+find_python() {
+    local candidate
+    for candidate in python3.11 python3; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    say "error: Python 3.11 is not installed; the locked wheels are for that version."
+    say "next:  apt-get install python3 python3-venv   (Debian 12)"
+    return 8
+}

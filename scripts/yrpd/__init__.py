@@ -1,0 +1,1 @@
+"""Patch, build, image and deploy vllm-ascend with the openYuanrong DataSystem KV connector."""

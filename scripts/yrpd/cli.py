@@ -1,0 +1,83 @@
+"""Between a command line and the command modules: flavour, error output and exit codes, the same for every front."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+from rich.console import Console
+
+from yrpd.errors import ConfigurationError, YrpdError
+from yrpd.project import Project
+from yrpd.release import Flavour
+from yrpd.reporting import Reporter
+
+Command = Callable[..., dict[str, Any]]
+
+INTERRUPTED = 130  # what shells report for SIGINT
+UNEXPECTED = 1
+
+
+def resolve_flavour(option: str) -> Flavour:
+    """Return the flavour: the option, else ``YRPD_FLAVOUR``, else ``npu``; there is no other fallback.
+
+    Raises:
+        ConfigurationError: It is neither ``npu`` nor ``cpu``.
+    """
+    flavour = option or os.environ.get("YRPD_FLAVOUR") or "npu"
+    if flavour not in ("npu", "cpu"):
+        raise ConfigurationError(
+            f"There is no flavour {flavour!r}; there are: npu, cpu.", next_command="invoke build --flavour cpu"
+        )
+    return cast(Flavour, flavour)
+
+
+def default_hosts_file(option: str, flavour: Flavour) -> str:
+    """Return the hosts file: the option, else ``YRPD_HOSTS``, else the flavour's own (cpu: the lab)."""
+    return option or os.environ.get("YRPD_HOSTS") or ("lab.toml" if flavour == "cpu" else "hosts.toml")
+
+
+def execute(command: Callable[[Project, Reporter], dict[str, Any]], *, as_json: bool, verbose: bool) -> None:
+    """Run one command, print its document when asked, and turn its failure into an exit code.
+
+    Args:
+        command: Gets the project and the reporter, returns the JSON document.
+        as_json: One JSON document on stdout, all else on stderr.
+        verbose: Show details, and a traceback on failure.
+
+    Raises:
+        SystemExit: The command failed; the code is the error class's (design: 2 to 9), 130 for an interrupt.
+    """
+    reporter = Reporter(as_json=as_json, verbose=verbose)
+    try:
+        reporter.result(command(Project.here(), reporter))
+    except YrpdError as error:
+        _explain(error, verbose=verbose)
+        if error.document is not None:
+            reporter.result(error.document)
+        else:
+            reporter.result({"error": error.message, "next": error.next_command, "exit_code": error.exit_code})
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; run the same command again to go on.", markup=False)
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        console = Console(stderr=True, soft_wrap=True)
+        if verbose:
+            console.print_exception()
+        console.print(f"error: unexpected {type(error).__name__}: {error}", style="bold red", markup=False)
+        if not verbose:
+            console.print("next:  the same command with --verbose shows where", markup=False)
+        raise SystemExit(UNEXPECTED) from None
+
+
+def _explain(error: YrpdError, *, verbose: bool) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if verbose:
+        console.print_exception()
+    if error.detail:
+        console.print(error.detail, style="dim", markup=False)
+    console.print(f"error: {error.message}", style="bold red", markup=False)
+    if error.next_command:
+        console.print(f"next:  {error.next_command}", markup=False)

@@ -1,0 +1,147 @@
+"""The model of ``release.toml``: validated once, then plain frozen objects."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from yrpd.errors import ConfigurationError
+
+Flavour = Literal["npu", "cpu"]
+GitId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sdist(_Table):
+    """A source distribution that holds the complete tagged tree.
+
+    Attributes:
+        project: Its name on the package index.
+        file: The file's name.
+        sha256: The file's hash.
+        generated: Paths that packaging added and the tagged tree does not have.
+    """
+
+    project: str
+    file: str
+    sha256: Sha256
+    generated: tuple[str, ...]
+
+
+class Pin(_Table):
+    """One upstream state, named by content.
+
+    Attributes:
+        repository: Where git finds it.
+        tag: The upstream tag; a name, not a proof.
+        commit: The commit id.
+        tree: The commit's tree id.
+        version: The upstream version (PEP 440).
+        vllm: The vLLM version that it belongs to.
+        sdist: The same tree on the package index.
+    """
+
+    repository: str
+    tag: str
+    commit: GitId
+    tree: GitId
+    version: str
+    vllm: str
+    sdist: Sdist
+
+
+class FlavourTable(_Table):
+    """What an image flavour is made from.
+
+    Attributes:
+        base: Base image (npu) or Debian release (cpu).
+        torch: torch's version in the image.
+        torch_npu: torch-npu's version in the image; npu only.
+        soc_version: Ascend chip name that vllm-ascend's setup wants even where no kernel is compiled.
+        dockerfile: Path of the Dockerfile.
+    """
+
+    base: str
+    torch: str
+    torch_npu: str | None = None
+    soc_version: str
+    dockerfile: str
+
+
+class ReleaseTable(_Table):
+    """Name and revision of this release."""
+
+    name: str
+    revision: int
+    default_pin: str
+
+
+class OpenYuanrong(_Table):
+    """Versions of openYuanrong's parts."""
+
+    datasystem: str
+
+
+class Release(_Table):
+    """All of ``release.toml``."""
+
+    release: ReleaseTable
+    pins: dict[str, Pin]
+    flavours: dict[Flavour, FlavourTable]
+    openyuanrong: OpenYuanrong
+
+    def pin(self, name: str = "") -> tuple[str, Pin]:
+        """Return a pin by name.
+
+        Args:
+            name: A table under ``[pins]``; empty means the default pin.
+
+        Returns:
+            The pin's name and the pin.
+
+        Raises:
+            ConfigurationError: There is no such pin.
+        """
+        wanted = name or self.release.default_pin
+        if wanted not in self.pins:
+            known = ", ".join(sorted(self.pins))
+            raise ConfigurationError(
+                f"release.toml has no pin {wanted!r}; it has: {known}.",
+                next_command=f"invoke patch --pin {self.release.default_pin}",
+            )
+        return wanted, self.pins[wanted]
+
+    def patched_version(self, name: str) -> str:
+        """Return the version of the patched tree, such as ``0.10.0rc1+yuanrong.1``."""
+        return f"{self.pins[name].version}+yuanrong.{self.release.revision}"
+
+
+def load_release(path: Path) -> Release:
+    """Read and validate ``release.toml``.
+
+    Raises:
+        ConfigurationError: The file is missing, is not TOML, or a field is wrong (the field is named).
+    """
+    try:
+        with path.open("rb") as stream:
+            return Release.model_validate(tomllib.load(stream))
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path} does not exist.", next_command="git checkout -- release.toml") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            f"{path.name} is not valid TOML: {error}.", next_command="git diff release.toml"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"{path.name}: {where}: {first['msg']} (found {first.get('input')!r}).",
+            next_command="git diff release.toml",
+        ) from error

@@ -1,0 +1,217 @@
+"""The commands: ``invoke --list`` names them, ``invoke --help TASK`` explains one. All logic is in scripts/yrpd/."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from invoke import Collection, Context, task
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "scripts"))
+
+from yrpd.cli import default_hosts_file, execute, resolve_flavour
+
+PIN = {"pin": "Table under [pins] of release.toml; the default pin when empty."}
+FLAVOUR = {"flavour": "npu or cpu; YRPD_FLAVOUR, else npu, when empty."}
+HOSTS = {"hosts": "Inventory file; YRPD_HOSTS, else lab.toml (cpu) or hosts.toml (npu), when empty."}
+COMMON = {
+    "dry-run": "Print the plan and change nothing.",
+    "json": "One JSON document on stdout, all else on stderr.",
+    "verbose": "Show details, and a traceback on failure.",
+}
+
+
+def _hosts_file(hosts: str, flavour: str) -> Path:
+    return Path(default_hosts_file(hosts, resolve_flavour(flavour)))
+
+
+@task(
+    default=True,
+    auto_shortflags=False,
+    help={**PIN, **COMMON, "discard": "Give up local edits of the work tree."},
+)
+def apply(
+    _: Context, pin: str = "", discard: bool = False, dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Fetch the pinned vllm-ascend, prove it, and apply the patch series to it."""
+    from yrpd.patching import commands
+
+    execute(
+        lambda project, reporter: commands.patch(
+            project=project, reporter=reporter, pin=pin, discard=discard, dry_run=dry_run
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**PIN, **COMMON})
+def check(_: Context, pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Prove the series: files, hashes, connector_src, blob ids, resulting tree. Changes nothing."""
+    from yrpd.patching import commands
+
+    execute(
+        lambda project, reporter: commands.check(project=project, reporter=reporter, pin=pin),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**PIN, **COMMON})
+def export(_: Context, pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Write the series back from connector_src and the work tree; untouched patches keep their bytes."""
+    from yrpd.patching import commands
+
+    execute(
+        lambda project, reporter: commands.export(project=project, reporter=reporter, pin=pin, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**FLAVOUR, **PIN, **COMMON})
+def build(
+    _: Context, flavour: str = "", pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Rebuild the patched tree and import the connector out of it."""
+    from yrpd.building import commands
+
+    execute(
+        lambda project, reporter: commands.build(
+            project=project, reporter=reporter, flavour=resolve_flavour(flavour), pin=pin, dry_run=dry_run
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(default=True, auto_shortflags=False, help={**FLAVOUR, **PIN, **COMMON})
+def make(
+    _: Context, flavour: str = "", pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Make the container image of a flavour."""
+    from yrpd.building import commands
+
+    execute(
+        lambda project, reporter: commands.image(
+            project=project, reporter=reporter, flavour=resolve_flavour(flavour), pin=pin, dry_run=dry_run
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={"hosts": HOSTS["hosts"], **COMMON})
+def up(_: Context, hosts: str = "lab.toml", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Make two real Docker hosts on this machine."""
+    from yrpd.deploying import lab
+
+    execute(
+        lambda project, reporter: lab.up(project=project, reporter=reporter, hosts_file=Path(hosts), dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help=COMMON)
+def down(_: Context, dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Remove all that lab.up and lab.builder made, also after a crash."""
+    from yrpd.deploying import lab
+
+    execute(
+        lambda project, reporter: lab.down(project=project, reporter=reporter, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help=COMMON)
+def builder(_: Context, dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Start a private Docker engine for building, where none runs."""
+    from yrpd.deploying import lab
+
+    execute(
+        lambda project, reporter: lab.builder(project=project, reporter=reporter, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+def _deploying(name: str, hosts: str, flavour: str, json: bool, verbose: bool, **options: Any) -> None:
+    from yrpd.deploying import commands
+
+    execute(
+        lambda project, reporter: getattr(commands, name)(
+            project=project,
+            reporter=reporter,
+            hosts_file=_hosts_file(hosts, flavour),
+            flavour=resolve_flavour(flavour),
+            **options,
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(default=True, auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+def rollout(
+    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Start openYuanrong, prefill, decode and the router on the hosts."""
+    _deploying("deploy", hosts, flavour, json, verbose, dry_run=dry_run)
+
+
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+def plan(
+    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Print the containers that deploy would start, as the docker lines to type."""
+    _deploying("plan", hosts, flavour, json, verbose)
+
+
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+def status(
+    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Say for each container: role, health, and whether it runs what this checkout would run."""
+    _deploying("status", hosts, flavour, json, verbose)
+
+
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON, "tail": "Lines of each container."})
+def logs(
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    tail: int = 100,
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Print the last log lines of every container."""
+    _deploying("logs", hosts, flavour, json, verbose, tail=tail)
+
+
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+def verify(
+    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D."""
+    _deploying("verify", hosts, flavour, json, verbose, dry_run=dry_run)
+
+
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+def clean(
+    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Stop and remove everything that deploy started."""
+    _deploying("clean", hosts, flavour, json, verbose, dry_run=dry_run)
+
+
+ns = Collection(
+    build,
+    Collection("patch", apply, check, export),
+    Collection("image", make),
+    Collection("lab", up, down, builder),
+    Collection("deploy", rollout, plan, status, logs, verify, clean),
+)

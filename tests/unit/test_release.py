@@ -1,0 +1,54 @@
+"""release.toml: what is accepted, and what a wrong one says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from yrpd.errors import ConfigurationError
+from yrpd.project import Project
+from yrpd.release import load_release
+
+SHIPPED = Project.here().release_file
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "release.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+def test_the_shipped_file_holds_the_pin_by_content() -> None:
+    release = load_release(SHIPPED)
+    name, pin = release.pin()
+    assert name == "v0.10.0rc1"
+    assert (pin.commit[:8], pin.tree[:8], pin.sdist.sha256[:8]) == ("4604882a", "d191241c", "b3cef184")
+    assert release.patched_version(name) == "0.10.0rc1+yuanrong.1"
+
+
+def test_an_unknown_pin_is_refused_and_the_known_ones_are_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"no pin 'v9'.*v0\.10\.0rc1") as caught:
+        load_release(SHIPPED).pin("v9")
+    assert caught.value.exit_code == 2
+    assert caught.value.next_command
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('commit = "4604', 'commit = "zzzz', "commit"),
+        ("sha256 = ", "sha257 = ", "sha25"),
+        ("[release]", "[release", "not valid TOML"),
+        ("revision = 1", 'revision = "one"', "revision"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        load_release(edited(tmp_path, old, new))
+
+
+def test_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load_release(tmp_path / "release.toml")
