@@ -1,0 +1,1 @@
+"""From a pin to a patched tree: source, series, apply, check, export."""

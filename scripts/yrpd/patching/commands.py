@@ -1,0 +1,175 @@
+"""``invoke patch``, ``patch.check`` and ``patch.export``: each reads like what it does."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.table import Table
+
+from yrpd.errors import EnvironmentFailure, PinMismatchError
+from yrpd.patching import apply, generate
+from yrpd.patching import check as checking
+from yrpd.patching import export as exporting
+from yrpd.patching.git import GitError
+from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
+from yrpd.patching.source import check_cached_sdist, ensure_source
+from yrpd.project import Project, read_state, update_state
+from yrpd.release import load_release
+from yrpd.reporting import Reporter
+
+Document = dict[str, Any]
+
+
+def patch(
+    project: Project, reporter: Reporter, pin: str = "", dry_run: bool = False, discard: bool = False
+) -> Document:
+    """Make the patched tree, or say why it is already there.
+
+    Args:
+        project: The checkout.
+        reporter: Says what is done.
+        pin: A pin's name; empty means the default one.
+        dry_run: Say what would be done, and change nothing.
+        discard: Drop edits in the work tree instead of refusing.
+
+    Returns:
+        The record for later stages, with ``state``, ``reasons`` and ``warnings``.
+    """
+    release = load_release(project.release_file)
+    name, wanted = release.pin(pin)
+    series = load_series(project.patches(name))
+    lock = load_lock(series.folder)
+    require_locked(series, lock, name, wanted)
+    check_cached_sdist(project, wanted)
+    warnings = [drift.sentence for drift in checking.connector_drift(project, series)]
+    with _failures(), nullcontext() if dry_run else apply.exclusive(project, name):
+        planned = apply.plan(project, name, lock, discard=discard)
+        record = apply.document(project, name, release.patched_version(name), planned, series, lock)
+        if not dry_run:
+            if planned.make or planned.discard:
+                source = ensure_source(project, name, wanted, reporter)
+                with reporter.step(f"applying {len(series.names)} patches to {name}"):
+                    apply.execute(project, name, wanted, planned, source, series, lock)
+            previous = apply.current_tree(project, name)
+            if read_state(project, name).get(apply.STAGE) != record:
+                update_state(project, name, apply.STAGE, record)
+            if planned.state == "applied":
+                apply.remove_stale_trees(project, name, keep=(planned.folder, previous))
+    for warning in warnings:
+        reporter.say(f"warning: {warning}; invoke patch.export takes it over.")
+    _say_plan(reporter, planned, record, dry_run)
+    return {
+        **record,
+        "state": planned.state,
+        "reasons": list(planned.reasons),
+        "warnings": warnings,
+        "dry_run": dry_run,
+    }
+
+
+def export(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = False) -> Document:
+    """Write the series back from ``connector_src/`` and from the work tree's commits.
+
+    Args:
+        project: The checkout.
+        reporter: Says what is done.
+        pin: A pin's name; empty means the default one.
+        dry_run: Say which files would change, and change nothing.
+    """
+    name, wanted = load_release(project.release_file).pin(pin)
+    folder = project.patches(name)
+    series = load_series(folder) if (folder / SERIES).exists() else Series(folder, ())
+    lock = load_lock(folder) if (folder / LOCK).exists() else None
+    with _failures(), apply.exclusive(project, name):
+        source = ensure_source(project, name, wanted, reporter)
+        with reporter.step(f"exporting the series of {name}"):
+            export = exporting.prepare(project, name, wanted, source, series, lock)
+            if not dry_run:
+                exporting.write(export, folder)
+    state = "exported" if export.changed or export.removed else "unchanged"
+    for file in export.changed:
+        reporter.say(f"    {'would write' if dry_run else 'wrote'} patches/{name}/{file}")
+    for file in export.removed:
+        reporter.say(f"    {'would remove' if dry_run else 'removed'} patches/{name}/{file}")
+    reporter.say(f"{name}: series {export.lock.folder} {state}, tree {export.lock.end.tree[:12]}")
+    return {
+        "pin": name,
+        "state": state,
+        "changed": list(export.changed),
+        "removed": list(export.removed),
+        "patches": [patch.name for patch in export.patches],
+        "tree": export.lock.end.tree,
+        "commit": export.lock.end.commit,
+        "series_digest": export.lock.digest,
+        "dry_run": dry_run,
+    }
+
+
+def check(project: Project, reporter: Reporter, pin: str = "") -> Document:
+    """Prove that series, lock, connector sources and git agree. Needs no network once the pin was fetched.
+
+    Args:
+        project: The checkout.
+        reporter: Gets the findings.
+        pin: A pin's name; empty means the default one.
+
+    Returns:
+        ``{pin, passed, findings}`` when nothing was found.
+
+    Raises:
+        PinMismatchError: Something was found; its document has all findings.
+    """
+    name, wanted = load_release(project.release_file).pin(pin)
+    check_cached_sdist(project, wanted)
+    with _failures(), apply.exclusive(project, name), reporter.step(f"checking the series of {name}"):
+        findings = checking.find(project, name, wanted, reporter)
+    document = {
+        "pin": name,
+        "passed": not findings,
+        "findings": [finding.document() for finding in findings],
+        "checks": list(checking.CHECKS),
+    }
+    if not findings:
+        reporter.say(f"{name}: {len(checking.CHECKS)} checks passed")
+        return document
+    table = Table("finding", "where", "what", title=f"patches/{name}")
+    for finding in findings:
+        table.add_row(finding.id, finding.where, finding.message)
+    reporter.render(table)
+    first = findings[0]
+    raise PinMismatchError(
+        f"patches/{name}: {len(findings)} findings, the first: {first.where}: {first.message}.",
+        next_command=first.next_command,
+        document=document,
+    )
+
+
+def generated(project: Project) -> str:
+    """Return the name of the generated patch, for people and tests."""
+    return generate.generated_name(project)
+
+
+def _say_plan(reporter: Reporter, planned: apply.Plan, record: Document, dry_run: bool) -> None:
+    verb = planned.state if not dry_run else f"would be {planned.state}"
+    reporter.say(f"{record['pin']}: {verb}, tree {record['tree'][:12]} in {record['worktree']}")
+    for reason in planned.reasons:
+        reporter.say(f"    {reason}")
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Give git's and the disk's own failures an exit code and a sentence."""
+    try:
+        yield
+    except GitError as error:
+        raise apply.git_failure(error) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        raise EnvironmentFailure(
+            f"{error.filename or 'A file'} cannot be written: {error.strerror}; nothing was half applied.",
+            next_command="df -h .",
+        ) from error

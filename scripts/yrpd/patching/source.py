@@ -1,0 +1,214 @@
+"""The pin's source as a bare repository with one commit, proved equal to the pin whichever way it came.
+
+Two ways, in this order: the sdist when it is already in the cache; git at the pinned commit; the sdist from the package
+index where git hosts are out of reach. The proof is the same for all: the tree id.
+
+The commit under the series is our own, made of the pin's tree, a fixed date and a message that names the pin. An sdist
+carries no commit object, so upstream's own cannot be had both ways; with this one every id of the series is the same on
+every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from yrpd.errors import ConfigurationError, EnvironmentFailure, PinMismatchError
+from yrpd.patching.git import GitError, Repository, Signature
+from yrpd.project import Project
+from yrpd.release import Pin
+from yrpd.reporting import Reporter
+
+IDENTITY = ("openYuanrong patch series", "patches@yrpd.invalid")
+BASE_AUTHOR = Signature(*IDENTITY, "2026-01-01T00:00:00+0000")
+BASE_REF = "refs/heads/base"
+# A git host that can be reached answers the first question in well under this.
+REACH_SECONDS = 5.0
+FETCH_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A proved source.
+
+    Attributes:
+        repository: The bare repository.
+        base: The commit that the series goes on.
+        tree: Its tree, the pin's.
+        origin: Where it came from, for people.
+    """
+
+    repository: Repository
+    base: str
+    tree: str
+    origin: str
+
+
+def base_message(pin: Pin) -> str:
+    """Return the message of the commit under the series."""
+    return (
+        f"{pin.sdist.project} {pin.tag}\n\n"
+        f"The tree of upstream commit {pin.commit},\nwithout its history; tree {pin.tree}.\n"
+    )
+
+
+def cached_sdist(project: Project, pin: Pin) -> Path:
+    """Return where the pin's sdist is kept once it was fetched: by its hash."""
+    return project.cache / "sdist" / pin.sdist.sha256 / pin.sdist.file
+
+
+def source_folder(project: Project, name: str) -> Path:
+    """Return where a pin's source repository is."""
+    return project.pin_build(name) / "source.git"
+
+
+def check_cached_sdist(project: Project, pin: Pin) -> bool:
+    """Tell whether the sdist is in the cache, and check it when it is.
+
+    Raises:
+        PinMismatchError: Its bytes changed. It is not fetched again silently: a cache that changes is worth knowing.
+    """
+    path = cached_sdist(project, pin)
+    if not path.is_file():
+        return False
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != pin.sdist.sha256:
+        raise PinMismatchError(
+            f"{path} is damaged: expected sha256 {pin.sdist.sha256}, found {found}.",
+            next_command=f"rm {path} && invoke patch   (fetches it again)",
+        )
+    return True
+
+
+def open_source(project: Project, name: str, pin: Pin) -> Source | None:
+    """Return the source that is already there and still is the pin, else ``None``; never uses the network."""
+    check_cached_sdist(project, pin)
+    repository = Repository(source_folder(project, name))
+    if not repository.exists():
+        return None
+    try:
+        base = repository.rev_parse(BASE_REF)
+        same = repository.tree_of(base) == pin.tree and repository.message(base).strip() == base_message(pin).strip()
+    except GitError:
+        return None
+    return Source(repository, base, pin.tree, "kept from an earlier run") if same else None
+
+
+def ensure_source(project: Project, name: str, pin: Pin, reporter: Reporter) -> Source:
+    """Return the pin's source, fetched and proved when it is not there yet.
+
+    Raises:
+        PinMismatchError: A hash, commit or tree is not the pin's, or upstream's tag was moved.
+        EnvironmentFailure: Neither git nor the package index could be reached.
+    """
+    kept = open_source(project, name, pin)
+    if kept is not None:
+        return kept
+    final = source_folder(project, name)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".incoming-") as scratch:
+        repository = Repository.init(Path(scratch) / "source.git", bare=True)
+        with reporter.step(f"fetching {pin.sdist.project} {pin.tag}"):
+            tree, origin = _fetch(repository, project, pin, reporter)
+            reporter.say(f"    tree {tree} is the pin's ({origin})")
+        base = repository.commit_tree(tree, base_message(pin), BASE_AUTHOR)
+        repository.update_ref(BASE_REF, base)
+        shutil.rmtree(final, ignore_errors=True)
+        repository.folder.rename(final)
+    return Source(Repository(final), base, tree, origin)
+
+
+def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporter) -> tuple[str, str]:
+    if check_cached_sdist(project, pin):
+        return _from_sdist(repository, cached_sdist(project, pin), pin), "from the sdist in the cache"
+    try:
+        return _from_git(repository, pin), f"from git, {pin.tag} at {pin.commit[:12]}"
+    except GitError as error:
+        unreachable = error.reason
+        reporter.say(f"    git: {unreachable}; taking the sdist from the package index")
+    from yrpd.patching import index  # here, because the HTTP stack takes longer to load than a no-op run takes
+
+    wanted = index.Wanted(pin.sdist.project, pin.sdist.file, pin.sdist.sha256)
+    path = cached_sdist(project, pin)
+    try:
+        place = index.download(wanted, path, index.pip_settings(), reporter)
+    except EnvironmentFailure as error:
+        raise EnvironmentFailure(
+            f"The pin's source is out of reach: git: {unreachable}; {error.message}", next_command=error.next_command
+        ) from error
+    return _from_sdist(repository, path, pin), f"from the sdist, {place}"
+
+
+def _from_git(repository: Repository, pin: Pin) -> str:
+    refs = repository.ls_remote(
+        pin.repository, f"refs/tags/{pin.tag}", f"refs/tags/{pin.tag}^{{}}", deadline=REACH_SECONDS
+    )
+    found = refs.get(f"refs/tags/{pin.tag}^{{}}", refs.get(f"refs/tags/{pin.tag}", "no such tag"))
+    if found != pin.commit:
+        raise PinMismatchError(
+            f"Upstream's tag {pin.tag} was moved: expected commit {pin.commit}, found {found}.",
+            next_command="git diff release.toml   (the pin stays; a new upstream state is a new pin)",
+        )
+    repository.fetch(pin.repository, pin.commit, depth=1, deadline=FETCH_SECONDS)
+    return _require_tree(repository.tree_of(pin.commit), pin, f"commit {pin.commit}")
+
+
+def _from_sdist(repository: Repository, path: Path, pin: Pin) -> str:
+    with tempfile.TemporaryDirectory(dir=repository.folder.parent) as scratch:
+        folder = unpack(path, Path(scratch))
+        drop_generated(folder, pin.sdist.generated)
+        return _require_tree(repository.write_tree(folder), pin, path.name)
+
+
+def _require_tree(found: str, pin: Pin, what: str) -> str:
+    if found != pin.tree:
+        raise PinMismatchError(
+            f"The tree of {what} is not the pin's: expected {pin.tree}, found {found}.",
+            next_command="git diff release.toml",
+        )
+    return found
+
+
+def unpack(archive: Path, into: Path) -> Path:
+    """Unpack a source distribution and return its single top folder.
+
+    Members that would leave the folder, devices and the like are refused (tarfile's ``data`` filter).
+
+    Raises:
+        PinMismatchError: A member is refused, or there is not exactly one top folder.
+    """
+    try:
+        with tarfile.open(archive) as stream:
+            stream.extractall(into, filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise PinMismatchError(
+            f"{archive.name} cannot be unpacked: {error}.", next_command="git diff release.toml"
+        ) from error
+    tops = sorted(into.iterdir())
+    if len(tops) != 1 or not tops[0].is_dir():
+        raise PinMismatchError(
+            f"{archive.name} must hold one folder; found {', '.join(top.name for top in tops) or 'nothing'}.",
+            next_command="git diff release.toml",
+        )
+    return tops[0]
+
+
+def drop_generated(folder: Path, generated: tuple[str, ...]) -> None:
+    """Remove what packaging added.
+
+    Raises:
+        ConfigurationError: A path is not inside the folder.
+    """
+    for name in generated:
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or path == folder:
+            raise ConfigurationError(f"release.toml: sdist.generated: {name!r} is not inside the sdist.",
+                                     next_command="git diff release.toml")  # fmt: skip
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
