@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``YuanRongConnector``: the class that vLLM instantiates, once in the scheduler and once in each worker.
+
+It only translates between vLLM 0.10.0's interface and the two halves in :mod:`.scheduler` and :mod:`.worker`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+)
+from vllm.logger import init_logger
+
+from .config import ConfigError, ConnectorConfig
+from .keys import Namespace, shard_name
+from .layout import KVLayout
+from .metadata import StepPlan
+from .metrics import make_metrics
+from .scheduler import SchedulerSide
+from .transport import Transport, connect, reachable, resolve_kind
+from .transport.breaker import BreakingTransport, probe
+from .worker import WorkerSide
+
+if TYPE_CHECKING:
+    import torch
+    from vllm.attention.backends.abstract import AttentionMetadata
+    from vllm.config import VllmConfig
+    from vllm.forward_context import ForwardContext
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.request import Request
+
+logger = init_logger("vllm.yuanrong")
+
+
+@dataclass
+class YuanRongMetadata(KVConnectorMetadata):  # type: ignore[misc]
+    """One step's plan, as vLLM carries it to the workers."""
+
+    plan: StepPlan
+
+
+class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
+    """Keeps KV blocks in the openYuanrong DataSystem, shared by all engines of a namespace.
+
+    Args:
+        vllm_config: vLLM's configuration; settings are in ``kv_transfer_config.kv_connector_extra_config``.
+        role: Scheduler or worker.
+
+    Raises:
+        ConfigError: A setting is wrong, or the engine is set up in a way that cannot work.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole) -> None:
+        super().__init__(vllm_config, role)
+        transfer = vllm_config.kv_transfer_config
+        self._config = ConnectorConfig.from_extra(transfer.kv_connector_extra_config or {}, transfer.kv_role)
+        check_engine(vllm_config, self._config)
+        self._mla = bool(vllm_config.model_config.use_mla)
+        self._metrics = make_metrics(self._config.metrics)
+        self._scheduler: SchedulerSide | None = None
+        self._worker: WorkerSide | None = None
+        if role is KVConnectorRole.SCHEDULER:
+            self._scheduler = self._make_scheduler(vllm_config)
+        else:
+            self._worker = self._make_worker(vllm_config)
+
+    # -- worker side ---------------------------------------------------------------------------------------------------
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """Learn where the KV blocks are and connect to the DataSystem.
+
+        Raises:
+            LayoutError: The caches cannot be moved block by block.
+        """
+        assert self._worker is not None  # noqa: S101 - vLLM calls this on workers
+        layout = KVLayout.from_caches(kv_caches, mla=self._mla)
+        kind = resolve_kind(self._config, layout.device_type)
+        logger.info(
+            "%d KV blocks of %d bytes on %s, transport %s, DataSystem worker %s",
+            layout.num_blocks, layout.block_bytes, layout.device_type, kind, self._config.worker_address,
+        )  # fmt: skip
+        self._worker.attach(layout, self._connected(kind, layout, self._config.request_timeout_ms))
+
+    def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
+        """Begin the step's loads; see :meth:`.worker.WorkerSide.start`."""
+        assert self._worker is not None  # noqa: S101 - vLLM calls this on workers
+        self._worker.start(self._plan())
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Do nothing: loads end before a request is scheduled."""
+
+    def save_kv_layer(
+        self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: AttentionMetadata, **kwargs: Any
+    ) -> None:
+        """Do nothing: whole blocks are saved after the forward pass."""
+
+    def wait_for_save(self) -> None:
+        """Begin the step's saves; see :meth:`.worker.WorkerSide.save`."""
+        assert self._worker is not None  # noqa: S101 - vLLM calls this on workers
+        self._worker.save(self._plan())
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        """Report drained requests and ended loads; see :meth:`.worker.WorkerSide.collect`."""
+        assert self._worker is not None  # noqa: S101 - vLLM calls this on workers
+        sending, recving = self._worker.collect()
+        return sending or None, recving or None
+
+    # -- scheduler side ------------------------------------------------------------------------------------------------
+
+    def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int, bool]:
+        """Return how many tokens can be loaded, always asynchronously."""
+        assert self._scheduler is not None  # noqa: S101 - vLLM calls this on the scheduler
+        found = self._scheduler.match(request, num_computed_tokens)
+        return found, found > 0
+
+    def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
+        """Queue a load if one was claimed."""
+        assert self._scheduler is not None  # noqa: S101 - vLLM calls this on the scheduler
+        self._scheduler.allocated(request, list(blocks.get_block_ids()[0]), num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
+        """Return the step's plan for the workers."""
+        assert self._scheduler is not None  # noqa: S101 - vLLM calls this on the scheduler
+        return YuanRongMetadata(self._scheduler.plan(scheduler_output))
+
+    def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """Forget a request; its blocks are kept only while an aborted load may still write to them."""
+        assert self._scheduler is not None  # noqa: S101 - vLLM calls this on the scheduler
+        return self._scheduler.finished(request), None
+
+    # -- called by KVLoadRecoveryMixin ---------------------------------------------------------------------------------
+
+    def load_finished(self, request_id: str, ok: bool) -> None:
+        """A load has ended on all ranks."""
+        assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
+        self._scheduler.load_finished(request_id, ok)
+
+    def load_discarded(self, request_id: str) -> None:
+        """A loaded request's blocks were given up."""
+        assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
+        self._scheduler.load_discarded(request_id)
+
+    def drained(self, request_id: str) -> None:
+        """An aborted request's blocks are not written to any more."""
+        assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
+        self._scheduler.drained(request_id)
+
+    # -- construction --------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> StepPlan:
+        metadata = self._get_connector_metadata()
+        assert isinstance(metadata, YuanRongMetadata)  # noqa: S101 - built above
+        return metadata.plan
+
+    def _make_scheduler(self, vllm_config: VllmConfig) -> SchedulerSide:
+        from vllm.platforms import current_platform
+
+        kind = resolve_kind(self._config, current_platform.device_type)
+        size = vllm_config.parallel_config.tensor_parallel_size
+        ranks = 1 if self._mla else size
+        space = namespace_of(vllm_config, self._config, current_platform.device_type)
+        logger.info("KV namespace %s of role %s", space.digest()[:8].hex(), self._config.role)
+        return SchedulerSide(
+            self._config,
+            space.digest(),
+            space.block_size,
+            tuple(shard_name(rank, size, shared=self._mla) for rank in range(ranks)),
+            self._connected(kind, None, self._config.lookup_timeout_ms),
+            self._metrics,
+        )
+
+    def _make_worker(self, vllm_config: VllmConfig) -> WorkerSide:
+        from vllm.distributed.parallel_state import get_tp_group
+
+        group = get_tp_group()
+
+        def agree(states: list[tuple[bool, bool]]) -> list[tuple[bool, bool]]:
+            import torch
+
+            flags = torch.tensor(states, dtype=torch.int32)
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MIN, group=group.cpu_group)
+            return [(bool(ended), bool(ok)) for ended, ok in flags.tolist()]
+
+        return WorkerSide(
+            self._config,
+            group.rank_in_group,
+            group.world_size,
+            shared=self._mla,
+            metrics=self._metrics,
+            agree=agree,
+        )
+
+    def _connected(self, kind: str, layout: KVLayout | None, timeout_ms: int) -> Transport:
+        breaker = BreakingTransport(
+            lambda: connect(self._config, kind, layout, timeout_ms),
+            lambda: probe(self._config, reachable),
+            self._config.probe_interval_ms / 1000,
+            self._config.breaker_failures,
+            self._metrics.breaker,
+        )
+        breaker.start()
+        return breaker
+
+
+def check_engine(vllm_config: VllmConfig, config: ConnectorConfig) -> None:
+    """Refuse set-ups in which this connector would be wrong.
+
+    Raises:
+        ConfigError: With what to change.
+    """
+    parallel = vllm_config.parallel_config
+    if parallel.pipeline_parallel_size > 1:
+        raise ConfigError("YuanRongConnector does not support pipeline parallelism; use --pipeline-parallel-size 1")
+    if not config.load:
+        return
+    scheduler = vllm_config.scheduler_config
+    if getattr(scheduler, "async_scheduling", False):
+        raise ConfigError("YuanRongConnector cannot load with --async-scheduling in vLLM 0.10.0; remove that flag")
+    speculative = vllm_config.speculative_config
+    if speculative is not None and speculative.use_eagle():
+        raise ConfigError(
+            "YuanRongConnector cannot load with EAGLE in vLLM 0.10.0, which counts look-ahead blocks as loaded; "
+            "remove it, or set kv_connector_extra_config.load to false"
+        )
+    if not getattr(_resolve(scheduler.scheduler_cls), "recovers_failed_kv_loads", False):
+        raise ConfigError(
+            "YuanRongConnector loads KV blocks, and this engine's scheduler cannot recover from a failed load: add "
+            "--scheduler-cls vllm_ascend.distributed.yuanrong.recovery.RecoveringScheduler (or "
+            "RecoveringAscendScheduler), or set kv_connector_extra_config.load to false to save only"
+        )
+
+
+def namespace_of(vllm_config: VllmConfig, config: ConnectorConfig, device_type: str) -> Namespace:
+    """Collect what the bytes of a KV block depend on.
+
+    Args:
+        vllm_config: vLLM's configuration.
+        config: The connector's settings.
+        device_type: Where the KV cache is.
+    """
+    model = vllm_config.model_config
+    cache = vllm_config.cache_config
+    parallel = vllm_config.parallel_config
+    mla = bool(model.use_mla)
+    speculative = vllm_config.speculative_config
+    extra = vllm_config.additional_config
+    kv_dtype = [str(cache.cache_dtype), str((extra or {}).get("kv_cache_dtype", "")) if isinstance(extra, dict) else ""]
+    return Namespace(
+        model=config.model_id or str(model.model),
+        revision=str(model.revision or ""),
+        config_digest=_config_digest(model, speculative),
+        dtype=str(model.dtype),
+        kv_dtype=":".join(kv_dtype),
+        quantization=str(model.quantization or ""),
+        block_size=int(cache.block_size),
+        num_layers=int(model.get_num_layers(parallel)),
+        num_kv_heads=int(model.get_total_num_kv_heads()),
+        head_size=int(model.get_head_size()),
+        tp_size=1 if mla else int(parallel.tensor_parallel_size),
+        layout=f"{device_type}:{'mla' if mla else 'kv'}",
+        tag=config.tag,
+    )
+
+
+def _config_digest(model: Any, speculative: Any) -> str:
+    """Digest the model's architecture and the multimodal processor's arguments, which vLLM's own hashes leave out."""
+    document = {
+        "hf": {
+            k: v for k, v in model.hf_config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
+        },
+        "mm": getattr(model, "mm_processor_kwargs", None) or {},
+        "speculative": str(getattr(speculative, "method", "")) if speculative is not None else "",
+    }
+    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _resolve(scheduler_cls: Any) -> Any:
+    if not isinstance(scheduler_cls, str):
+        return scheduler_cls
+    from vllm.utils import resolve_obj_by_qualname
+
+    return resolve_obj_by_qualname(scheduler_cls)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU memory <-> DataSystem over ``HeteroClient``: one object per block, its runs as a ``DeviceBlobList``.
+
+The DataSystem stores the list's sizes with the object, so a reader of another inner form fails instead of reading wrong
+bytes; there is no header. Calls are the asynchronous ones, polled, so that other threads run while data moves. A call
+that has been submitted cannot be taken back, so the guard is held from before submission until the call's end.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..config import ConnectorConfig
+from ..layout import KVLayout
+from .base import ERROR, MISSING, REVOKED, TIMEOUT, Guard, Presence, Transfer, batches, classify
+
+logger = logging.getLogger("vllm.yuanrong")
+
+MAX_KEYS = 8000
+_POLL_SECONDS = 0.0005
+
+
+class NpuTransport:
+    """Transport for KV caches in NPU memory.
+
+    Args:
+        client: An initialised ``yr.datasystem.hetero_client.HeteroClient``.
+        config: Settings.
+        layout: Where blocks are; None on the scheduler side, which only asks ``exist``.
+        types: ``Blob``, ``DeviceBlobList`` and a ``SetParam`` that makes writes evictable.
+        device: ``torch.npu``, or what stands in for it; None on the scheduler side.
+    """
+
+    def __init__(
+        self, client: Any, config: ConnectorConfig, layout: KVLayout | None, types: tuple[Any, Any, Any], device: Any
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._layout = layout
+        self._blob, self._blob_list, self._set_param = types
+        self._device = device
+
+    def exist(self, keys: Sequence[str]) -> Presence:
+        """Tell which keys can be read; stops asking at the first batch with a miss."""
+        found: list[bool] = []
+        try:
+            for start in range(0, len(keys), MAX_KEYS):
+                found += [bool(flag) for flag in self._client.exist(list(keys[start : start + MAX_KEYS]))]
+                if not all(found[start:]):
+                    break
+        except Exception as error:
+            cause = classify(error)
+            return Presence([False] * len(keys), None if cause == MISSING else cause)
+        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)))
+
+    def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
+        """Publish blocks; a batch goes through as a whole or fails as a whole, as the DataSystem reports it."""
+        return self._move(
+            keys, blocks, guard, lambda names, blobs: self._client.async_mset_d2h(names, blobs, self._set_param)
+        )
+
+    def get(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
+        """Fill blocks; stops at the first batch with a failure."""
+        return self._move(keys, blocks, guard, lambda names, blobs: self._client.async_mget_h2d(names, blobs, 0))
+
+    def fence(self) -> Callable[[], None]:
+        """Record an event on the current stream: nothing else orders a copy after the kernels that wrote the blocks."""
+        if self._device is None or self._layout is None:
+            return _nothing
+        device, index = self._device, self._layout.device_index
+        event = device.Event()
+        event.record(device.current_stream())
+
+        def wait() -> None:
+            device.set_device(index)
+            event.synchronize()
+
+        return wait
+
+    def close(self) -> None:
+        """Drop the client; its destructor disconnects."""
+        self._client = None
+
+    def _move(
+        self,
+        keys: Sequence[str],
+        blocks: Sequence[int],
+        guard: Guard,
+        submit: Callable[[list[str], list[Any]], Any],
+    ) -> Transfer:
+        assert self._layout is not None  # noqa: S101 - only the worker side, which has a layout, moves blocks
+        size = self._layout.block_bytes
+        causes: list[str | None] = []
+        moved = 0
+        if self._device is not None:
+            self._device.set_device(self._layout.device_index)  # a thread starts on device 0
+        for part in batches(len(keys), size, self._config.batch_bytes, MAX_KEYS):
+            names = list(keys[part])
+            if not guard.enter():
+                causes += [REVOKED] * len(names)
+                break
+            try:
+                failed = self._finish(submit(names, [self._blobs(block) for block in blocks[part]]))
+                done = [MISSING if name in failed else None for name in names]
+            except Exception as error:
+                logger.debug("transfer failed: %s", error)
+                done = [classify(error)] * len(names)
+            finally:
+                guard.leave()
+            causes += done
+            moved += size * done.count(None)
+            if any(done):
+                break
+        last = next((cause for cause in reversed(causes) if cause), ERROR)
+        return Transfer(causes + [last] * (len(keys) - len(causes)), moved)
+
+    def _blobs(self, block: int) -> Any:
+        assert self._layout is not None  # noqa: S101 - see _move
+        runs = [self._blob(address, size) for address, size in self._layout.ranges(block)]
+        return self._blob_list(self._layout.device_index, runs)
+
+    def _finish(self, future: Any) -> set[str]:
+        """Wait for a submitted call and return the keys that it reports as failed.
+
+        The client raises RuntimeError for "not ready yet" and for failures alike, told apart by the message, and may be
+        asked again. The call's own timeout (``request_timeout_ms``) ends it; giving up earlier would let the device
+        be written later, so this waits for the call's end, however late.
+        """
+        started = time.monotonic()
+        warned = False
+        while True:
+            try:
+                return set(future.get(1) or ())
+            except RuntimeError as error:
+                if "future get timeout" not in str(error).lower():
+                    raise
+            waited = time.monotonic() - started
+            if not warned and waited > 2 * self._config.request_timeout_ms / 1000:
+                warned = True
+                logger.warning("a DataSystem transfer is past its timeout (%s after %.1f s)", TIMEOUT, waited)
+            time.sleep(_POLL_SECONDS)
+
+
+def _nothing() -> None:
+    return None
