@@ -114,13 +114,15 @@ def up(_: Context, hosts: str = "lab.toml", dry_run: bool = False, json: bool = 
     )
 
 
-@task(auto_shortflags=False, help=COMMON)
-def down(_: Context, dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+@task(auto_shortflags=False, help={"name": "The lab's name; the shipped lab.toml's when empty.", **COMMON})
+def down(_: Context, name: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
     """Remove all that lab.up and lab.builder made, also after a crash."""
     from yrpd.deploying import lab
 
     execute(
-        lambda project, reporter: lab.down(project=project, reporter=reporter, dry_run=dry_run),
+        lambda project, reporter: lab.down(
+            project=project, reporter=reporter, dry_run=dry_run, lab_name=name or lab.DEFAULT_LAB
+        ),
         as_json=json,
         verbose=verbose,
     )

@@ -9,8 +9,10 @@ export YRPD_FLAVOUR=cpu
 install_debian_packages "${DEBIAN_PACKAGES[@]}"
 make_venv
 
-# One session: a failing task ends it with its own exit code and names the next command.
-.venv/bin/invoke patch build lab.builder image lab.up deploy deploy.verify
+# A failing task ends this with its own exit code and names the next command.
+.venv/bin/invoke patch build
+build_engine
+.venv/bin/invoke image lab.up deploy deploy.verify
 
 cat >&2 <<'TEXT'
 

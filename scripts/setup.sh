@@ -6,6 +6,7 @@
 #   gcc libc6-dev                               repair of the vLLM CPU wheel (facts in docs/image.md)
 #   libgomp1 libnuma1                           libraries that vLLM's CPU kernels load
 #   etcd-server                                 the DataSystem tests that run outside containers
+# shellcheck disable=SC2034
 DEBIAN_PACKAGES=(ca-certificates git docker.io debootstrap iproute2 util-linux gcc libc6-dev libgomp1 libnuma1 etcd-server)
 
 say() { printf '%s\n' "$*" >&2; }
@@ -63,4 +64,13 @@ find_python() {
     say "error: Python 3.11 is not installed; the locked wheels are for that version."
     say "next:  apt-get install python3 python3-venv   (Debian 12)"
     return 8
+}
+
+# A machine without a Docker engine gets a private one for building; `invoke lab.down` takes it away.
+build_engine() {
+    if PYTHONPATH=scripts .venv/bin/python -c 'from yrpd.building.engine import connect; connect()' 2>/dev/null; then
+        say "kept: the Docker engine that answers"
+    else
+        .venv/bin/invoke lab.builder
+    fi
 }

@@ -21,7 +21,8 @@ make_venv
 
 # The connector's tests on real vLLM run in the environment that `invoke build` makes, with the test tools behind it.
 export YRPD_FLAVOUR=cpu
-.venv/bin/invoke patch build lab.builder
+.venv/bin/invoke patch build
+build_engine
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 python=$(.venv/bin/python -c 'import json, pathlib; s = json.loads(next(pathlib.Path("build").glob("v*/state.json")).read_text()); print(s["build-cpu"]["python"])')
 status=0
