@@ -249,6 +249,9 @@ def _edited(project: Project, folder: Path, state: worktree.TreeState) -> PatchC
 
 def git_failure(error: GitError) -> EnvironmentFailure:
     """Return a git failure that nothing above had a better word for, such as a full disk."""
+    following = "df -h .   (then the same command again)" if error.disk_full else "invoke patch --verbose"
     return EnvironmentFailure(
-        f"git {error.command} failed: {error.reason}.", next_command="invoke patch --verbose", detail=error.stderr
+        f"git {error.command} failed, and nothing was applied: {error.reason}.",
+        next_command=following,
+        detail=error.stderr,
     )

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from rich.table import Table
-
 from yrpd.errors import EnvironmentFailure, PinMismatchError
-from yrpd.patching import apply, generate
+from yrpd.patching import apply, lint
 from yrpd.patching import check as checking
 from yrpd.patching import export as exporting
 from yrpd.patching.git import GitError
@@ -44,7 +42,7 @@ def patch(
     lock = load_lock(series.folder)
     require_locked(series, lock, name, wanted)
     check_cached_sdist(project, wanted)
-    warnings = [drift.sentence for drift in checking.connector_drift(project, series)]
+    warnings = [drift.sentence for drift in lint.connector_drift(project, series)]
     with _failures(), nullcontext() if dry_run else apply.exclusive(project, name):
         planned = apply.plan(project, name, lock, discard=discard)
         record = apply.document(project, name, release.patched_version(name), planned, series, lock)
@@ -135,21 +133,15 @@ def check(project: Project, reporter: Reporter, pin: str = "") -> Document:
     if not findings:
         reporter.say(f"{name}: {len(checking.CHECKS)} checks passed")
         return document
-    table = Table("finding", "where", "what", title=f"patches/{name}")
-    for finding in findings:
-        table.add_row(finding.id, finding.where, finding.message)
-    reporter.render(table)
+    for finding in findings:  # lines, not a table: ids stay whole, and editors jump to file:line
+        reporter.say(f"{finding.where}: {finding.id}: {finding.message}")
     first = findings[0]
+    count = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
     raise PinMismatchError(
-        f"patches/{name}: {len(findings)} findings, the first: {first.where}: {first.message}.",
+        f"The series of {name} is not what it should be: {count}, the first in {first.where} ({first.id}).",
         next_command=first.next_command,
         document=document,
     )
-
-
-def generated(project: Project) -> str:
-    """Return the name of the generated patch, for people and tests."""
-    return generate.generated_name(project)
 
 
 def _say_plan(reporter: Reporter, planned: apply.Plan, record: Document, dry_run: bool) -> None:

@@ -109,7 +109,7 @@ def normalise(scratch: Repository, patches: Sequence[NamedPatch]) -> tuple[list[
         (place / patch.name).write_bytes(patch.content)
     commits = worktree.apply(scratch, [place / patch.name for patch in patches])
     for patch, commit in zip(patches, commits, strict=True):
-        if patch.message and scratch.message(commit.id).strip() != patch.message.strip():
+        if patch.message and scratch.message(commit.id).split() != patch.message.split():
             raise _message_lost(patch.name)
     contents = scratch.format_patch(worktree.BASE)
     return commits, [NamedPatch(p.name, content) for p, content in zip(patches, contents, strict=True)]

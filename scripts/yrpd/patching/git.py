@@ -1,13 +1,11 @@
 """Git, and nothing of the project: small functions named after git's verbs, the same result on every machine.
 
-No setting of the caller reaches git. Its own ``GIT_*`` variables are dropped, global and system configuration are not
-read, and the few settings that could still come from a repository's own configuration, from the tree or from
-``$XDG_CONFIG_HOME`` are overruled one by one. What is left of the environment (proxies, ``PATH``, certificates) does
-not change what git computes.
+No setting of the caller reaches git; ``isolation`` says how.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -17,66 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# GitPython asks git for its version at import and would raise; a missing git is reported when it is first needed.
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+from yrpd.patching.isolation import IsolatedGit, environment, gitpython
 
-import git as gitpython
-
-COMMITTER = ("yrpd", "yrpd@yrpd.invalid")
 TIMED_OUT = 124  # coreutils' timeout
-
-# Everything here is git's default, or turns a customisation off. Settings that take a path get one that has nothing.
-_SETTINGS: Mapping[str, str] = {
-    "am.keepcr": "true",
-    "am.threeWay": "false",
-    "apply.ignoreWhitespace": "no",
-    "apply.whitespace": "nowarn",
-    "commit.gpgSign": "false",
-    "core.abbrev": "auto",
-    "core.attributesFile": os.devnull,
-    "core.autocrlf": "false",
-    "core.eol": "native",
-    "core.excludesFile": os.devnull,
-    "core.fsmonitor": "false",
-    "core.hooksPath": os.devnull,
-    "core.pager": "cat",
-    "core.quotePath": "true",
-    "core.safecrlf": "false",
-    "core.whitespace": "blank-at-eol,space-before-tab,blank-at-eof",
-    "diff.algorithm": "myers",
-    "diff.context": "3",
-    "diff.indentHeuristic": "true",
-    "diff.interHunkContext": "0",
-    "diff.mnemonicPrefix": "false",
-    "diff.noprefix": "false",
-    "diff.orderFile": os.devnull,
-    "diff.renames": "false",
-    "diff.submodule": "short",
-    "diff.suppressBlankEmpty": "false",
-    "format.coverLetter": "false",
-    "format.encodeEmailHeaders": "true",
-    "format.filenameMaxLength": "64",
-    "format.from": "false",
-    "format.notes": "false",
-    "format.signOff": "false",
-    "format.suffix": ".patch",
-    "format.thread": "false",
-    "format.useAutoBase": "false",
-    "gc.auto": "0",
-    "i18n.commitEncoding": "UTF-8",
-    "i18n.logOutputEncoding": "UTF-8",
-    "log.mailmap": "false",
-    "init.defaultBranch": "main",
-    "maintenance.auto": "false",
-    "mailinfo.scissors": "false",
-    "protocol.version": "2",
-    "safe.directory": "*",
-    "user.useConfigOnly": "true",
-}
-
 _AM_OPTIONS = (
     "--committer-date-is-author-date",
-    "--keep-non-patch",
+    "--keep",  # the inverse of format-patch --keep-subject: "[PATCH 1/2]" and "Re:" stay too
     "--keep-cr",
     "--no-gpg-sign",
     "--no-scissors",
@@ -130,6 +74,11 @@ class GitError(Exception):
         super().__init__(f"git {command} failed ({status}): {self.stderr}")
 
     @property
+    def disk_full(self) -> bool:
+        """Whether git ran out of space."""
+        return os.strerror(errno.ENOSPC) in self.stderr
+
+    @property
     def reason(self) -> str:
         """The line of git's output that tells most: the first error, else the last line."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
@@ -169,42 +118,6 @@ class Commit:
     subject: str
 
 
-class _IsolatedGit(gitpython.Git):
-    """GitPython's command runner with the caller's ``GIT_*`` variables taken away.
-
-    GitPython can only add to the inherited environment, so ``env`` takes them out again.
-    """
-
-    def execute(self, command: Any, *args: Any, **kwargs: Any) -> Any:
-        ours = self.environment().keys() | (kwargs.get("env") or {}).keys()
-        inherited = sorted(name for name in os.environ if name.startswith("GIT_") and name not in ours)
-        if inherited:
-            command = ["env", *(f"--unset={name}" for name in inherited), *command]
-        return super().execute(command, *args, **kwargs)
-
-
-def _environment() -> dict[str, str]:
-    name, email = COMMITTER
-    settings = {"GIT_CONFIG_COUNT": str(len(_SETTINGS))}
-    for number, (key, value) in enumerate(_SETTINGS.items()):
-        settings[f"GIT_CONFIG_KEY_{number}"] = key
-        settings[f"GIT_CONFIG_VALUE_{number}"] = value
-    return {
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_COMMITTER_NAME": name,
-        "GIT_COMMITTER_EMAIL": email,
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_ADVICE": "0",
-        "LANGUAGE": "C",
-        "LC_ALL": "C",
-        "TZ": "UTC",
-        **settings,
-    }
-
-
 class Repository:
     """One repository, bare or with a work tree.
 
@@ -213,10 +126,10 @@ class Repository:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._git = _IsolatedGit(folder)
+        self.folder = folder.absolute()  # git runs in the folder, so nothing relative to elsewhere may reach it
+        self._git = IsolatedGit(self.folder)
         # A folder that is no repository must not be taken for part of one further up.
-        self._git.update_environment(**_environment(), GIT_CEILING_DIRECTORIES=str(folder.resolve().parent))
+        self._git.update_environment(**environment(), GIT_CEILING_DIRECTORIES=str(folder.resolve().parent))
 
     # --- running git ------------------------------------------------------------------------------------------------
 
@@ -315,7 +228,7 @@ class Repository:
     def write_tree(self, folder: Path) -> str:
         """Store all files below a folder, ignored ones too, and return the tree's id."""
         with self._index() as env:
-            place = {**env, "GIT_WORK_TREE": str(folder)}
+            place = {**env, "GIT_WORK_TREE": str(folder.absolute())}
             place["GIT_DIR"] = self.line("rev-parse", "--absolute-git-dir")
             Repository(folder).run("add", "--all", "--force", ".", env=place)
             return self.line("write-tree", env=env)
@@ -404,7 +317,7 @@ class Repository:
             GitError: A patch does not apply; the repository is left in the middle, as git does.
         """
         if patches:
-            self.run("am", *_AM_OPTIONS, "--", *(str(path) for path in patches))
+            self.run("am", *_AM_OPTIONS, "--", *(str(path.absolute()) for path in patches))
 
     def am_progress(self) -> int:
         """Return the number, from 1, of the patch at which ``am`` stopped; 0 when it is not in the middle of one."""
@@ -425,7 +338,7 @@ class Repository:
     def added_whitespace_errors(self, patch: Path) -> list[tuple[int, str]]:
         """Return (line of the patch, what) for each whitespace error that a patch adds; nothing is applied."""
         try:
-            self.run("apply", "--numstat", "--whitespace=error-all", "--", str(patch))
+            self.run("apply", "--numstat", "--whitespace=error-all", "--", str(patch.absolute()))
         except GitError as error:
             found = re.findall(r"^.*?:(\d+): (.+?)\.?$", error.stderr, flags=re.MULTILINE)
             return [(int(line), what) for line, what in found if not what.startswith(" ")]

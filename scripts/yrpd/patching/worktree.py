@@ -122,7 +122,9 @@ def apply(repository: Repository, patches: Sequence[Path]) -> list[Commit]:
         repository.am(usable)
     except GitError as error:
         number = repository.am_progress()
-        raise _conflict(usable[number - 1] if number else None, error) from error
+        if number == 0 or error.disk_full:  # it never came to a patch, so none is to blame
+            raise
+        raise _conflict(usable[number - 1], error) from error
     if odd is not None:
         raise PatchConflictError(
             f"{odd.name} does not apply: it must hold one patch as git format-patch writes it, and holds "
@@ -170,11 +172,10 @@ def culprit(stderr: str) -> str:
     return ""
 
 
-def _conflict(patch: Path | None, error: GitError) -> PatchConflictError:
-    name = patch.name if patch else "the series"
+def _conflict(patch: Path, error: GitError) -> PatchConflictError:
     where = culprit(error.stderr)
     return PatchConflictError(
-        f"{name} does not apply{f' to {where}' if where else ''}: {error.reason}.",
+        f"{patch.name} does not apply{f' to {where}' if where else ''}: {error.reason}.",
         next_command="invoke patch.check",
         detail=error.stderr,
     )

@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
 from yrpd.patching.git import Repository
 from yrpd.patching.series import load_lock
+from yrpd.project import Project
 
 from tests.integration.patching.conftest import Tiny, git
 
@@ -57,6 +58,16 @@ def test_a_changed_connector_is_named_as_the_reason(tiny: Tiny) -> None:
     assert document["state"] == "applied"
     assert document["reasons"] == ["PATCH_CHANGED: add-the-connector.patch has other content"]
     assert document["warnings"] == []
+
+
+def test_a_project_named_by_a_relative_path_is_the_same(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny.project.root.parent)
+    before = tiny.run("patch")
+    subprocess.run(["rm", "-r", str(tiny.project.build)], check=True)
+    near = Tiny(Project(Path(tiny.project.root.name)), tiny.upstream, tiny.links)
+    assert near.run("patch")["commit"] == before["commit"]
+    assert near.run("check")["passed"]
+    assert near.run("export")["state"] == "unchanged"
 
 
 def test_a_removed_tree_is_made_again_and_that_is_the_reason(tiny: Tiny) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -36,7 +37,13 @@ TEXT = st.builds(
 )
 CONTENT = st.one_of(TEXT, st.binary(max_size=40))
 FILES = st.dictionaries(NAMES, st.tuples(CONTENT, st.booleans()), max_size=5)
-WORDS = st.lists(st.sampled_from(["Add", "[Tag]", "[PATCH 1/2]", "ünï", "words", "Re:", "a:b"]), min_size=1, max_size=4)
+WORDS = st.lists(
+    st.sampled_from(
+        ["Add", "[Tag]", "[PATCH 1/2]", "ünï", "several words that make it long enough to be folded", "Re:", "a:b"]
+    ),
+    min_size=1,
+    max_size=4,
+)
 BODY = st.lists(
     st.sampled_from(["text", "  indented", "", "ä", "Key: value", "# hash", "> quote", "-- ", "@@"]), max_size=6
 )
@@ -49,6 +56,12 @@ def _write(folder: Path, files: dict[str, tuple[bytes, bool]]) -> None:
         (folder / name).chmod(0o755 if executable else 0o644)
 
 
+def _message(words: list[str], body: list[str]) -> str:
+    """Return a message in the form that ``git commit`` gives it: no trailing blanks, no double blank lines."""
+    text = "\n".join(line.rstrip() for line in [" ".join(words), "", *body])
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
 def _tree(repository: Repository, files: dict[str, tuple[bytes, bool]]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), files)
@@ -56,7 +69,7 @@ def _tree(repository: Repository, files: dict[str, tuple[bytes, bool]]) -> str:
 
 
 @settings(
-    max_examples=200 if FULL else 25,
+    max_examples=300 if FULL else 25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -73,8 +86,7 @@ def test_what_was_exported_comes_back_with_the_same_bytes(
         count = 0
         for before, tree, (words, body) in zip(ids, ids[1:], messages, strict=False):
             if tree != before:
-                text = " ".join(words) + "\n\n" + "\n".join(body).strip()
-                tip = one.commit_tree(tree, text.strip() + "\n", author, [tip])
+                tip = one.commit_tree(tree, _message(words, body), author, [tip])
                 count += 1
         patches = one.format_patch(base, tip)
         assert len(patches) == count

@@ -14,12 +14,12 @@ from yrpd.errors import ConfigurationError, EnvironmentFailure, PinMismatchError
 from yrpd.patching import source
 from yrpd.patching.git import GitError, Repository
 from yrpd.patching.source import cached_sdist
-from yrpd.release import load_release
+from yrpd.release import Pin, load_release
 
 from tests.integration.patching.conftest import UPSTREAM, Tiny, git, make_sdist
 
 
-def _pin(tiny: Tiny) -> source.Pin:
+def _pin(tiny: Tiny) -> Pin:
     return load_release(tiny.project.release_file).pins["v1"]
 
 

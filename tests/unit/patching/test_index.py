@@ -1,0 +1,55 @@
+"""What pip is configured with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pypi_simple import PYPI_SIMPLE_ENDPOINT
+from yrpd.patching.index import IndexSettings, from_environment, parse_config, settings_from, without_credentials
+
+
+def test_pips_scopes_win_in_pips_order() -> None:
+    text = "install.index-url='http://install'\n:env:.index-url='http://env'\nglobal.index-url='http://global'\n"
+    assert parse_config(text) == {"index-url": "http://env"}
+    assert parse_config(text.replace(":env:", "wheel")) == {"index-url": "http://install"}
+
+
+def test_values_with_quotes_and_equal_signs_survive() -> None:
+    assert parse_config("global.index-url='http://h/?a=b'\nglobal.x=\"it's\"\n") == {
+        "index-url": "http://h/?a=b",
+        "x": "it's",
+    }
+
+
+def test_lines_that_are_no_options_are_left_out() -> None:
+    assert parse_config("WARNING: something\n\nglobal.timeout='5'\n") == {"timeout": "5"}
+
+
+def test_the_default_is_the_librarys_default_index() -> None:
+    assert settings_from({}) == IndexSettings(indexes=(PYPI_SIMPLE_ENDPOINT,))
+
+
+def test_extra_indexes_come_after_the_index() -> None:
+    settings = settings_from({"index-url": "http://a", "extra-index-url": "http://b\nhttp://c"})
+    assert settings.indexes == ("http://a", "http://b", "http://c")
+
+
+def test_no_index_leaves_the_local_folders() -> None:
+    settings = settings_from({"no-index": "true", "find-links": "/wheels file:///more http://h/page"})
+    assert settings.indexes == ()
+    assert settings.find_links == (Path("/wheels"), Path("/more"))
+
+
+def test_certificates_proxy_and_timeout_are_taken_over() -> None:
+    settings = settings_from({"cert": "/ca.pem", "proxy": "http://p:1", "default-timeout": "7"})
+    assert (settings.verify, settings.proxy, settings.timeout) == ("/ca.pem", "http://p:1", 7.0)
+
+
+def test_variables_are_options_where_pip_is_not_there_to_ask() -> None:
+    environment = {"PIP_INDEX_URL": "http://a", "PIP_NO_INDEX": "", "OTHER": "x"}
+    assert from_environment(environment) == {"index-url": "http://a"}
+
+
+def test_an_address_is_shown_without_its_password() -> None:
+    assert without_credentials("https://user:secret@host:1/simple/") == "https://host:1/simple/"
+    assert without_credentials("file:///simple") == "file:///simple"
