@@ -1,3 +1,4 @@
+# ruff: noqa: D102 - stand-ins are named and shaped like what they stand in for
 """A vLLM engine without a model: the real schedulers and the real connector, over KV memory that proves itself.
 
 Every KV entry is a number derived from all tokens (and images) up to its position, which is what real KV depends on.
@@ -10,6 +11,7 @@ Transfers are carried out by the test, one by one, at moments it chooses: nothin
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
 import random
@@ -19,14 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import vllm_ascend.distributed.yuanrong.connector as connector_module
-from tests.unit.connector.fakes import FakeTensor, MemoryTransport
-from vllm_ascend.distributed.yuanrong.config import ConnectorConfig
-from vllm_ascend.distributed.yuanrong.layout import KVLayout
-from vllm_ascend.distributed.yuanrong.metrics import Metrics
-from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler, RecoveringScheduler
-from vllm_ascend.distributed.yuanrong.worker import WorkerSide
-
 from vllm.config import CacheConfig, DeviceConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.distributed.kv_transfer.kv_connector.utils import KVOutputAggregator
 from vllm.multimodal.inputs import PlaceholderRange
@@ -36,6 +32,13 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
+from vllm_ascend.distributed.yuanrong.config import ConnectorConfig
+from vllm_ascend.distributed.yuanrong.layout import KVLayout
+from vllm_ascend.distributed.yuanrong.metrics import Metrics
+from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler, RecoveringScheduler
+from vllm_ascend.distributed.yuanrong.worker import WorkerSide
+
+from tests.unit.connector.fakes import FakeTensor, MemoryTransport
 
 VOCABULARY = 50
 MASK = (1 << 64) - 1
@@ -125,7 +128,7 @@ class Engine:
             "poll_ms": 1,
         } | setup.extra
         self.config = self._vllm_config(folder, extra)
-        spec = FullAttentionSpec(setup.block_size, 1, 1, __import__("torch").float32, False)
+        spec = FullAttentionSpec(setup.block_size, 1, 1, torch.float32, False)
         cache = KVCacheConfig(setup.blocks, [], [KVCacheGroupSpec(["layer.0"], spec)])
         self._patch(store)
         kind = RecoveringAscendScheduler if setup.ascend else RecoveringScheduler
@@ -286,7 +289,8 @@ class Engine:
         worker._transport = MemoryTransport(store, worker._layout, lambda op, key: self.fault(op, key))
 
         def wait(ready: Callable[[], bool], milliseconds: int) -> bool:
-            self.pump(0.5)
+            if threading.current_thread() is threading.main_thread():  # ranks in threads must not share the pump
+                self.pump(0.5)
             return ready()
 
         worker._wait = wait  # type: ignore[method-assign]
@@ -306,8 +310,6 @@ class Engine:
         return agreed
 
     def _collect(self, result: ModelRunnerOutput, output: Any) -> None:
-        import copy
-
         if self.setup.ranks == 1:
             reports = [self.workers[0].collect()]
         else:

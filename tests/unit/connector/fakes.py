@@ -1,3 +1,4 @@
+# ruff: noqa: D101, D102 - stand-ins are named and shaped like what they stand in for
 """Stand-ins without torch, vLLM or a DataSystem: tensors over plain memory, and a transport over a dictionary."""
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class FakeTensor:
     ) -> None:
         self.shape = tuple(shape)
         self._itemsize = itemsize
-        natural, step = [], 1
+        natural: list[int] = []
+        step = 1
         for size in reversed(shape):
             natural.insert(0, step)
             step *= size

@@ -11,13 +11,20 @@ from yuanrong.config import Address, ConfigError, ConnectorConfig
 WORKER = {"worker_address": "10.0.0.1:31501"}
 
 
-def make(extra: dict[str, Any] | None = None, role: str = "kv_both", env: dict[str, str] | None = None) -> ConnectorConfig:
+def make(
+    extra: dict[str, Any] | None = None, role: str = "kv_both", env: dict[str, str] | None = None
+) -> ConnectorConfig:
     return ConnectorConfig.from_extra({**WORKER, **(extra or {})}, role, env or {})
 
 
 @pytest.mark.parametrize(
     ("text", "host", "port"),
-    [("h:1", "h", 1), ("10.0.0.1:31501", "10.0.0.1", 31501), ("[::1]:65535", "::1", 65535), (" [fe80::1%eth0]:9 ", "fe80::1%eth0", 9)],
+    [
+        ("h:1", "h", 1),
+        ("10.0.0.1:31501", "10.0.0.1", 31501),
+        ("[::1]:65535", "::1", 65535),
+        (" [fe80::1%eth0]:9 ", "fe80::1%eth0", 9),
+    ],
 )
 def test_addresses_of_both_families_are_read(text: str, host: str, port: int) -> None:
     address = Address.parse(text)
@@ -92,7 +99,11 @@ def test_credentials_come_from_files_and_environment_and_are_never_shown(tmp_pat
     secret.write_text("t0ps3cret\n")
     config = make(
         {"token_file": str(secret)},
-        env={"YUANRONG_DS_TOKEN": "ignored", "YUANRONG_DS_SECRET_KEY": "hush", "YUANRONG_DS_TENANT_ID_FILE": str(secret)},
+        env={
+            "YUANRONG_DS_TOKEN": "ignored",
+            "YUANRONG_DS_SECRET_KEY": "hush",
+            "YUANRONG_DS_TENANT_ID_FILE": str(secret),
+        },
     )
     assert config.credentials.as_kwargs() == {"token": "t0ps3cret", "secret_key": "hush", "tenant_id": "t0ps3cret"}
     assert "t0ps3cret" not in repr(config)

@@ -27,8 +27,8 @@ from yuanrong.keys import (
 from tests.unit.connector.fakes import Range
 
 SPACE = Namespace(
-    model="/models/qwen", revision="", config_digest="c0ffee", dtype="torch.bfloat16", kv_dtype="auto:", quantization="",
-    block_size=4, num_layers=28, num_kv_heads=4, head_size=128, tp_size=2, layout="npu:kv", tag="",
+    model="/models/qwen", revision="", config_digest="c0ffee", dtype="torch.bfloat16", kv_dtype="auto:",
+    quantization="", block_size=4, num_layers=28, num_kv_heads=4, head_size=128, tp_size=2, layout="npu:kv", tag="",
 )  # fmt: skip
 NS = SPACE.digest()
 PLACEHOLDER = 151655
@@ -177,14 +177,22 @@ def test_131072_tokens_take_well_under_the_budget() -> None:
         BlockChain(NS, size).extend(prompt)
         return time.perf_counter() - start
 
-    print(f"131072 tokens: {min(seconds(128) for _ in range(5)) * 1000:.1f} ms at 128, {seconds(16) * 1000:.1f} ms at 16")
+    print(
+        f"131072 tokens: {min(seconds(128) for _ in range(5)) * 1000:.1f} ms at 128, {seconds(16) * 1000:.1f} ms at 16"
+    )
 
 
 #: Computed once and frozen: a change here means that stored blocks are no longer found, so raise FORMAT_VERSION.
-GOLDEN: dict[str, Any] = {"namespace": "32be4884855639c4ba1d74a60c5b873d137c71f9645d45e3ee6605fb1c1463d5",
- "tokens": ["1082060ff20972d9f42bdfde97ee1fee8c6cdbe7663cf7b08d339d660c6d7603",
-            "11c93fd403b8a97c7459cd73604877f7179e43ed5877d20ff89015f12668b431"],
- "image": ["7001010db4abf92da0f26cab9e71356a8418b49ae6e85b8cde18821c14e67ba8",
-           "832490efb9268f55cd58c2543c7c5b5dc73a70365bcba6b934dc7c2f3ac37919"],
- "lora and salt": ["0e8db3df13246fa92a99b5d78a501416995267b2aa184ed655f596d8adb702d8"],
- "key": "yr1_32be4884855639c4ba1d74a60c5b873d_0of2_1082060ff20972d9f42bdfde97ee1fee8c6cdbe7663cf7b08d339d660c6d7603"}
+GOLDEN: dict[str, Any] = {
+    "namespace": "32be4884855639c4ba1d74a60c5b873d137c71f9645d45e3ee6605fb1c1463d5",
+    "tokens": [
+        "1082060ff20972d9f42bdfde97ee1fee8c6cdbe7663cf7b08d339d660c6d7603",
+        "11c93fd403b8a97c7459cd73604877f7179e43ed5877d20ff89015f12668b431",
+    ],
+    "image": [
+        "7001010db4abf92da0f26cab9e71356a8418b49ae6e85b8cde18821c14e67ba8",
+        "832490efb9268f55cd58c2543c7c5b5dc73a70365bcba6b934dc7c2f3ac37919",
+    ],
+    "lora and salt": ["0e8db3df13246fa92a99b5d78a501416995267b2aa184ed655f596d8adb702d8"],
+    "key": "yr1_32be4884855639c4ba1d74a60c5b873d_0of2_1082060ff20972d9f42bdfde97ee1fee8c6cdbe7663cf7b08d339d660c6d7603",
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_every_known_form_gives_whole_blocks(form: str) -> None:
     assert layout.num_blocks == B
     assert layout.block_bytes == 3 * size
     covered = sorted(r for b in range(B) for r in layout.ranges(b))
-    assert all(a + n <= b for (a, n), (b, _) in zip(covered, covered[1:], strict=False)), "ranges overlap"
+    assert all(a + n <= b for (a, n), (b, _) in pairwise(covered)), "ranges overlap"
     inside = [(t.data_ptr(), t.data_ptr() + len(t.memory)) for t in layout.tensors]
     assert all(any(lo <= a and a + n <= hi for lo, hi in inside) for a, n in covered), "a range is outside"
     assert sum(n for _, n in covered) == sum(len(t.memory) for t in layout.tensors)

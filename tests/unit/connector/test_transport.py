@@ -1,3 +1,4 @@
+# ruff: noqa: D101, D102 - stand-ins are named and shaped like what they stand in for
 """Transports over clients that keep the DataSystem's manners: blocks come back as they went, and failure is data."""
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class _Buffer:
     def __init__(self, key: str, size: int) -> None:
         self.key, self.data = key, bytearray(size)
 
-    def MutableData(self) -> memoryview:  # noqa: N802 - the client's name
+    def MutableData(self) -> memoryview:
         return memoryview(self.data)
 
 
@@ -284,7 +285,9 @@ def test_checksums_see_every_flipped_bit(runs: list[bytes], run: int, position: 
     changed = [bytearray(r) for r in runs]
     changed[run][position] ^= flip
     for kind in (1, 2):
-        assert host.checksum(kind, [memoryview(r) for r in runs]) != host.checksum(kind, [memoryview(c) for c in changed])
+        assert host.checksum(kind, [memoryview(r) for r in runs]) != host.checksum(
+            kind, [memoryview(c) for c in changed]
+        )
 
 
 def test_checksums_do_not_depend_on_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +308,8 @@ def test_batches_respect_both_limits() -> None:
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("code: [Key not found]", base.MISSING), ("Future get timeout", base.TIMEOUT), ("deadline exceeded", base.TIMEOUT),
+        ("code: [Key not found]", base.MISSING), ("Future get timeout", base.TIMEOUT),
+        ("deadline exceeded", base.TIMEOUT),
         ("Failed to connect", base.UNAVAILABLE), ("RPC unavailable", base.UNAVAILABLE), ("no space left", base.FULL),
         ("rpc: method not found, unavailable", base.UNAVAILABLE), ("?", base.ERROR),
     ],
@@ -389,7 +393,7 @@ class Npu:
     def current_stream(self) -> str:
         return "stream"
 
-    def Event(self) -> Npu:  # noqa: N802 - torch's name
+    def Event(self) -> Npu:
         return self
 
     def record(self, stream: str) -> None:
@@ -481,7 +485,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         "yr": {}, "yr.datasystem": {},
         "yr.datasystem.kv_client": {"KVClient": recording(Client), "SetParam": _SetParam},
         "yr.datasystem.object_client": {"WriteMode": mode},
-        "yr.datasystem.hetero_client": {"HeteroClient": recording(Hetero), "Blob": Blob, "DeviceBlobList": DeviceBlobList},
+        "yr.datasystem.hetero_client": {
+            "HeteroClient": recording(Hetero), "Blob": Blob, "DeviceBlobList": DeviceBlobList,
+        },
         "torch_npu": {"npu": Npu([])},
     }  # fmt: skip
     for name, content in modules.items():
