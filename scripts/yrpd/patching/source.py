@@ -130,7 +130,7 @@ def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporte
     except GitError as error:
         unreachable = error.reason
         reporter.say(f"    git: {unreachable}; taking the sdist from the package index")
-    from yrpd.patching import index  # here, because the HTTP stack takes longer to load than a no-op run takes
+    from yrpd import package_index as index  # here, because the HTTP stack takes longer to load than a no-op run takes
 
     wanted = index.Wanted(pin.sdist.project, pin.sdist.file, pin.sdist.sha256)
     path = cached_sdist(project, pin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
-from yrpd.patching.index import IndexSettings, from_environment, parse_config, settings_from, without_credentials
+from yrpd.package_index import IndexSettings, from_environment, parse_config, settings_from, without_credentials
 
 
 def test_pips_scopes_win_in_pips_order() -> None:

@@ -152,7 +152,7 @@ def _from_index(
 ) -> bool:
     shown = without_credentials(index)
     timeout = (min(_CONNECT_SECONDS, settings.timeout), settings.timeout)
-    with closing(_session(settings)) as session, PyPISimple(index, session=session) as client:
+    with closing(open_session(settings)) as session, PyPISimple(index, session=session) as client:
         try:
             page = client.get_project_page(wanted.project, timeout=timeout)
             package = next((package for package in page.packages if package.filename == wanted.file), None)
@@ -215,7 +215,8 @@ def _why(error: requests.RequestException) -> str:
     return str(reason or error).rpartition(": ")[2] or type(error).__name__
 
 
-def _session(settings: IndexSettings) -> requests.Session:
+def open_session(settings: IndexSettings) -> requests.Session:
+    """Return a session with pip's certificates and proxy, and retries; the caller closes it."""
     session = requests.Session()
     retry = Retry(total=2, connect=1, backoff_factor=0.5, status_forcelist=(500, 502, 503, 504))
     session.mount("http://", HTTPAdapter(max_retries=retry))

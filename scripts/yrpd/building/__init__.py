@@ -1,0 +1,1 @@
+"""On the build host: wheelhouse, rebuild of the patched tree, images."""

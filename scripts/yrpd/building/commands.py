@@ -1,0 +1,143 @@
+"""``invoke build`` and ``invoke image``: each returns its JSON document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yrpd.building import engine
+from yrpd.building.cpu_image import make_stack, plan_stack
+from yrpd.building.debian import cached_root
+from yrpd.building.imaging import Imaging
+from yrpd.building.layers import Layer, explain
+from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer, provide_base
+from yrpd.building.patched import Patched, load_patched
+from yrpd.building.rebuild import execute_build, plan_build
+from yrpd.building.record import previous_inputs, read_record, write_record
+from yrpd.building.runtime import Locks, verify_wheels
+from yrpd.project import Project
+from yrpd.release import Flavour, Release
+from yrpd.reporting import Reporter
+
+
+def build(
+    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", dry_run: bool = False
+) -> dict[str, Any]:
+    """Rebuild the patched tree and import the connector out of it.
+
+    Raises:
+        YrpdError: With its exit code: 2 no patched tree, 3 a wheel or tree is not the recorded one, 5 the rebuild
+            or the import test failed.
+    """
+    release, patched = load_patched(project, pin)
+    plan = plan_build(project, release, patched, flavour)
+    if dry_run:
+        for key, value in plan.document().items():
+            reporter.say(f"{key}: {value}")
+        return {**plan.document(), "state": "planned"}
+    return execute_build(project, plan, reporter)
+
+
+def image(
+    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", dry_run: bool = False
+) -> dict[str, Any]:
+    """Make the container image of a flavour, unless the engine has exactly this one.
+
+    Raises:
+        YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
+            failed, 8 no engine answers.
+    """
+    release, patched = load_patched(project, pin)
+    make = _image_cpu if flavour == "cpu" else _image_npu
+    return make(project, release, patched, reporter, dry_run)
+
+
+def _image_cpu(
+    project: Project, release: Release, patched: Patched, reporter: Reporter, dry_run: bool
+) -> dict[str, Any]:
+    locks = Locks.of(project)
+    verify_wheels(project, locks)
+    root = cached_root(project, release.flavours["cpu"].base)
+    stack = plan_stack(project, release, patched, locks, root)
+    previous = previous_inputs(read_record(project, "cpu"), patched.name)
+    if dry_run:
+        return _planned(reporter, [stack.base, stack.runtime, stack.final], explain(previous, stack.final.inputs))
+    imaging = _imaging(project, patched, "cpu", reporter)
+    found = imaging.find(stack.final)
+    if found:
+        return _unchanged(project, reporter, "cpu", patched, stack.final, found, stack.base.image)
+    _say(reporter, explain(previous, stack.final.inputs))
+    made, image_id = make_stack(project, release, patched, locks, imaging, reporter)
+    reasons = explain(previous, made.final.inputs)
+    return _built(project, reporter, "cpu", patched, made.final, image_id, made.base.image, reasons)
+
+
+def _image_npu(
+    project: Project, release: Release, patched: Patched, reporter: Reporter, dry_run: bool
+) -> dict[str, Any]:
+    base = release.flavours["npu"].base
+    previous = previous_inputs(read_record(project, "npu"), patched.name)
+    if dry_run:
+        layer = plan_layer(project, release, patched, base)
+        return _planned(reporter, [layer], explain(previous, layer.inputs))
+    imaging = _imaging(project, patched, "npu", reporter)
+    layer = plan_layer(project, release, patched, provide_base(imaging.client, base, reporter))
+    found = imaging.find(layer)
+    if found:
+        return _unchanged(project, reporter, "npu", patched, layer, found, base)
+    reasons = explain(previous, layer.inputs)
+    _say(reporter, reasons)
+    reporter.say(f"    {patched.kernels}")
+    dockerfile = project.root / release.flavours["npu"].dockerfile
+    context = make_context(project, patched, dockerfile, machine_of(imaging.client), reporter)
+    with reporter.step(f"build {layer.image}"):
+        image_id = imaging.build(layer, context, "Dockerfile", build_arguments(release, patched))
+    return _built(project, reporter, "npu", patched, layer, image_id, base, reasons)
+
+
+def _imaging(project: Project, patched: Patched, flavour: Flavour, reporter: Reporter) -> Imaging:
+    log = project.pin_build(patched.name) / "logs" / f"image-{flavour}.log"
+    return Imaging(engine.connect(), reporter, log)
+
+
+def _built(
+    project: Project,
+    reporter: Reporter,
+    flavour: Flavour,
+    patched: Patched,
+    layer: Layer,
+    image_id: str,
+    base: str,
+    reasons: list[str],
+) -> dict[str, Any]:
+    reporter.say(f"{layer.image}  {image_id}")
+    return write_record(project, flavour, patched, layer, image_id=image_id, base=base, state="built", reasons=reasons)
+
+
+def _unchanged(
+    project: Project, reporter: Reporter, flavour: Flavour, patched: Patched, layer: Layer, image_id: str, base: str
+) -> dict[str, Any]:
+    reasons = [f"the engine has {layer.image} with the inputs digest {layer.digest[:12]}"]
+    reporter.say(f"{layer.image} is up to date: {reasons[0]}")
+    return write_record(
+        project, flavour, patched, layer, image_id=image_id, base=base, state="unchanged", reasons=reasons
+    )
+
+
+def _say(reporter: Reporter, reasons: list[str]) -> None:
+    for reason in reasons:
+        reporter.say(f"    because {reason}")
+
+
+def _planned(reporter: Reporter, layers: list[Layer], reasons: list[str]) -> dict[str, Any]:
+    for layer in layers:
+        reporter.say(f"{layer.name}: {layer.image}")
+        for name, value in layer.inputs.items():
+            reporter.say(f"    {name}: {value}")
+    _say(reporter, reasons)
+    return {
+        "state": "planned",
+        "image": layers[-1].image,
+        "inputs_digest": layers[-1].digest,
+        "reasons": reasons,
+        "layers": [{"name": one.name, "image": one.image, "inputs": dict(one.inputs)} for one in layers],
+    }

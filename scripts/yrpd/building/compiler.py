@@ -1,0 +1,52 @@
+"""The C compiler of the build host, for shared objects of a few lines."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from yrpd.errors import BuildError, EnvironmentFailure
+
+COMPILERS = ("gcc", "cc")
+
+
+def find_compiler() -> str:
+    """Return the C compiler's path.
+
+    Raises:
+        EnvironmentFailure: There is none.
+    """
+    for name in COMPILERS:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise EnvironmentFailure(
+        "There is no C compiler, which the wheels of the cpu flavour are repaired with.",
+        next_command="apt-get install gcc libc6-dev",
+    )
+
+
+def compile_shared(source: Path, output: Path, soname: str, *, version_script: Path | None = None) -> None:
+    """Compile one C file into a shared object that needs nothing at all.
+
+    Args:
+        source: The C file.
+        output: The shared object.
+        soname: Its DT_SONAME.
+        version_script: GNU ld version script, when symbols need versions.
+
+    Raises:
+        BuildError: The compiler failed.
+    """
+    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-nostdlib", "-Wl,--build-id=none", "-s"]
+    command += [f"-Wl,-soname,{soname}", "-o", str(output), source.name]
+    if version_script is not None:
+        command.append(f"-Wl,--version-script={version_script}")
+    # In the source's folder, so that no path of this machine gets into the object.
+    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(
+            f"The C compiler could not make {soname}: {done.stderr.strip()[-300:]}",
+            next_command="apt-get install gcc libc6-dev",
+        )

@@ -1,0 +1,130 @@
+"""Build contexts: a tar stream of our own, the same bytes from every checkout.
+
+Names are sorted, times are 0, owner and group are root, modes are 644 or 755. The digest is over names, modes and
+content hashes, so it is known before a byte is sent, and a wheel's hash is taken from the lock instead of read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a context.
+
+    Attributes:
+        sha256: Hash of the content.
+        executable: Mode 755 instead of 644.
+        data: The content, or ``None`` when it is in ``path``.
+        path: The file that holds the content.
+        link: Target, when the entry is a symbolic link.
+    """
+
+    sha256: str
+    executable: bool = False
+    data: bytes | None = None
+    path: Path | None = None
+    link: str = ""
+
+
+@dataclass
+class Context:
+    """Files by their name in the context."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def add_bytes(self, name: str, data: bytes, *, executable: bool = False) -> None:
+        """Add a file from memory."""
+        self.entries[name] = Entry(hashlib.sha256(data).hexdigest(), executable, data)
+
+    def add_file(self, name: str, path: Path, *, sha256: str = "") -> None:
+        """Add a file from disk.
+
+        Args:
+            name: Its name in the context.
+            path: Where it is.
+            sha256: Its hash when that is proved already.
+        """
+        if sha256:
+            self.entries[name] = Entry(sha256, path=path)
+        else:
+            self.add_bytes(name, path.read_bytes(), executable=bool(path.stat().st_mode & 0o100))
+
+    def add_archive(self, prefix: str, archive: bytes) -> None:
+        """Add the files of a tar archive, such as ``git archive`` makes, below a folder."""
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            for member in tar:
+                name = f"{prefix}/{member.name}"
+                if member.issym():
+                    self.entries[name] = Entry(
+                        hashlib.sha256(member.linkname.encode()).hexdigest(), link=member.linkname
+                    )
+                elif member.isfile():
+                    stream = tar.extractfile(member)
+                    data = stream.read() if stream else b""
+                    self.add_bytes(name, data, executable=bool(member.mode & 0o100))
+
+    @property
+    def digest(self) -> str:
+        """The sha256 over names, modes and content hashes."""
+        return digest_of(
+            {
+                name: {"sha256": one.sha256, "executable": one.executable, "link": one.link}
+                for name, one in self.entries.items()
+            }
+        )
+
+    def chunks(self) -> Generator[bytes, None, None]:
+        """Yield the tar archive, a chunk at a time; nothing is kept on disk and no file is held in memory twice."""
+        folders = {str(parent) for name in self.entries for parent in PurePosixPath(name).parents} - {"."}
+        for name in sorted({*self.entries, *folders}):
+            entry = self.entries.get(name)
+            yield self._header(name, entry)
+            if entry is None:
+                continue
+            size = 0
+            for chunk in self._content(entry):
+                size += len(chunk)
+                yield chunk
+            yield b"\0" * (-size % tarfile.BLOCKSIZE)
+        yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+    @staticmethod
+    def _content(entry: Entry) -> Iterator[bytes]:
+        if entry.data is not None:
+            yield entry.data
+        elif entry.path is not None:
+            with entry.path.open("rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    yield chunk
+
+    @staticmethod
+    def _header(name: str, entry: Entry | None) -> bytes:
+        info = tarfile.TarInfo(name)
+        if entry is None:
+            # Named, so that a folder gets the fixed time and not the moment when the engine unpacks it.
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            return info.tobuf(tarfile.GNU_FORMAT)
+        info.mode = 0o755 if entry.executable else 0o644
+        if entry.link:
+            info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
+        elif entry.data is not None:
+            info.size = len(entry.data)
+        elif entry.path is not None:
+            info.size = entry.path.stat().st_size
+        return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def digest_of(document: Mapping[str, object]) -> str:
+    """Return the sha256 of a document's canonical JSON."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()

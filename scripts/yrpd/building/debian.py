@@ -1,0 +1,217 @@
+"""The cpu flavour's base: a small Debian root made by debootstrap, as a tar archive that docker imports.
+
+No image registry is needed. The archive is kept in the cache by what was asked for; its own hash, with the version of
+every package, is what the image's inputs name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from yrpd.building.context import digest_of
+from yrpd.building.toolbox import run_logged
+from yrpd.building.wheelhouse import hash_file
+from yrpd.errors import EnvironmentFailure
+from yrpd.project import Project, write_json
+from yrpd.reporting import Reporter
+
+# Raise it whenever the archive's content changes for the same packages.
+RECIPE = 1
+PACKAGES = (
+    "ca-certificates",
+    "etcd-server",  # openYuanrong's registry of workers
+    "libgomp1",  # vLLM's CPU kernels
+    "libnuma1",  # vLLM's binding of threads to cores
+    "python3",
+    "python3-venv",
+)
+EMPTIED = (
+    "dev",
+    "proc",
+    "run",
+    "sys",
+    "tmp",
+    "var/cache/apt",
+    "var/cache/debconf",
+    "var/lib/apt/lists",
+    "var/log",
+    "usr/share/doc",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/man",
+)
+# Of this machine or of this moment; the engine writes the first three itself.
+DROPPED = ("etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id", "var/cache/ldconfig/aux-cache")
+
+
+@dataclass(frozen=True)
+class Root:
+    """A Debian root on disk.
+
+    Attributes:
+        archive: The tar archive.
+        suite: The Debian release.
+        sha256: Hash of the archive.
+        packages: ``name=version`` of everything in it.
+    """
+
+    archive: Path
+    suite: str
+    sha256: str
+    packages: tuple[str, ...]
+
+
+def mirror_of(targets: str, suite: str) -> str:
+    """Return the archive address that this machine's apt uses for a suite; empty to let debootstrap choose.
+
+    Args:
+        targets: Lines ``address codename component`` as ``apt-get indextargets`` prints them.
+        suite: The Debian release.
+    """
+    rows = [line.split() for line in targets.splitlines()]
+    fitting = [row[0] for row in rows if len(row) == 3 and row[1:] == [suite, "main"]]
+    return fitting[0] if fitting else ""
+
+
+def _mirror(suite: str) -> str:
+    form = "$(REPO_URI) $(CODENAME) $(COMPONENT)"
+    asked = subprocess.run(
+        ["apt-get", "indextargets", "--format", form, "Identifier: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return mirror_of(asked.stdout, suite)
+
+
+def _check_tools() -> str:
+    program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        raise EnvironmentFailure(
+            "debootstrap is missing, which makes the base of the cpu image.", next_command="apt-get install debootstrap"
+        )
+    if os.geteuid() != 0:
+        raise EnvironmentFailure(
+            "debootstrap needs root to make the base of the cpu image.",
+            next_command="sudo -E invoke image --flavour cpu",
+        )
+    return program
+
+
+def _bootstrap(folder: Path, suite: str, log: Path) -> tuple[str, ...]:
+    command = [_check_tools(), "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(folder)]
+    mirror = _mirror(suite)
+    if mirror:
+        command.append(mirror)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    run_logged(command, log, what="debootstrap", environment=environment)
+    query = ["dpkg-query", f"--admindir={folder}/var/lib/dpkg", "--show", "--showformat=${Package}=${Version}\\n"]
+    listed = run_logged(query, log, what="dpkg-query", environment=environment)
+    return tuple(sorted(listed.split()))
+
+
+def tidy(folder: Path) -> None:
+    """Remove from a root what an image does not need or what is of this machine or moment."""
+    for name in EMPTIED:
+        path = folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True, exist_ok=True)
+    for name in DROPPED:
+        (folder / name).unlink(missing_ok=True)
+    for backup in [*folder.glob("etc/*-"), *folder.glob("var/lib/dpkg/*-old")]:
+        backup.unlink()
+    (folder / "tmp").chmod(0o1777)
+    (folder / "var/log/apt").mkdir()
+
+
+def write_archive(folder: Path, target: Path, latest: int) -> None:
+    """Write a root as a tar archive: sorted, no time later than ``latest``, owners as numbers.
+
+    Args:
+        folder: The root.
+        target: The archive.
+        latest: Files made by the installation itself get this time (seconds since 1970); packaged ones keep theirs,
+            which compiled Python files name.
+    """
+    everything = sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts)
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
+        for path in everything:
+            info = tar.gettarinfo(path, arcname=str(path.relative_to(folder)))
+            info.mtime = min(int(info.mtime), latest)
+            info.uname = info.gname = ""
+            if info.isreg():
+                with path.open("rb") as stream:
+                    tar.addfile(info, stream)
+            else:
+                tar.addfile(info)
+
+
+def _latest_packaged(folder: Path) -> int:
+    """Return the newest time that the packages' own documentation brought; it is the same on every machine."""
+    times = [int(path.stat().st_mtime) for path in folder.glob("usr/share/doc/*/changelog*.gz")]
+    return max(times, default=0)
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=".root-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def request_of(suite: str) -> str:
+    """Return the digest of what a root is asked to be."""
+    return digest_of({"suite": suite, "packages": PACKAGES, "emptied": EMPTIED, "dropped": DROPPED, "recipe": RECIPE})
+
+
+def cached_root(project: Project, suite: str) -> Root | None:
+    """Return the root that was made for the same request before, when it is whole."""
+    folder = project.cache / "base" / request_of(suite)[:16]
+    try:
+        record = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+        root = Root(folder / "rootfs.tar", suite, str(record["sha256"]), tuple(record["packages"]))
+        whole = root.archive.stat().st_size == record["size"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return root if whole else None
+
+
+def provide_root(project: Project, suite: str, log: Path, reporter: Reporter) -> Root:
+    """Return the Debian root, making it when it is not in the cache.
+
+    Raises:
+        BuildError: debootstrap failed; the log is named.
+        EnvironmentFailure: debootstrap is missing, or this is not root.
+    """
+    cached = cached_root(project, suite)
+    if cached is not None:
+        return cached
+    folder = project.cache / "base" / request_of(suite)[:16]
+    with reporter.step(f"debootstrap {suite}: the base of the cpu image"), _scratch(project.cache / "base") as scratch:
+        root = scratch / "root"
+        packages = _bootstrap(root, suite, log)
+        latest = _latest_packaged(root)
+        tidy(root)
+        archive = scratch / "rootfs.tar"
+        write_archive(root, archive, latest)
+        folder.mkdir(exist_ok=True)
+        record = {"sha256": hash_file(archive), "size": archive.stat().st_size, "packages": packages, "suite": suite}
+        os.replace(archive, folder / "rootfs.tar")
+        write_json(folder / "base.json", record)
+        reporter.say(f"    {len(packages)} packages, {record['size']} bytes")
+    made = cached_root(project, suite)
+    if made is None:
+        raise EnvironmentFailure(f"{folder} cannot be read back.", next_command=f"ls -l {folder}")
+    return made

@@ -1,0 +1,156 @@
+"""The npu image: the tutorial's image with the series applied and rebuilt in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+from docker.errors import DockerException, ImageNotFound
+from docker.utils import parse_repository_tag
+
+from yrpd.building.context import Context
+from yrpd.building.cpu_image import release_labels, serving_context
+from yrpd.building.engine import read_stream
+from yrpd.building.layers import Layer, tag_version
+from yrpd.building.locks import NPU, ROUTER, read_lock
+from yrpd.building.patched import Patched, pin_listing
+from yrpd.building.wheelhouse import hash_file, provide, requirement_lines
+from yrpd.errors import ImageError
+from yrpd.project import Project
+from yrpd.release import Release
+from yrpd.reporting import Reporter
+
+SCRIPTS = ("apply_series.sh", "rebuild.sh")
+DATASYSTEM = "openyuanrong-datasystem"
+# Its etcd alone is used; the package itself and the DataSystem's do not share a process.
+ETCD_SOURCE = "openyuanrong"
+MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+
+def sources(project: Project, patched: Patched, dockerfile: Path) -> Context:
+    """Return all of the context but the wheels, which the locks stand for."""
+    context = Context()
+    context.add_file("Dockerfile", dockerfile)
+    serving_context(context, project, "yrpd")
+    for name in SCRIPTS:
+        context.add_file(f"yrpd/{name}", project.docker / name)
+    folder = project.patches(patched.name)
+    for name in ("series", *patched.patches):
+        context.add_file(f"series/{name}", folder / name)
+    files, index = pin_listing(patched)
+    context.add_bytes("series/files", files)
+    context.add_bytes("series/index", index)
+    return context
+
+
+def plan_layer(project: Project, release: Release, patched: Patched, base: str) -> Layer:
+    """Return the npu image's layer.
+
+    Args:
+        project: The checkout.
+        release: Its release file.
+        patched: The patched tree.
+        base: The base image's id, or its name while it is not known.
+    """
+    table = release.flavours["npu"]
+    dockerfile = project.root / table.dockerfile
+    inputs = {
+        "base": base,
+        "pin": f"{patched.name} {patched.pin.commit}",
+        "patched tree": patched.tree,
+        "patched commit": patched.commit,
+        "series": patched.series_digest,
+        "version": patched.version,
+        "SOC_VERSION": table.soc_version,
+        "torch-npu": table.torch_npu or "",
+        "kernels": _kernels(patched),
+        "npu.lock": read_lock(project.docker / f"{NPU}.lock").sha256,
+        "router.lock": read_lock(project.docker / f"{ROUTER}.lock").sha256,
+        dockerfile.name: hash_file(dockerfile),
+        "context": sources(project, patched, dockerfile).digest,
+    }
+    prefix = f"{tag_version(patched.version)}-npu-"
+    return Layer("npu", release.release.name, prefix, inputs, release_labels(release, patched, "npu"))
+
+
+def build_arguments(release: Release, patched: Patched) -> dict[str, str]:
+    """Return what Dockerfile.npu asks for."""
+    table = release.flavours["npu"]
+    return {
+        "BASE": table.base,
+        "PIN_TREE": patched.pin.tree,
+        "RESULT_TREE": patched.tree,
+        "VERSION": patched.version,
+        "SOC_VERSION": table.soc_version,
+        "KERNELS": _kernels(patched),
+        "TORCH_NPU": table.torch_npu or "",
+    }
+
+
+def _kernels(patched: Patched) -> str:
+    return "rebuild" if patched.compiled_changes else "keep"
+
+
+def provide_base(client: docker.DockerClient, base: str, reporter: Reporter) -> str:
+    """Return the base image's id, pulling it when the engine does not have it.
+
+    Raises:
+        ImageError: It is neither there nor can it be pulled.
+    """
+    try:
+        return str(client.images.get(base).id)
+    except ImageNotFound:
+        pass
+    repository, tag = parse_repository_tag(base)  # the tag may also be a digest
+
+    def pull() -> Iterator[dict[str, Any]]:
+        yield from client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)
+
+    try:
+        with reporter.step(f"pull {base}"):
+            read_stream(pull(), reporter.detail, what=f"pulling {base}")
+        return str(client.images.get(base).id)
+    except (ImageError, DockerException, requests.RequestException) as error:
+        why = error.message if isinstance(error, ImageError) else str(error)
+        raise ImageError(
+            f"The npu image's base {base} is not on the engine and cannot be pulled from here: {why}",
+            next_command=f"docker pull {base} where its registry is in reach, docker save, and docker load here",
+        ) from error
+
+
+def make_context(project: Project, patched: Patched, dockerfile: Path, machine: str, reporter: Reporter) -> Context:
+    """Return the whole context, with the wheels for the engine's machine.
+
+    Raises:
+        PinMismatchError: A wheel is not the locked one.
+    """
+    context = sources(project, patched, dockerfile)
+    yuanrong = provide(project, read_lock(project.docker / f"{NPU}.lock"), reporter, machine)
+    router = provide(project, read_lock(project.docker / f"{ROUTER}.lock"), reporter, machine)
+    datasystem = [one for one in yuanrong if one.wheel.name == DATASYSTEM]
+    context.add_bytes("wheelhouse/datasystem.txt", requirement_lines(datasystem).encode("utf-8"))
+    context.add_bytes("wheelhouse/router.txt", requirement_lines(router).encode("utf-8"))
+    for one in (*datasystem, *router):
+        context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)
+    for one in yuanrong:
+        if one.wheel.name == ETCD_SOURCE:
+            context.add_file("wheelhouse/openyuanrong.whl", one.path, sha256=one.wheel.sha256)
+    return context
+
+
+def machine_of(client: docker.DockerClient) -> str:
+    """Return what the engine runs on: ``x86_64`` or ``aarch64``.
+
+    Raises:
+        ImageError: It is another machine, which no lock has wheels for.
+    """
+    architecture = str(client.info().get("Architecture", ""))
+    if architecture not in MACHINES:
+        raise ImageError(
+            f"The engine runs on {architecture!r}; there are wheels for x86_64 and aarch64 only.",
+            next_command="docker info",
+        )
+    return MACHINES[architecture]

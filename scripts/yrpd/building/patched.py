@@ -1,0 +1,149 @@
+"""The patched tree that ``invoke patch`` left, checked to be what its record says."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from git import Repo
+from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
+
+from yrpd.errors import ConfigurationError, PinMismatchError
+from yrpd.project import Project, read_state
+from yrpd.release import Pin, Release, load_release
+
+# What the compiled parts are made from; a series that leaves these alone keeps the base image's kernels.
+COMPILED = ("csrc/", "cmake/", "CMakeLists.txt", "setup.py")
+# The user's own git configuration must not change what goes into an image.
+ISOLATED = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A patched tree.
+
+    Attributes:
+        name: The pin's name.
+        pin: The pin.
+        worktree: The work tree's folder.
+        version: Version of the patched tree.
+        commit: Its commit id.
+        tree: Its tree id.
+        series_digest: What the series was.
+        patches: The patches' names, in order.
+        changed: The files that the series changes.
+    """
+
+    name: str
+    pin: Pin
+    worktree: Path
+    version: str
+    commit: str
+    tree: str
+    series_digest: str
+    patches: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def compiled_changes(self) -> tuple[str, ...]:
+        """The changed files that compiled parts are made from."""
+        return tuple(name for name in self.changed if touches_compiled(name))
+
+    @property
+    def kernels(self) -> str:
+        """Whether the kernels have to be rebuilt, as a sentence."""
+        if self.compiled_changes:
+            return f"kernel rebuild: needed, the series changes {', '.join(self.compiled_changes)}"
+        return f"kernel rebuild: not needed, the series touches none of {', '.join(COMPILED)}"
+
+
+def touches_compiled(name: str) -> bool:
+    """Return whether a path of the tree is an input of its compiled parts."""
+    return name.startswith(COMPILED[:2]) or name in COMPILED[2:]
+
+
+def _record(project: Project, name: str) -> dict[str, Any]:
+    record = read_state(project, name).get("patch")
+    if not isinstance(record, dict):
+        raise ConfigurationError(
+            f"There is no patched tree of {name}: invoke patch has not run in this checkout.",
+            next_command=f"invoke patch --pin {name}",
+        )
+    return record
+
+
+def load_patched(project: Project, pin: str = "") -> tuple[Release, Patched]:
+    """Return the patched tree of a pin.
+
+    Raises:
+        ConfigurationError: There is no such pin, or it was not patched yet.
+        PinMismatchError: The tree is not what its record says: another commit, or edited.
+    """
+    release = load_release(project.release_file)
+    name, table = release.pin(pin)
+    record = _record(project, name)
+    worktree = project.root / str(record["worktree"])
+    again = f"invoke patch --pin {name} --discard"
+    try:
+        with Repo(worktree) as repository, repository.git.custom_environment(**ISOLATED):
+            head = repository.git.rev_parse("HEAD")
+            tree = repository.git.rev_parse("HEAD^{tree}")
+            edited = repository.git.status("--porcelain")
+            changed = repository.git.diff("--name-only", record["base_commit"], "HEAD")
+    except (NoSuchPathError, InvalidGitRepositoryError, GitCommandError) as error:
+        raise ConfigurationError(
+            f"The patched tree {worktree} is gone or broken.", next_command=f"invoke patch --pin {name}"
+        ) from error
+    if (head, tree) != (record["commit"], record["tree"]):
+        raise PinMismatchError(
+            f"The patched tree {worktree} is at commit {head}, tree {tree}; invoke patch left commit "
+            f"{record['commit']}, tree {record['tree']}.",
+            next_command=again,
+        )
+    if edited:
+        raise PinMismatchError(
+            f"The patched tree {worktree} has edits that no patch holds: {', '.join(edited.split()[1::2][:5])}.",
+            next_command=f"invoke patch.export to keep them, or {again}",
+        )
+    version = release.patched_version(name)
+    return release, Patched(
+        name=name,
+        pin=table,
+        worktree=worktree,
+        version=version,
+        commit=head,
+        tree=tree,
+        series_digest=str(record["series_digest"]),
+        patches=tuple(record["patches"]),
+        changed=tuple(changed.splitlines()),
+    )
+
+
+def archive(patched: Patched) -> bytes:
+    """Return the patched commit's files as a tar archive, without ``.git``."""
+    stream = io.BytesIO()
+    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
+        repository.archive(stream, patched.commit, format="tar")
+    return stream.getvalue()
+
+
+def dirt(patched: Patched) -> str:
+    """Return what ``git status`` says about the work tree; empty when it is as committed."""
+    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
+        return str(repository.git.status("--porcelain"))
+
+
+def pin_listing(patched: Patched) -> tuple[bytes, bytes]:
+    """Return the pinned tree's files twice: paths ended by NUL, and lines as ``git ls-files -s`` prints them."""
+    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
+        rows = repository.git.ls_tree("-r", "-z", patched.pin.tree).rstrip("\0").split("\0")
+    paths, index = [], []
+    for row in rows:
+        mode, _, rest = row.partition(" ")
+        _, _, rest = rest.partition(" ")
+        identity, _, path = rest.partition("\t")
+        paths.append(path)
+        index.append(f"{mode} {identity} 0\t{path}\n")
+    return "".join(f"{path}\0" for path in paths).encode("utf-8"), "".join(index).encode("utf-8")

