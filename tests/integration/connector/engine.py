@@ -15,6 +15,7 @@ import copy
 import ctypes
 import json
 import random
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm_ascend.distributed.yuanrong.config import ConnectorConfig
+from vllm_ascend.distributed.yuanrong.keys import BlockChain, MediaItem, block_key
 from vllm_ascend.distributed.yuanrong.layout import KVLayout
 from vllm_ascend.distributed.yuanrong.metrics import Metrics
 from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler, RecoveringScheduler
@@ -118,7 +120,8 @@ class Engine:
     """One engine of one role, sharing ``stores`` (one dictionary per rank's keys; keys differ by rank anyway)."""
 
     def __init__(self, setup: Setup, store: dict[str, bytes], folder: Path, rng: random.Random) -> None:
-        self.setup, self.rng = setup, rng
+        self.setup, self.rng, self.store = setup, rng, store
+        self.speed = 0.5  # chance of a queued transfer to be carried out while the engine looks
         self.counts: dict[str, int] = {}
         self.fault: Callable[[str, str], str | None] = lambda op, key: None
         extra = {
@@ -179,7 +182,7 @@ class Engine:
         self._count("drained", len(plan.drains))
         for worker in self.workers:
             worker.start(plan)
-        self.pump(0.3)
+        self.pump(0.5 * self.speed)
         result = EMPTY_MODEL_RUNNER_OUTPUT
         for rid in output.finished_req_ids:
             self.running.pop(rid, None)
@@ -228,6 +231,7 @@ class Engine:
             want = reference(prompt, items, count)
             got = self.answers[rid]
             assert got == (want[: len(got)] if rid in self.aborted else want), rid
+            self._check_store(prompt + want, items)
 
     # -- inner workings ------------------------------------------------------------------------------------------------
 
@@ -267,6 +271,20 @@ class Engine:
 
         connector_module.YuanRongConnector._connected = connected  # type: ignore[method-assign]
 
+    def _check_store(self, tokens: list[int], items: list[tuple[str, int, int]]) -> None:
+        """Prove that whatever is stored under this prompt's keys is what they name."""
+        namespace = self.scheduler.connector._scheduler._namespace
+        size = self.setup.block_size
+        chain = BlockChain(namespace, size, [MediaItem(*item) for item in items])
+        values = entries(tokens, items)
+        for index, digest in enumerate(chain.extend(tokens)):
+            block = values[index * size : (index + 1) * size]
+            for rank in range(self.setup.ranks):
+                stored = self.store.get(block_key(namespace, f"{rank}of{self.setup.ranks}", digest))
+                words = [(v + rank) & MASK for v in block]
+                want = struct.pack(f"<{2 * size}Q", *words, *(w ^ MASK for w in words))
+                assert stored is None or stored == want, f"block {index} is stored with wrong content"
+
     def _count(self, name: str, amount: int) -> None:
         self.counts[name] = self.counts.get(name, 0) + amount
 
@@ -290,7 +308,7 @@ class Engine:
 
         def wait(ready: Callable[[], bool], milliseconds: int) -> bool:
             if threading.current_thread() is threading.main_thread():  # ranks in threads must not share the pump
-                self.pump(0.5)
+                self.pump(self.speed)
             return ready()
 
         worker._wait = wait  # type: ignore[method-assign]
@@ -319,7 +337,7 @@ class Engine:
             def run(rank: int) -> None:
                 gathered[rank] = self.workers[rank].collect()
 
-            self.pump(0.3)
+            self.pump(self.speed)
             threads = [threading.Thread(target=run, args=(rank,)) for rank in range(self.setup.ranks)]
             for thread in threads:
                 thread.start()

@@ -1,0 +1,300 @@
+# ruff: noqa: D101, D102 - stand-ins are named and shaped like what they stand in for
+"""Transports against real DataSystem workers: two of them, so that blocks travel from one to the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+pytest.importorskip("vllm")
+pytest.importorskip("yr.datasystem.kv_client")
+
+from vllm_ascend.distributed.yuanrong.config import ConnectorConfig  # noqa: E402
+from vllm_ascend.distributed.yuanrong.layout import KVLayout  # noqa: E402
+from vllm_ascend.distributed.yuanrong.transport import base, connect, npu, reachable  # noqa: E402
+from vllm_ascend.distributed.yuanrong.transport.base import Guard  # noqa: E402
+from vllm_ascend.distributed.yuanrong.transport.breaker import BreakingTransport, probe  # noqa: E402
+
+from tests.unit.connector.fakes import Device, FakeTensor, read_block, write_block  # noqa: E402
+
+ETCD = shutil.which("etcd")
+DSCLI = Path(sys.executable).with_name("dscli")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Worker:
+    """One DataSystem worker with a home of its own."""
+
+    def __init__(self, home: Path, etcd: str) -> None:
+        self.address, self.home, self.etcd = f"127.0.0.1:{free_port()}", home, etcd
+        home.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        command = [str(DSCLI), "start", "-d", str(self.home), "-w", "--worker_address", self.address,
+                   "--etcd_address", self.etcd, "--shared_memory_size_mb", "256"]  # fmt: skip
+        env = {**os.environ, "PATH": f"{DSCLI.parent}:{os.environ['PATH']}"}
+        out = subprocess.run(command, check=True, env=env, capture_output=True, text=True, timeout=120).stdout
+        self.pid = int(out.rsplit("PID:", 1)[1].split()[0])
+
+    def stop(self) -> None:
+        for number in (signal.SIGCONT, signal.SIGTERM):
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                return
+        for _ in range(200):
+            if not Path(f"/proc/{self.pid}").exists():
+                return
+            time.sleep(0.05)
+        os.kill(self.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Worker]]:
+    if ETCD is None or not DSCLI.exists():
+        pytest.fail("etcd and dscli are part of this environment")
+    home = tmp_path_factory.mktemp("datasystem")
+    client, peer = f"127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
+    command = [ETCD, "--data-dir", str(home / "etcd"), "--listen-client-urls", f"http://{client}",
+               "--advertise-client-urls", f"http://{client}", "--listen-peer-urls", peer,
+               "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as etcd:
+        started: list[Worker] = []
+        try:
+            wait_until(lambda: can_connect(client))
+            started += [Worker(home / "w1", client)]
+            started += [Worker(home / "w2", client)]
+            yield started[0], started[1]
+        finally:
+            for worker in started:
+                worker.stop()
+            etcd.terminate()
+
+
+def can_connect(address: str) -> bool:
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(ready: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def settings(worker: Worker, **extra: Any) -> ConnectorConfig:
+    return ConnectorConfig.from_extra({"worker_address": worker.address, **extra}, "kv_both", {})
+
+
+def make_layout(device: Device | None = None) -> KVLayout:
+    layout = KVLayout.from_caches({f"l.{i}": FakeTensor((2, 40, 4096), device=device) for i in range(3)})
+    for block in range(40):
+        write_block(layout, block, bytes([block + 1]) * layout.block_bytes)
+    return layout
+
+
+def keys(name: str, count: int) -> list[str]:
+    import hashlib
+
+    return [f"yr1_test_0of1_{hashlib.sha256(f'{name}{i}'.encode()).hexdigest()}" for i in range(count)]
+
+
+@pytest.mark.parametrize("checksum", ["sum64", "crc32", "none"])
+def test_blocks_travel_from_one_worker_to_the_other(workers: tuple[Worker, Worker], checksum: str) -> None:
+    here, there = make_layout(), make_layout()
+    writer = connect(settings(workers[0], checksum=checksum, batch_bytes=100_000), "host", here, 2000)
+    reader = connect(settings(workers[1]), "host", there, 2000)
+    names = keys(checksum, 20)
+    assert reader.exist(names).found == [False] * 20
+    assert reader.get(names, list(range(20)), Guard()).causes == [base.MISSING] * 20
+    assert writer.put(names, list(range(20)), Guard()).cause is None
+    assert reader.exist(names).found == [True] * 20, "published when put returns"
+    assert reader.get(names, list(range(20, 40)), Guard()).cause is None
+    assert [read_block(there, 20 + i) for i in range(20)] == [read_block(here, i) for i in range(20)]
+    assert writer.put(names, list(range(20)), Guard()).cause is None, "writing again is no error"
+
+
+def test_objects_that_others_damaged_are_found_out_and_healed(workers: tuple[Worker, Worker]) -> None:
+    from yr.datasystem.kv_client import KVClient
+    from yr.datasystem.object_client import WriteMode
+
+    layout = make_layout()
+    transport = connect(settings(workers[0]), "host", layout, 2000)
+    host, port = workers[0].address.rsplit(":", 1)
+    vandal = KVClient(host=host, port=int(port))
+    vandal.init()
+    names = keys("damage", 3)
+    assert transport.put(names, [0, 1, 2], Guard()).cause is None
+    whole = vandal.get(names)
+    vandal.delete(names)
+    for name, value in zip(names, (whole[0][:-8], b"nonsense", whole[1]), strict=True):
+        vandal.set(name, bytes(value), WriteMode.NONE_L2_CACHE_EVICT)
+    before = [read_block(layout, b) for b in (10, 11, 12)]
+    assert transport.get(names, [10, 11, 12], Guard()).causes == [base.CORRUPT] * 3
+    assert [read_block(layout, b) for b in (10, 11, 12)] == before
+    assert transport.put(names, [0, 1, 2], Guard()).cause is None
+    assert transport.get(names, [10, 11, 12], Guard()).cause is None
+
+
+def test_memory_pressure_evicts_instead_of_failing(workers: tuple[Worker, Worker]) -> None:
+    layout = make_layout()
+    transport = connect(settings(workers[0], batch_bytes=1 << 20), "host", layout, 5000)
+    rounds = 2 * (256 << 20) // (40 * layout.block_bytes)
+    for number in range(rounds):
+        assert transport.put(keys(f"pressure{number}", 40), list(range(40)), Guard()).cause is None
+    found = [transport.exist(keys(f"pressure{n}", 40)).found for n in range(rounds)]
+    assert all(found[-1]), "the newest are there"
+    assert not all(found[0]), "twice the memory was written, so the oldest were evicted"
+
+
+def test_a_paused_worker_costs_one_deadline_and_is_found_again(workers: tuple[Worker, Worker]) -> None:
+    config = settings(workers[1], connect_timeout_ms=1000, lookup_timeout_ms=500, probe_interval_ms=200)
+    breaker = BreakingTransport(
+        lambda: connect(config, "host", None, config.lookup_timeout_ms), lambda: probe(config, reachable), 0.2
+    )
+    breaker.start()
+    wait_until(lambda: breaker.exist(keys("pause", 1)).cause is None)
+    os.kill(workers[1].pid, signal.SIGSTOP)
+    try:
+        assert breaker.exist(keys("pause", 1)).cause in base.OUTAGE
+        assert not breaker.available
+        assert breaker.exist(keys("pause", 1)).cause == base.UNAVAILABLE
+    finally:
+        os.kill(workers[1].pid, signal.SIGCONT)
+    wait_until(lambda: breaker.exist(keys("pause", 1)).cause is None)
+    breaker.close()
+
+
+def test_a_killed_worker_is_found_again_after_its_restart(workers: tuple[Worker, Worker]) -> None:
+    config = settings(workers[1], connect_timeout_ms=1000, probe_interval_ms=200)
+    layout = make_layout()
+    breaker = BreakingTransport(lambda: connect(config, "host", layout, 1000), lambda: probe(config, reachable), 0.2)
+    breaker.start()
+    wait_until(lambda: breaker.available)
+    os.kill(workers[1].pid, signal.SIGKILL)
+    assert breaker.get(keys("kill", 1), [0], Guard()).cause is not None
+    assert not breaker.available
+    workers[1].start()
+    wait_until(lambda: breaker.put(keys("kill", 1), [0], Guard()).cause is None)
+    breaker.close()
+
+
+def test_a_worker_that_was_never_there_degrades_at_once(workers: tuple[Worker, Worker]) -> None:
+    config = ConnectorConfig.from_extra({"worker_address": f"127.0.0.1:{free_port()}"}, "kv_both", {})
+    breaker = BreakingTransport(lambda: connect(config, "host", None, 100), lambda: probe(config, reachable), 60)
+    breaker.start()
+    assert not breaker.available
+    breaker.close()
+
+
+# -- the NPU transport, with the installed client library -------------------------------------------------------------
+
+
+def hetero_types() -> tuple[Any, Any, Any]:
+    from yr.datasystem.hetero_client import Blob, DeviceBlobList
+    from yr.datasystem.kv_client import SetParam
+    from yr.datasystem.object_client import WriteMode
+
+    param = SetParam()
+    param.write_mode = WriteMode.NONE_L2_CACHE_EVICT
+    return Blob, DeviceBlobList, param
+
+
+def test_the_real_hetero_client_takes_the_transports_calls(workers: tuple[Worker, Worker]) -> None:
+    """Without an NPU the client itself refuses to move data, after it has accepted every argument."""
+    layout = make_layout(Device("npu", 0))
+    scheduler_side = connect(settings(workers[0]), "npu", None, 1000)
+    assert scheduler_side.exist(keys("npu", 3)).found == [False] * 3
+    transport = npu.NpuTransport(scheduler_side._client, settings(workers[0]), layout, hetero_types(), None)
+    moved = transport.put(keys("npu", 2), [0, 1], Guard())
+    assert moved.cause is not None
+    assert moved.cause != base.REVOKED
+    assert transport.get(keys("npu", 2), [0, 1], Guard()).cause in (base.MISSING, base.ERROR)
+
+
+class StandIn:
+    """Moves host memory where HeteroClient moves device memory: the same blobs in, real objects in the DataSystem."""
+
+    def __init__(self, worker: Worker) -> None:
+        from yr.datasystem.kv_client import KVClient
+
+        host, port = worker.address.rsplit(":", 1)
+        self.client = KVClient(host=host, port=int(port))
+        self.client.init()
+
+    def exist(self, names: list[str]) -> list[bool]:
+        return [bool(f) for f in self.client.exist(names)]
+
+    def async_mset_d2h(self, names: list[str], lists: list[Any], param: Any) -> Any:
+        import ctypes
+
+        assert [type(x).__name__ for x in lists] == ["DeviceBlobList"] * len(names)
+        for x in lists:
+            x.to_ds_blob_list()  # what the real client does with it
+        sizes = [sum(b.size for b in x.blob_list) for x in lists]
+        buffers = self.client.mcreate(names, sizes, param.write_mode, param.ttl_second)
+        for buffer, x in zip(buffers, lists, strict=True):
+            data = b"".join(ctypes.string_at(b.dev_ptr, b.size) for b in x.blob_list)
+            memoryview(buffer.MutableData())[: len(data)] = data
+        self.client.mset_buffer(buffers)
+        return Done([])
+
+    def async_mget_h2d(self, names: list[str], lists: list[Any], sub_timeout_ms: int) -> Any:
+        import ctypes
+
+        failed = []
+        for name, value, x in zip(names, self.client.get_buffers(names, sub_timeout_ms), lists, strict=True):
+            position = 0
+            if value is None:
+                failed.append(name)
+                continue
+            data = bytes(memoryview(value))
+            for b in x.blob_list:
+                ctypes.memmove(b.dev_ptr, data[position : position + b.size], b.size)
+                position += b.size
+        return Done(failed)
+
+
+class Done:
+    def __init__(self, failed: list[str]) -> None:
+        self.failed, self.polled = failed, False
+
+    def get(self, timeout_ms: int) -> list[str]:
+        if not self.polled:
+            self.polled = True
+            raise RuntimeError("Future get timeout")
+        return self.failed
+
+
+def test_npu_blocks_travel_from_one_worker_to_the_other(workers: tuple[Worker, Worker]) -> None:
+    here, there = make_layout(Device("npu", 0)), make_layout(Device("npu", 0))
+    writer = npu.NpuTransport(StandIn(workers[0]), settings(workers[0]), here, hetero_types(), None)
+    reader = npu.NpuTransport(StandIn(workers[1]), settings(workers[1]), there, hetero_types(), None)
+    names = keys("stand-in", 8)
+    assert writer.put(names, list(range(8)), Guard()).cause is None
+    assert reader.exist(names).found == [True] * 8
+    assert reader.get([*names[:7], *keys("absent", 1)], list(range(20, 28)), Guard()).causes == [None] * 7 + [
+        base.MISSING
+    ]
+    assert [read_block(there, 20 + i) for i in range(7)] == [read_block(here, i) for i in range(7)]

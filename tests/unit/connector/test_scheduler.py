@@ -1,0 +1,369 @@
+# ruff: noqa: D101, D102 - stand-ins are named and shaped like what they stand in for
+"""What is claimed, what is saved, what becomes of a request: the scheduler side over a dictionary."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yuanrong.config import ConnectorConfig
+from yuanrong.keys import BlockChain, block_key
+from yuanrong.metadata import FAILURE_MARK, LoadSpec, SaveSpec
+from yuanrong.metrics import Metrics
+from yuanrong.scheduler import SchedulerSide
+from yuanrong.transport.base import UNAVAILABLE
+
+from tests.unit.connector.fakes import Cached, FakeRequest, Lora, MemoryTransport, New, Output, Range, Sampling, Status
+
+NS = b"n" * 32
+BS = 4
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Rig:
+    """A scheduler side with everything it needs."""
+
+    def __init__(self, role: str = "kv_both", shards: tuple[str, ...] = ("0of1",), **extra: Any) -> None:
+        config = ConnectorConfig.from_extra({"worker_address": "h:1", **extra}, role, {})
+        self.transport, self.clock = MemoryTransport(), Clock()
+        self.side = SchedulerSide(config, NS, BS, shards, self.transport, Metrics(), self.clock)
+        self.shards = shards
+
+    def stock(self, tokens: list[int], blocks: int | None = None, shards: tuple[str, ...] | None = None) -> None:
+        for digest in BlockChain(NS, BS).extend(tokens)[:blocks]:
+            for shard in shards or self.shards:
+                self.transport.store[block_key(NS, shard, digest)] = b""
+
+    def asked(self) -> int:
+        return sum(1 for op, _ in self.transport.calls if op == "exist")
+
+
+def request(count: int = 10, rid: str = "r", **more: Any) -> FakeRequest:
+    return FakeRequest(rid, list(range(count)), **more)
+
+
+@pytest.mark.parametrize(
+    ("count", "claimed"), [(1, 0), (BS - 1, 0), (BS, 0), (BS + 1, BS), (2 * BS, BS), (2 * BS + 1, 2 * BS)]
+)
+def test_a_whole_prompt_hit_leaves_at_least_one_token(count: int, claimed: int) -> None:
+    rig = Rig()
+    rig.stock(list(range(count)))
+    assert rig.side.match(request(count), 0) == claimed
+
+
+@given(st.integers(1, 60), st.integers(0, 15), st.integers(0, 15), st.integers(1, 3), st.integers(1, 3))
+def test_claims_are_whole_contiguous_and_on_every_rank(
+    count: int, stocked: int, local: int, ranks: int, least: int
+) -> None:
+    shards = tuple(f"{r}of{ranks}" for r in range(ranks))
+    rig = Rig(shards=shards, min_load_blocks=least)
+    tokens = list(range(count))
+    for rank, shard in enumerate(shards):  # the first rank has the fewest
+        rig.stock(tokens, stocked + 3 * rank, (shard,))
+    hits = min(stocked, count // BS)
+    local = min(local, count // BS)
+    claimed = rig.side.match(request(count), local * BS)
+    assert claimed >= 0
+    assert claimed % BS == 0
+    assert local * BS + claimed <= max(local * BS, count - 1)
+    expected = min(hits, (count - 1) // BS) - local
+    assert claimed == (expected * BS if expected >= least else 0)
+
+
+def test_a_hole_ends_the_claim() -> None:
+    rig = Rig()
+    tokens = list(range(20))
+    rig.stock(tokens)
+    del rig.transport.store[block_key(NS, "0of1", BlockChain(NS, BS).extend(tokens)[1])]
+    assert rig.side.match(request(20), 0) == BS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": Status("PREEMPTED")}, {"output": [1]}, {"sampling_params": Sampling(prompt_logprobs=1)},
+        {"sampling_params": None}, {"pooling_params": object()}, {"rid": FAILURE_MARK + "r"}, {"num_encoder_inputs": 1},
+        {"num_encoder_inputs": 1, "mm_positions": [Range(0, 4)], "mm_hashes": [None]},
+        {"num_encoder_inputs": 1, "mm_positions": [Range(0, 4)], "mm_hashes": ["cat"]},
+        {"lora_request": Lora("l", "/l")}, {"cache_salt": "s"},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shared_or_resumed_is_not_loaded(change: dict[str, Any]) -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    assert rig.side.match(request(), 0) == 2 * BS
+    assert rig.side.match(request(**{"rid": "other", **change}), 0) == 0
+
+
+def test_an_unaligned_local_hit_is_not_extended() -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    assert rig.side.match(request(), 3) == 0
+
+
+def test_without_loading_nothing_is_asked() -> None:
+    rig = Rig(load=False)
+    rig.stock(list(range(10)))
+    assert rig.side.match(request(), 0) == 0
+    assert rig.asked() == 0
+
+
+def test_asking_again_is_free_for_a_while_and_has_no_effect() -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    waiting = request()
+    assert [rig.side.match(waiting, 0) for _ in range(5)] == [8] * 5
+    assert rig.asked() == 1
+    rig.transport.store.clear()
+    rig.clock.now = 2
+    assert rig.side.match(waiting, 0) == 0
+    assert rig.asked() == 2
+
+
+def test_an_outage_or_an_error_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    rig.transport.fault = lambda op, key: UNAVAILABLE
+    assert rig.side.match(request(), 0) == 0
+
+    def explode(op: str, key: str) -> str | None:
+        raise RuntimeError("boom")
+
+    rig.transport.fault = explode
+    with caplog.at_level(logging.ERROR):
+        assert rig.side.match(request(rid="q"), 0) == 0
+    assert "lookup failed" in caplog.text
+
+
+def loading(rig: Rig, count: int = 10, local: int = 0, rid: str = "r") -> FakeRequest:
+    """Bring a request to where its load was planned."""
+    rig.stock(list(range(count)))
+    req = request(count, rid)
+    external = rig.side.match(req, local)
+    assert external > 0
+    blocks = list(range(100, 100 + (local + external) // BS))
+    rig.side.allocated(req, blocks, external)
+    return req
+
+
+def test_a_load_names_the_blocks_beyond_the_local_ones() -> None:
+    rig = Rig()
+    loading(rig, 18, local=BS)
+    plan = rig.side.plan(Output())
+    digests = BlockChain(NS, BS).extend(list(range(18)))
+    assert plan.loads == [LoadSpec("r", digests[1:4], [101, 102, 103])]
+    assert plan.new_blocks == [101, 102, 103]
+    assert plan.namespace == NS
+    again = rig.side.plan(Output())
+    assert not again.loads
+    assert not again.new_blocks
+
+
+def test_a_load_that_cannot_be_described_becomes_one_that_fails() -> None:
+    rig = Rig()
+    rig.side.allocated(request(rid="stranger"), [1, 2], 8)
+    (spec,) = rig.side.plan(Output()).loads
+    assert len(spec.digests) != len(spec.blocks)
+
+
+def step(req: FakeRequest, blocks: list[int], computed: int, count: int) -> Output:
+    return Output({req.request_id: count}, [New(req.request_id, (blocks,), computed)])
+
+
+def more(req: FakeRequest, blocks: list[int], computed: int, count: int, resumed: bool = False) -> Output:
+    return Output({req.request_id: count}, [], Cached([req.request_id], [resumed], [(blocks,)], [computed]))
+
+
+def test_a_chunked_prefill_saves_each_full_block_once() -> None:
+    rig = Rig("kv_producer")
+    req = request(14)
+    digests = BlockChain(NS, BS).extend(list(range(14)))
+    assert rig.side.match(req, 0) == 0
+    first = rig.side.plan(step(req, [5, 6], 0, 6))
+    assert first.saves == [SaveSpec("r", digests[:1], [5])]
+    assert first.new_blocks == [5, 6]
+    assert not first.sync_saves
+    second = rig.side.plan(more(req, [7], 6, 5))
+    assert second.saves == [SaveSpec("r", digests[1:2], [6])]
+    assert second.new_blocks == [7]
+    third = rig.side.plan(more(req, [8], 11, 3))
+    assert third.saves == [SaveSpec("r", digests[2:3], [7])]
+    assert third.sync_saves == ["r"], "the answer waits for the whole prompt"
+    req.output = [1]
+    decode = rig.side.plan(more(req, [], 14, 1))
+    assert not decode.saves
+    assert not decode.sync_saves
+
+
+def test_outputs_are_saved_only_on_request() -> None:
+    for save_output, saved in ((False, 0), (True, 1)):
+        rig = Rig(save_output=save_output)
+        req = request(6)
+        rig.side.match(req, 0)
+        rig.side.plan(step(req, [5, 6], 0, 6))
+        req.output = [9, 9]
+        plan = rig.side.plan(more(req, [], 6, 2))
+        assert len(plan.saves) == saved
+        if saved:
+            assert plan.saves[0] == SaveSpec("r", BlockChain(NS, BS).extend([*range(6), 9, 9])[1:], [6])
+
+
+def test_what_is_present_is_not_saved_again() -> None:
+    rig = Rig()
+    rig.stock(list(range(14)), 2)
+    req = request(14)
+    rig.side.match(req, 3 * BS)  # more is cached locally than the DataSystem has
+    plan = rig.side.plan(step(req, [1, 2, 3, 4], 12, 2))
+    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(14)))[2:], [3])]
+    assert plan.new_blocks == [4], "cached blocks are not written"
+
+
+def test_a_resumed_request_forgets_its_old_blocks() -> None:
+    rig = Rig()
+    req = request(14)
+    rig.side.match(req, 0)
+    rig.side.plan(step(req, [5, 6], 0, 6))
+    req.status = Status("PREEMPTED")
+    assert rig.side.match(req, 0) == 0
+    rig.side.allocated(req, [1, 2, 3], 0)
+    plan = rig.side.plan(more(req, [1, 2, 3], 0, 12, resumed=True))
+    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(14))), [1, 2, 3])]
+    assert plan.new_blocks == [1, 2, 3]
+
+
+def test_a_consumer_saves_nothing() -> None:
+    rig = Rig("kv_consumer")
+    req = request(14)
+    rig.side.match(req, 0)
+    plan = rig.side.plan(step(req, [1, 2, 3, 4], 0, 14))
+    assert not plan.saves
+    assert not plan.sync_saves
+    assert not plan.new_blocks
+
+
+def test_requests_that_cannot_be_named_are_not_saved_but_their_blocks_are_guarded() -> None:
+    rig = Rig()
+    req = request(8, num_encoder_inputs=1)
+    rig.side.match(req, 0)
+    assert rig.side.plan(step(req, [1, 2], 0, 8)).new_blocks == [1, 2]
+    plan = rig.side.plan(more(req, [3], 8, 1))
+    assert plan.new_blocks == [3]
+    assert not plan.saves
+
+
+def test_a_plan_with_a_mistake_in_it_still_starts_its_loads(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    loading(rig)
+    plan = rig.side.plan(Output({}, [New("r", ([],))]))
+    assert len(plan.loads) == 1
+    assert "not planned" in caplog.text
+
+
+def test_blocks_that_do_not_fit_their_digests_are_not_saved() -> None:
+    rig = Rig()
+    req = request(14)
+    rig.side.match(req, 0)
+    assert not rig.side.plan(step(req, [1], 0, 14)).saves
+
+
+def test_after_a_load_the_rest_is_saved() -> None:
+    rig = Rig()
+    rig.stock(list(range(10)), 1)
+    req = request(10)
+    assert rig.side.match(req, 0) == BS
+    rig.side.allocated(req, [1], BS)
+    rig.side.plan(Output())
+    rig.side.load_finished("r", ok=True)
+    rig.side.allocated(req, [2, 3], 0)
+    plan = rig.side.plan(step(req, [1, 2, 3], BS, 6))
+    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(10)))[1:], [2])]
+
+
+def test_after_a_failed_load_nothing_is_loaded_and_everything_is_saved() -> None:
+    rig = Rig()
+    req = loading(rig)
+    rig.side.plan(Output())
+    rig.side.load_finished("r", ok=False)
+    rig.clock.now = 100
+    assert rig.side.match(req, 0) == 0
+    plan = rig.side.plan(step(req, [1, 2, 3], 0, 10))
+    assert plan.saves[0].blocks == [1, 2]
+
+
+def test_an_abort_during_a_load_keeps_the_blocks_until_drained() -> None:
+    rig = Rig()
+    req = loading(rig)
+    rig.side.plan(Output())
+    assert rig.side.finished(req)
+    assert rig.side.plan(Output()).drains == ["r"]
+    assert not rig.side.plan(Output()).drains, "told once"
+    assert not rig.side.idle
+    assert rig.side.match(request(), 0) == 0, "the same id may not load before it is drained"
+    rig.side.finished(request())
+    rig.side.drained("r")
+    assert rig.side.match(request(), 0) == 8
+
+
+def test_an_abort_before_the_workers_know_needs_no_drain() -> None:
+    rig = Rig()
+    req = loading(rig)
+    loading(rig, rid="q")
+    assert not rig.side.finished(req)
+    plan = rig.side.plan(Output())
+    assert [spec.request_id for spec in plan.loads] == ["q"]
+    assert not plan.drains
+
+
+def test_an_abort_after_the_load_needs_no_drain() -> None:
+    rig = Rig()
+    req = loading(rig)
+    rig.side.plan(Output())
+    rig.side.load_finished("r", ok=True)
+    assert not rig.side.finished(req)
+    assert rig.side.idle
+
+
+def test_finishing_and_reports_of_strangers_do_nothing() -> None:
+    rig = Rig()
+    assert not rig.side.finished(request())
+    rig.side.load_finished("stranger", ok=True)
+    rig.side.load_discarded("stranger")
+    rig.side.drained("stranger")
+    assert rig.side.idle
+
+
+def test_a_request_that_ends_behind_the_connectors_back_is_forgotten() -> None:
+    rig = Rig()
+    ignored, reused = request(rid="ignored"), request(rid="reused")
+    rig.side.match(ignored, 0)
+    rig.side.match(reused, 0)
+    ignored.done = True
+    rig.side.plan(Output(finished_req_ids={"ignored", "reused", "stranger"}))
+    assert set(rig.side._tracked) == {"reused"}
+
+
+def test_an_id_that_comes_back_with_another_prompt_is_another_request() -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    assert rig.side.match(request(), 0) == 8
+    assert rig.side.match(FakeRequest("r", [7] * 10), 0) == 0
+
+
+def test_logs_hold_no_prompt(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    secret = [987_654_321] * 10
+    rig.stock(secret)
+    with caplog.at_level(logging.DEBUG):
+        rig.side.match(FakeRequest("r", secret), 0)
+    assert caplog.text
+    assert "987654321" not in caplog.text

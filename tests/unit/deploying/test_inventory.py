@@ -1,0 +1,215 @@
+"""Inventories: good ones are read, every bad one has a message of its own that names file, line and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from yrpd.deploying.inventory import load_inventory
+from yrpd.errors import ConfigurationError
+
+from tests.unit.deploying.inventories import GOOD, shipped
+
+# what to replace, with what, and what the message must say
+BAD: dict[str, tuple[str, str, str]] = {
+    "an unknown field": (
+        'name = "one"',
+        'name = "one"\ncolour = "red"',
+        "line 6: hosts.0.colour: there is no such field",
+    ),
+    "an unknown table": ("[containers]", "[container]", "line 45: container: there is no such field"),
+    "a misspelt field of the second host": (
+        'address = "10.0.0.2"',
+        'adress = "10.0.0.2"',
+        "line 9: hosts.1.address: is missing",
+    ),
+    "a missing table": ("[etcd]\nhost", "[datasystem.x]\nhost", "datasystem.x: there is no such field"),
+    "no deployment name": ('name = "lab"\n', "", "name: is missing"),
+    "a bad deployment name": ('name = "lab"', 'name = "My Lab"', "line 1: name: String should match"),
+    "an unknown scheduler": ('"vllm"', '"fancy"', "line 2: scheduler: Input should be 'vllm' or 'ascend'"),
+    "an engine without a scheme": (
+        '"unix:///run/one.sock"',
+        '"/run/one.sock"',
+        "line 6: hosts.0.engine: must be unix:///path",
+    ),
+    "an http engine": ('"unix:///run/one.sock"', '"http://one"', "hosts.0.engine: must be unix:///path"),
+    "a relative socket": ('"unix:///run/one.sock"', '"unix://run/one.sock"', "hosts.0.engine: a unix:// engine needs"),
+    "an empty ssh engine": ('"unix:///run/two.sock"', '"ssh://"', "line 11: hosts.1.engine: must be"),
+    "a host name for an address": ('"10.0.0.1"', '"one.example"', "line 7: hosts.0.address: must be an IP address"),
+    "a wildcard address": ('"10.0.0.1"', '"0.0.0.0"', "hosts.0.address: must be an address of this host"),
+    "an IPv6 address": ('"10.0.0.1"', '"fd00::1"', "hosts.0.address: must be an IPv4 address"),
+    "two hosts of one name": ('name = "two"', 'name = "one"', "two hosts have the same name 'one'"),
+    "two hosts of one address": ('"10.0.0.2"', '"10.0.0.1"', "two hosts have the same address '10.0.0.1'"),
+    "two hosts of one engine": ("/run/two.sock", "/run/one.sock", "two hosts have the same engine"),
+    "a device named twice": (
+        '"10.0.0.1"',
+        '"10.0.0.1"\ndevices = [0, 0]',
+        "line 8: hosts.0.devices: names a device twice",
+    ),
+    "a negative device": (
+        '"10.0.0.1"',
+        '"10.0.0.1"\ndevices = [-1]',
+        "line 8: hosts.0.devices.0: Input should be greater",
+    ),
+    "a relative driver mount": (
+        '"10.0.0.1"',
+        '"10.0.0.1"\ndriver_mounts = ["dcmi"]',
+        "line 8: hosts.0.driver_mounts.0: must be an absolute path",
+    ),
+    "an unknown dtype": ('"float32"', '"auto"', "line 17: model.dtype: Input should be 'float32'"),
+    "a block size that vLLM has not": (
+        "block_size = 128",
+        "block_size = 100",
+        "line 19: model.block_size: Input should be",
+    ),
+    "a length of zero": ("max_model_len = 4096", "max_model_len = 0", "line 18: model.max_model_len: Input should be"),
+    "a length below a block": ("max_model_len = 4096", "max_model_len = 64", "is smaller than one block"),
+    "a length that is text": (
+        "max_model_len = 4096",
+        'max_model_len = "long"',
+        "model.max_model_len: Input should be a valid",
+    ),
+    "an empty model path": ('"build/models/tiny"', '""', "line 15: model.path: must be a folder"),
+    "a model path that climbs": ('"build/models/tiny"', '"../tiny"', "line 15: model.path: must be a folder"),
+    "a served name with blanks": ('"tiny"\ndtype', '"my model"\ndtype', "model.served_name: String should match"),
+    "a reserved option": (
+        "{ seed = 0 }",
+        "{ port = 1 }",
+        "line 20: model.options: 'port' is reserved: it is the instance's",
+    ),
+    "a reserved option with underscores": (
+        "{ seed = 0 }",
+        "{ kv_transfer_config = 1 }",
+        "'kv_transfer_config' is reserved: the connector is configured",
+    ),
+    "speculative decoding": ("{ seed = 0 }", '{ speculative-config = "x" }', "vLLM 0.10.0 counts look-ahead slots"),
+    "a secret option": ("{ seed = 0 }", '{ api-key = "x" }', "a secret on a command line is visible"),
+    "an option with dashes": ("{ seed = 0 }", "{ --seed = 0 }", "write it without leading dashes"),
+    "an option set twice": ("{ seed = 0 }", "{ max-num-seqs = 1, max_num_seqs = 2 }", "'max_num_seqs' is set twice"),
+    "an option that is a date": (
+        "{ seed = 0 }",
+        "{ seed = 2020-01-01 }",
+        "has a value that a command line cannot carry",
+    ),
+    "prefill on an unknown host": (
+        'host = "one"\nport = 8100',
+        'host = "three"\nport = 8100',
+        "line 23: prefill.0.host: there is no host 'three'; there are: one, two",
+    ),
+    "the router on an unknown host": (
+        'host = "one"\nport = 9000',
+        'host = "four"\nport = 9000',
+        "line 42: router.host: there is no host 'four'",
+    ),
+    "etcd on an unknown host": (
+        'host = "one"\nport = 22440',
+        'host = "five"\nport = 22440',
+        "line 37: etcd.host: there is no host 'five'",
+    ),
+    "a port too high": ("port = 8100", "port = 70000", "line 24: prefill.0.port: Input should be less than"),
+    "a port of zero": ("port = 9000", "port = 0", "router.port: Input should be greater than"),
+    "two services on one port": (
+        "port = 9000",
+        "port = 8100",
+        "line 43: router.port: port 8100 on one is already taken by prefill.0.port",
+    ),
+    "etcd's two ports equal": (
+        "peer_port = 22441",
+        "peer_port = 22440",
+        "etcd.peer_port: port 22440 on one is already taken",
+    ),
+    "bad cores": ('cores = "0"', 'cores = "all"', "line 25: prefill.0.cores: String should match"),
+    "different tensor parallel sizes": (
+        "port = 8100",
+        "port = 8100\ntensor_parallel = 4",
+        "tensor_parallel differs between P",
+    ),
+    "a pool that is too small": (
+        "memory_mb = 1024",
+        "memory_mb = 1",
+        "line 33: datasystem.memory_mb: Input should be greater",
+    ),
+    "an unknown setting of the connector": (
+        "[etcd]",
+        "[connector]\nspeed = 1\n\n[etcd]",
+        "line 37: connector.speed: there is",
+    ),
+    "no patience at all": (
+        "[etcd]",
+        "[connector]\nlookup_timeout_ms = 0\n\n[etcd]",
+        "line 37: connector.lookup_timeout_ms: Input should be greater",
+    ),
+    "an unknown restart policy": (
+        'restart = "no"',
+        'restart = "maybe"',
+        "line 46: containers.restart: Input should be",
+    ),
+    "a reserved variable": (
+        'TZ = "UTC"',
+        'VLLM_PLUGINS = ""',
+        "'VLLM_PLUGINS' is reserved: it follows from the flavour",
+    ),
+    "a secret variable": ('TZ = "UTC"', 'MY_SECRET = "x"', "'MY_SECRET' looks like a secret"),
+    "a variable with a dash": ('TZ = "UTC"', 'A-B = "x"', "'A-B' is not the name of an environment variable"),
+    "no TOML": ("[model]", "[model", "is not valid TOML"),
+    "no prefill": (
+        '[[prefill]]\nhost = "one"\nport = 8100\ncores = "0"\n',
+        "",
+        "prefill: is missing",
+    ),
+}
+
+
+def read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text, encoding="utf-8")
+    load_inventory(path)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_inventory_is_refused_with_file_line_and_field(case: str, tmp_path: Path) -> None:
+    old, new, message = BAD[case]
+    assert GOOD.count(old) >= 1, f"the good inventory lacks {old!r}"
+    with pytest.raises(ConfigurationError) as caught:
+        read(tmp_path, GOOD.replace(old, new, 1))
+    assert "bad.toml" in caught.value.message
+    assert message in caught.value.message
+    assert caught.value.exit_code == 2
+    assert caught.value.next_command
+
+
+def test_every_bad_inventory_has_a_message_of_its_own(tmp_path: Path) -> None:
+    messages = []
+    for old, new, _ in BAD.values():
+        with pytest.raises(ConfigurationError) as caught:
+            read(tmp_path, GOOD.replace(old, new, 1))
+        messages.append(caught.value.message)
+    assert len(set(messages)) == len(messages)
+
+
+def test_a_good_inventory_is_read(tmp_path: Path) -> None:
+    read(tmp_path, GOOD)
+
+
+def test_a_missing_inventory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml does not exist"):
+        load_inventory(tmp_path / "nowhere.toml")
+
+
+def test_a_folder_in_place_of_an_inventory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_inventory(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lab.toml", "hosts.toml"])
+def test_the_shipped_inventories_are_good(name: str) -> None:
+    inventory = shipped(name)
+    assert len(inventory.hosts) == 2
+    assert {each.host for each in inventory.prefill}.isdisjoint(each.host for each in inventory.decode)
+
+
+def test_the_example_maps_the_tutorials_devices_and_driver_files() -> None:
+    for host in shipped("hosts.toml").hosts:
+        assert host.devices == tuple(range(8))
+        assert {"/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"} == set(host.device_nodes)
+        assert {"/usr/local/dcmi", "/usr/local/bin/npu-smi", "/etc/ascend_install.info"} <= set(host.driver_mounts)

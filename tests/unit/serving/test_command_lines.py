@@ -1,0 +1,85 @@
+"""Command lines as data."""
+
+from __future__ import annotations
+
+import json
+
+from yrpd.serving import command_lines
+from yrpd.serving.worker import parse
+
+
+def serve(**fields: object) -> command_lines.VllmServe:
+    given = {
+        "model": "/models/m",
+        "served_name": "m",
+        "address": "10.0.0.1",
+        "port": 8100,
+        "dtype": "float32",
+        "max_model_len": 4096,
+        "block_size": 128,
+        "tensor_parallel": 1,
+        "cpu": True,
+    }
+    return command_lines.VllmServe(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def test_the_workers_line_is_one_that_the_worker_understands() -> None:
+    line = command_lines.datasystem_worker("10.0.0.1:31501", "10.0.0.1:22440", 512)
+    assert line[:3] == ("python3", "-m", "yrpd.serving.worker")
+    options = parse(line[3:])
+    assert (options.worker_address, options.etcd_address, options.memory_mb) == (
+        "10.0.0.1:31501",
+        "10.0.0.1:22440",
+        512,
+    )
+
+
+def test_etcd_listens_on_one_address_only() -> None:
+    line = command_lines.etcd("e", "10.0.0.1", 1, 2)
+    assert [part for part in line if part.startswith("http")] == [
+        "http://10.0.0.1:1",
+        "http://10.0.0.1:1",
+        "http://10.0.0.1:2",
+        "http://10.0.0.1:2",
+    ]
+    assert "e=http://10.0.0.1:2" in line
+
+
+def test_options_become_switches_values_and_json() -> None:
+    options = {"a": True, "b": False, "c": 0.9, "d": {"x": [1]}, "e": "text"}
+    assert command_lines.options_as_text(options) == (
+        ("a", ""),
+        ("no-b", ""),
+        ("c", "0.9"),
+        ("d", '{"x":[1]}'),
+        ("e", "text"),
+    )
+    line = command_lines.vllm_serve(serve(options=command_lines.options_as_text(options)), None)
+    assert line[line.index("--c") + 1] == "0.9"
+    assert "--no-b" in line
+
+
+def test_the_connectors_configuration_is_json_without_blanks() -> None:
+    transfer = command_lines.KvTransfer("kv_producer", "h:1", "t", "vllm", by_module=True)
+    line = command_lines.vllm_serve(serve(), transfer)
+    text = line[line.index("--kv-transfer-config") + 1]
+    assert " " not in text
+    assert json.loads(text) == {
+        "kv_connector": "YuanRongConnector",
+        "kv_role": "kv_producer",
+        "kv_connector_module_path": "vllm_ascend.distributed.yuanrong",
+        "kv_connector_extra_config": {"worker_address": "h:1", "tag": "t"},
+    }
+
+
+def test_chunked_prefill_and_prefix_caching_are_on_with_the_connector() -> None:
+    transfer = command_lines.KvTransfer("kv_consumer", "h:1", "t", "ascend", by_module=False)
+    line = command_lines.vllm_serve(serve(cpu=False), transfer)
+    assert {"--enable-prefix-caching", "--enable-chunked-prefill"} <= set(line)
+    assert "--enforce-eager" not in line
+
+
+def test_the_router_knows_every_instance() -> None:
+    line = command_lines.router("h", 1, 2, ["http://p1", "http://p2"], ["http://d1"], "round_robin", 2)
+    assert [line[i + 1] for i, part in enumerate(line) if part == "--prefill"] == ["http://p1", "http://p2"]
+    assert [line[i + 1] for i, part in enumerate(line) if part == "--decode"] == ["http://d1"]
