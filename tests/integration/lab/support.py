@@ -8,12 +8,11 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import docker
 from docker.models.containers import Container
 from yrpd.deploying.lab.machine import environment
 from yrpd.deploying.lab.observe import read_mounts
 from yrpd.deploying.lab.record import MACHINE_FOLDERS
-
-import docker
 
 LAB = "yrpd-test"
 

@@ -10,10 +10,10 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
+import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
-import docker
 from yrpd.deploying.lab import processes
 from yrpd.deploying.lab.model import BUILDER, NAMESPACES, SWITCH, Lab
 from yrpd.deploying.lab.processes import Process

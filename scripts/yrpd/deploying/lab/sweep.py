@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay, wait_fixed
 
-import docker
 from yrpd.deploying.lab import machine, processes
 from yrpd.deploying.lab.engine import engine_files
 from yrpd.deploying.lab.model import NAMESPACES, Lab

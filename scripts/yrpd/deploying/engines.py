@@ -1,0 +1,76 @@
+"""Connections to the hosts' Docker engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import docker
+from docker import DockerClient
+from docker.errors import DockerException
+
+from yrpd.deploying.inventory import Inventory
+from yrpd.errors import EnvironmentFailure
+
+# For one answer. Moving an image uses a connection of its own with more patience.
+TIMEOUT_S = 60
+# Where `invoke lab.up` puts the engines of the hosts that it makes.
+LAB_ENGINES = "unix:///run/yrpd-"
+
+
+def connect(engine: str, timeout_s: int = TIMEOUT_S) -> DockerClient:
+    """Return a client of an engine that has answered.
+
+    Raises:
+        EnvironmentFailure: It does not answer; the sentence says why.
+    """
+    try:
+        client = docker.DockerClient(base_url=engine, timeout=timeout_s)
+        client.ping()
+    except (DockerException, OSError, ImportError, TypeError) as error:
+        raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(engine, error)}") from error
+    return client
+
+
+def next_command(engine: str) -> str:
+    """Return what to type when an engine does not answer."""
+    return "invoke lab.up" if engine.startswith(LAB_ENGINES) else f"docker -H {engine} info"
+
+
+@contextmanager
+def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
+    """Connect to all hosts' engines, for as long as the block runs.
+
+    Raises:
+        EnvironmentFailure: Some do not answer; all of them are named.
+    """
+    silent: list[str] = []
+    with ExitStack() as stack:
+        clients: dict[str, DockerClient] = {}
+        for host in inventory.hosts:
+            try:
+                clients[host.name] = connect(host.engine)
+            except EnvironmentFailure as error:
+                silent.append(f"{host.name}: {error.message}")
+            else:
+                stack.callback(clients[host.name].close)
+        if silent:
+            first = next(host.engine for host in inventory.hosts if host.name not in clients)
+            raise EnvironmentFailure("; ".join(silent) + ".", next_command=next_command(first))
+        yield clients
+
+
+def _reason(engine: str, error: BaseException) -> str:
+    if engine.startswith("ssh://") and "paramiko" in str(error).lower():
+        return "the docker library needs paramiko for ssh:// (pip install 'docker[ssh]')"
+    text = str(error)
+    for known, sentence in (
+        ("FileNotFoundError", "there is no such socket"),
+        ("No such file", "there is no such socket"),
+        ("Connection refused", "nothing listens there"),
+        ("PermissionError", "this user may not open the socket"),
+        ("Permission denied", "this user may not open the socket"),
+    ):
+        if known in text:
+            return sentence
+    return text

@@ -1,0 +1,59 @@
+"""What deployment needs to know of an image: the record that ``invoke image`` leaves in ``dist/``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from yrpd.errors import ImageError
+from yrpd.project import Project
+from yrpd.release import Flavour
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image.
+
+    Attributes:
+        reference: ``repository:tag``.
+        id: The image's content, ``sha256:...``.
+        flavour: ``npu`` or ``cpu``.
+        pin: The pin it was made from.
+        tree: Id of the patched tree in it.
+    """
+
+    reference: str
+    id: str
+    flavour: Flavour
+    pin: str
+    tree: str
+
+    @property
+    def tag(self) -> str:
+        """Part of every KV key: engines with different connector code never share a block."""
+        return f"{self.pin}-{self.tree[:12]}"
+
+
+def load_image_record(project: Project, flavour: Flavour) -> ImageRecord:
+    """Read ``dist/image-<flavour>.json``.
+
+    Raises:
+        ImageError: No image was made, or the record is not one.
+    """
+    path = project.dist / f"image-{flavour}.json"
+    again = f"invoke image --flavour {flavour}"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return ImageRecord(
+            reference=document["image"],
+            id=document["id"],
+            flavour=document["flavour"],
+            pin=document["pin"],
+            tree=document["tree"],
+        )
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"There is no {flavour} image yet: dist/{path.name} does not exist.", next_command=again
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ImageError(f"dist/{path.name} is not an image record ({error}).", next_command=again) from error

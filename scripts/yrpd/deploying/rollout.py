@@ -1,0 +1,184 @@
+"""Brings the hosts to the planned state: in order, gated on readiness, and back out when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from docker import DockerClient
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from yrpd.deploying import containers
+from yrpd.deploying.probing import wait_until_ready
+from yrpd.deploying.reconcile import Change
+from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec
+from yrpd.errors import DeployError, YrpdError
+from yrpd.reporting import Reporter
+
+FAILED_GRACE_S = 10  # what failed to start has no requests in flight
+
+
+@dataclass
+class Rollout:
+    """One run.
+
+    Args:
+        clients: The hosts' engines.
+        deployment: The deployment's name.
+        logs: Folder for the logs of what failed.
+        reporter: Says what is being done.
+    """
+
+    clients: Mapping[str, DockerClient]
+    deployment: str
+    logs: Path
+    reporter: Reporter
+    started: list[tuple[ContainerSpec, Container]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, changes: Sequence[Change]) -> None:
+        """Do what was decided.
+
+        Raises:
+            DeployError: A container did not become ready. What this run started is removed again, its logs are kept.
+        """
+        try:
+            self._end_what_goes(changes)
+            for wave in WAVES:
+                self._start_wave([change for change in changes if change.spec and change.spec.role in wave])
+        except BaseException as error:
+            kept = self._back_out()
+            if isinstance(error, YrpdError) and kept:
+                error.next_command = error.next_command or f"less {kept}"
+            raise
+
+    def _end_what_goes(self, changes: Sequence[Change]) -> None:
+        going = [change for change in changes if change.action in ("replace", "remove")]
+        if not going:
+            return
+        names = ", ".join(f"{change.name} on {change.host}" for change in going)
+        with self.reporter.step(f"stopping {names}"):
+            pairs = []
+            for change in going:
+                container = self._get(change.host, change.name)
+                if container is not None:
+                    grace = change.spec.stop_seconds if change.spec else FAILED_GRACE_S
+                    pairs.append((container, grace))
+            end_all(pairs)
+
+    def _start_wave(self, changes: Sequence[Change]) -> None:
+        specs = [(change, change.spec) for change in changes if change.spec]
+        if not specs:
+            return
+        for change, _ in specs:
+            if change.action == "keep":
+                self.reporter.say(f"    {change.name} on {change.host} is kept: {change.reason}")
+        starting = [f"{change.name} on {change.host}" for change, _ in specs if change.action != "keep"]
+        if not starting:
+            self._wait([self._found(spec) for _, spec in specs])
+            return
+        with self.reporter.step(f"starting {', '.join(starting)}"):
+            waiting: list[tuple[ContainerSpec, Container]] = []
+            for change, spec in specs:
+                if change.action == "keep":
+                    waiting.append(self._found(spec))
+                    continue
+                container = containers.start(self.clients[spec.host], spec)
+                self.started.append((spec, container))
+                waiting.append((spec, container))
+            self._wait(waiting)
+
+    def _wait(self, waiting: Sequence[tuple[ContainerSpec, Container]]) -> None:
+        """Wait for all at once; the first that fails ends the waiting for the others."""
+        abandoned = Event()
+        with ThreadPoolExecutor(max_workers=max(1, len(waiting))) as pool:
+            futures = {pool.submit(wait_until_ready, spec, each, abandoned): spec for spec, each in waiting}
+            try:
+                for future in as_completed(futures):
+                    spec = futures[future]
+                    self.seconds[f"{spec.host}/{spec.name}"] = round(future.result(), 1)
+            finally:
+                abandoned.set()
+
+    def _found(self, spec: ContainerSpec) -> tuple[ContainerSpec, Container]:
+        container = self._get(spec.host, spec.name)
+        if container is None:
+            raise DeployError(f"{spec.name} on {spec.host} was removed by somebody else during the deployment.")
+        return spec, container
+
+    def _get(self, host: str, name: str) -> Container | None:
+        try:
+            return self.clients[host].containers.get(name)
+        except NotFound:
+            return None
+
+    def _back_out(self) -> str:
+        """Keep the logs of what this run started, then remove it; return the first log's path."""
+        kept: list[str] = []
+        for spec, container in reversed(self.started):
+            self.logs.mkdir(parents=True, exist_ok=True)
+            path = self.logs / f"{spec.host}-{spec.name}.log"
+            path.write_text(containers.log_text(container), encoding="utf-8")
+            kept.append(str(path))
+            try:
+                containers.end(container, FAILED_GRACE_S)
+            except APIError as error:
+                self.reporter.say(f"    {spec.name} on {spec.host} could not be removed: {error.explanation}")
+        if kept:
+            self.reporter.say(f"    removed what this run had started; logs are in {self.logs}")
+        return kept[0] if kept else ""
+
+
+def log_folder(build: Path) -> Path:
+    """Return a new folder name for the logs of a run that failed."""
+    return build / "logs" / "deploy" / datetime.now(tz=UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def end_all(pairs: Sequence[tuple[Container, int]]) -> None:
+    """Stop and remove containers: what depends on others first, all of one kind at the same time.
+
+    Args:
+        pairs: Containers, each with its grace between SIGTERM and SIGKILL in seconds.
+    """
+    order = {role: position for position, wave in enumerate(WAVES) for role in wave}
+    kinds: dict[int, list[tuple[Container, int]]] = {}
+    for container, grace in pairs:
+        # A container without a known role, such as a verification's that was interrupted, goes first.
+        position = next((order[role] for role in order if role == container.labels.get(ROLE)), len(order))
+        kinds.setdefault(position, []).append((container, grace))
+    for position in sorted(kinds, reverse=True):
+        with ThreadPoolExecutor(max_workers=len(kinds[position])) as pool:
+            list(pool.map(lambda pair: containers.end(*pair), kinds[position]))
+
+
+def remove_all(
+    clients: Mapping[str, DockerClient], deployment: str, grace_s: int, reporter: Reporter
+) -> dict[str, list[dict[str, Any]]]:
+    """Stop and remove every container and volume of a deployment, on every host.
+
+    Returns:
+        What was removed: ``containers`` and ``volumes``.
+    """
+    found = [
+        (observed, container)
+        for host, client in clients.items()
+        for observed, container in containers.listed(client, host, deployment)
+    ]
+    if found:
+        with reporter.step(f"removing {', '.join(f'{each.name} on {each.host}' for each, _ in found)}"):
+            end_all([(container, grace_s) for _, container in found])
+    volumes = []
+    for host, client in clients.items():
+        for volume in client.volumes.list(filters={"label": f"{DEPLOYMENT}={deployment}"}):
+            volume.remove(force=True)
+            volumes.append({"host": host, "name": str(volume.name)})
+    return {
+        "containers": [{"host": observed.host, "name": observed.name} for observed, _ in found],
+        "volumes": volumes,
+    }

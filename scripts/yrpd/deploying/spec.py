@@ -1,0 +1,188 @@
+"""Containers as data: what would run, where, and how its readiness is asked. Nothing here speaks to an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Role = Literal["etcd", "worker", "prefill", "decode", "router", "reference"]
+
+LABEL_PREFIX = "io.yuanrong.yrpd."
+DEPLOYMENT = f"{LABEL_PREFIX}deployment"
+ROLE = f"{LABEL_PREFIX}role"
+SPEC = f"{LABEL_PREFIX}spec"
+IMAGE_ID = f"{LABEL_PREFIX}image"
+PORTS = f"{LABEL_PREFIX}ports"
+
+# Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time.
+WAVES: tuple[tuple[Role, ...], ...] = (("etcd",), ("worker",), ("prefill", "decode"), ("router",))
+
+
+@dataclass(frozen=True)
+class HttpProbe:
+    """Ready when a GET answers 200, and the answer's text contains all of ``contains``.
+
+    Attributes:
+        url: What to get.
+        contains: Texts that must all be in the answer.
+        deadline_s: How long until it counts as failed.
+    """
+
+    url: str
+    contains: tuple[str, ...] = ()
+    deadline_s: int = 60
+
+
+@dataclass(frozen=True)
+class FileProbe:
+    """Ready when a file exists inside the container, and its port answers.
+
+    Attributes:
+        path: The file, written by the service when it is ready.
+        address: Where its port is.
+        port: The port.
+        deadline_s: How long until it counts as failed.
+    """
+
+    path: str
+    address: str
+    port: int
+    deadline_s: int = 60
+
+
+Probe = HttpProbe | FileProbe
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder or file of the host inside the container.
+
+    Attributes:
+        source: On the host; it must exist.
+        target: In the container.
+        read_only: Whether the container may not write there.
+    """
+
+    source: str
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A named volume of the host, shared by containers there.
+
+    Attributes:
+        name: The volume.
+        target: In the container.
+    """
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """One container, completely.
+
+    Attributes:
+        host: The inventory's name of the host.
+        engine: The host's Docker engine.
+        deployment: The deployment's name.
+        role: What it does.
+        name: The container's name, unique on its host.
+        image: Name of the image.
+        image_id: The image itself.
+        argv: The command, complete; images carry no entry point.
+        probe: How its readiness is asked.
+        ports: Ports it listens on, on the host's network.
+        env: Environment variables, sorted.
+        mounts: Bind mounts.
+        volumes: Named volumes.
+        tmpfs: Folder and options.
+        devices: Device nodes.
+        capabilities: Capabilities kept; all others are dropped.
+        restart: Docker's restart policy.
+        shm_mb: Size of ``/dev/shm``.
+        stop_seconds: Grace between SIGTERM and SIGKILL.
+        needs: Names of containers, with their specs' digests, that it must be restarted with.
+    """
+
+    host: str
+    engine: str
+    deployment: str
+    role: Role
+    name: str
+    image: str
+    image_id: str
+    argv: tuple[str, ...]
+    probe: Probe
+    ports: tuple[int, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    tmpfs: tuple[tuple[str, str], ...] = ()
+    devices: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    restart: str = "no"
+    shm_mb: int = 64
+    stop_seconds: int = 30
+    needs: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies the container among all hosts."""
+        return self.host, self.name
+
+    @property
+    def digest(self) -> str:
+        """Identity of what it would run: everything but how long one waits for it and how the host is reached."""
+        inputs = asdict(self)
+        for unrelated in ("probe", "engine", "image"):
+            del inputs[unrelated]
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels that a later run recognises it by."""
+        return {
+            DEPLOYMENT: self.deployment,
+            ROLE: self.role,
+            SPEC: self.digest,
+            IMAGE_ID: self.image_id,
+            PORTS: ",".join(map(str, self.ports)),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """Return the spec as JSON values, for plans."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        document["env"] = dict(self.env)
+        document["digest"] = self.digest
+        document["docker"] = docker_line(self)
+        return document
+
+
+def docker_line(spec: ContainerSpec) -> str:
+    """Return the line a person would type to start the same container."""
+    line = ["docker", "-H", spec.engine, "run", "--detach", "--name", spec.name, "--network", "host", "--init"]
+    line += ["--restart", spec.restart, "--stop-timeout", str(spec.stop_seconds), "--shm-size", f"{spec.shm_mb}m"]
+    line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    for capability in spec.capabilities:
+        line += ["--cap-add", capability]
+    for name, value in spec.env:
+        line += ["--env", f"{name}={value}"]
+    for mount in spec.mounts:
+        read_only = ",readonly" if mount.read_only else ""
+        line += ["--mount", f"type=bind,source={mount.source},target={mount.target}{read_only}"]
+    for volume in spec.volumes:
+        line += ["--mount", f"type=volume,source={volume.name},target={volume.target}"]
+    for target, options in spec.tmpfs:
+        line += ["--tmpfs", f"{target}:{options}"]
+    for device in spec.devices:
+        line += ["--device", device]
+    for name, value in sorted(spec.labels.items()):
+        line += ["--label", f"{name}={value}"]
+    return shlex.join([*line, spec.image, *spec.argv])

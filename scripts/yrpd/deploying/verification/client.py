@@ -1,0 +1,122 @@
+"""Asks an OpenAI-compatible server, whole or streamed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+
+from yrpd.deploying.verification.answers import Answer, MalformedAnswerError, parse
+from yrpd.deploying.verification.questions import Question
+
+TIMEOUT_S = 600.0
+OK = 200
+STREAM_END = "[DONE]"
+
+
+class AskError(Exception):
+    """The server did not answer the question; the text says what it did."""
+
+
+@contextmanager
+def _session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False  # the hosts of an inventory are reached directly
+        yield session
+
+
+def ask(base: str, model: str, question: Question, salt: str = "") -> Answer:
+    """Ask once and return the whole answer.
+
+    Raises:
+        AskError: It is not an answer.
+    """
+    try:
+        with _session() as session:
+            answer = session.post(base + question.path, json=_body(question, model, salt), timeout=TIMEOUT_S)
+        if answer.status_code != OK:
+            raise AskError(f"status {answer.status_code}: {answer.text[:300]}")
+        return parse([answer.json()])
+    except (requests.RequestException, MalformedAnswerError, ValueError, KeyError) as error:
+        raise AskError(str(error)) from error
+
+
+def ask_streaming(base: str, model: str, question: Question, salt: str = "") -> tuple[Answer, float, int]:
+    """Ask for a stream.
+
+    Returns:
+        The answer, the seconds to its first token, and the number of chunks that carried tokens.
+
+    Raises:
+        AskError: It is not an answer, or the stream ends without its end mark.
+    """
+    body = {**_body(question, model, salt), "stream": True, "stream_options": {"include_usage": True}}
+    chunks: list[dict[str, Any]] = []
+    first, ended, with_tokens = 0.0, False, 0
+    began = time.monotonic()
+    try:
+        with (
+            _session() as session,
+            session.post(base + question.path, json=body, timeout=TIMEOUT_S, stream=True) as got,
+        ):
+            if got.status_code != OK:
+                raise AskError(f"status {got.status_code}: {got.text[:300]}")
+            for line in got.iter_lines(chunk_size=1):
+                if not line.startswith(b"data:"):
+                    continue
+                content = line[5:].strip().decode("utf-8")
+                if content == STREAM_END:
+                    ended = True
+                    break
+                chunk = json.loads(content)
+                chunks.append(chunk)
+                if any(choice.get("logprobs") for choice in chunk.get("choices") or ()):
+                    first = first or time.monotonic() - began
+                    with_tokens += 1
+        if not ended:
+            raise AskError("the stream broke off")
+        return parse(chunks), first, with_tokens
+    except (requests.RequestException, MalformedAnswerError, ValueError, KeyError) as error:
+        raise AskError(str(error)) from error
+
+
+def ask_plainly(base: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Post a body and return the JSON answer.
+
+    Raises:
+        AskError: It is not one.
+    """
+    try:
+        with _session() as session:
+            answer = session.post(base + path, json=body, timeout=TIMEOUT_S)
+        if answer.status_code != OK:
+            raise AskError(f"status {answer.status_code}: {answer.text[:300]}")
+        document: dict[str, Any] = answer.json()
+    except (requests.RequestException, ValueError) as error:
+        raise AskError(str(error)) from error
+    return document
+
+
+def get_text(url: str) -> str:
+    """Return what a GET answers.
+
+    Raises:
+        AskError: It is not an answer.
+    """
+    try:
+        with _session() as session:
+            answer = session.get(url, timeout=TIMEOUT_S)
+    except requests.RequestException as error:
+        raise AskError(str(error)) from error
+    if answer.status_code != OK:
+        raise AskError(f"{url} answers {answer.status_code}")
+    return answer.text
+
+
+def _body(question: Question, model: str, salt: str) -> dict[str, Any]:
+    body = {"model": model, **question.body}
+    return {**body, "cache_salt": salt} if salt else body

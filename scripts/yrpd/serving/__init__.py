@@ -1,0 +1,1 @@
+"""What runs inside the containers, and the command lines that start it. Imports nothing outside this folder."""

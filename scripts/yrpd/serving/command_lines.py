@@ -1,0 +1,200 @@
+"""Command lines of everything that runs in a container, as data. Pure: nothing here starts a process.
+
+Nothing outside this folder is imported, because the image carries this folder alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Not the Debian package's folder: that belongs to the user etcd, and root without capabilities may not enter it.
+ETCD_DATA = "/var/lib/yuanrong-etcd"
+WORKER_HOME = "/var/lib/yuanrong"
+WORKER_READY = f"{WORKER_HOME}/datasystem/probe/ready"
+SOCKETS = "/run/yuanrong/uds"  # under 80 characters, the worker's limit; the same path in worker and vLLM
+METRICS = "/run/yuanrong/metrics"
+
+CONNECTOR = "YuanRongConnector"
+CONNECTOR_MODULE = "vllm_ascend.distributed.yuanrong"
+RECOVERING_SCHEDULERS: Mapping[str, str] = {
+    "vllm": "vllm_ascend.distributed.yuanrong.recovery.RecoveringScheduler",
+    "ascend": "vllm_ascend.distributed.yuanrong.recovery.RecoveringAscendScheduler",
+}
+
+
+@dataclass(frozen=True)
+class VllmServe:
+    """What a ``vllm serve`` is told.
+
+    Attributes:
+        model: Model folder inside the container.
+        served_name: Name in requests.
+        address: Where it listens.
+        port: Its port there.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        max_model_len: Prompt and answer, tokens.
+        block_size: Tokens of a KV block.
+        tensor_parallel: NPUs.
+        cpu: The CPU backend, which runs without graph capture.
+        options: More options, without dashes.
+    """
+
+    model: str
+    served_name: str
+    address: str
+    port: int
+    dtype: str
+    max_model_len: int
+    block_size: int
+    tensor_parallel: int
+    cpu: bool
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class KvTransfer:
+    """How a vLLM takes part in sharing KV blocks.
+
+    Attributes:
+        role: ``kv_producer``, ``kv_consumer`` or ``kv_both``.
+        worker_address: ``host:port`` of the DataSystem worker on its own host.
+        tag: Part of every key: engines share blocks only within one tag.
+        scheduler: A key of :data:`RECOVERING_SCHEDULERS`.
+        by_module: Name the connector's module, because no vLLM plugin registers it (CPU backend).
+        settings: More settings of the connector.
+    """
+
+    role: str
+    worker_address: str
+    tag: str
+    scheduler: str
+    by_module: bool
+    settings: tuple[tuple[str, int | str], ...] = ()
+
+
+def etcd(name: str, address: str, port: int, peer_port: int) -> tuple[str, ...]:
+    """Return etcd's command line: one member, listening on one address only."""
+    client, peer = f"http://{address}:{port}", f"http://{address}:{peer_port}"
+    return (
+        "etcd",
+        "--name", name,
+        "--data-dir", ETCD_DATA,
+        "--listen-client-urls", client,
+        "--advertise-client-urls", client,
+        "--listen-peer-urls", peer,
+        "--initial-advertise-peer-urls", peer,
+        "--initial-cluster", f"{name}={peer}",
+    )  # fmt: skip
+
+
+def datasystem_worker(address: str, etcd_address: str, memory_mb: int) -> tuple[str, ...]:
+    """Return the command line of a DataSystem worker in the foreground (see :mod:`yrpd.serving.worker`)."""
+    return (
+        "python3", "-m", "yrpd.serving.worker",
+        "--home", WORKER_HOME,
+        "--sockets", SOCKETS,
+        "--worker-address", address,
+        "--etcd-address", etcd_address,
+        "--memory-mb", str(memory_mb),
+    )  # fmt: skip
+
+
+def vllm_serve(serve: VllmServe, transfer: KvTransfer | None) -> tuple[str, ...]:
+    """Return vLLM's command line.
+
+    Args:
+        serve: What it serves.
+        transfer: How it shares blocks; ``None`` is plain vLLM with no cache at all, the reference of verification.
+    """
+    line = [
+        "vllm", "serve", serve.model,
+        "--served-model-name", serve.served_name,
+        "--host", serve.address,
+        "--port", str(serve.port),
+        "--dtype", serve.dtype,
+        "--max-model-len", str(serve.max_model_len),
+        "--block-size", str(serve.block_size),
+        "--tensor-parallel-size", str(serve.tensor_parallel),
+    ]  # fmt: skip
+    if serve.cpu:
+        line.append("--enforce-eager")
+    if transfer is None:
+        line.append("--no-enable-prefix-caching")
+    else:
+        line += ["--enable-prefix-caching", "--enable-chunked-prefill"]
+        line += ["--scheduler-cls", RECOVERING_SCHEDULERS[transfer.scheduler]]
+        line += ["--kv-transfer-config", json.dumps(_kv_transfer_config(transfer), separators=(",", ":"))]
+    for name, value in serve.options:
+        line += [f"--{name}"] if value == "" else [f"--{name}", value]
+    return tuple(line)
+
+
+def _kv_transfer_config(transfer: KvTransfer) -> dict[str, Any]:
+    config: dict[str, Any] = {"kv_connector": CONNECTOR, "kv_role": transfer.role}
+    if transfer.by_module:
+        config["kv_connector_module_path"] = CONNECTOR_MODULE
+    config["kv_connector_extra_config"] = {
+        "worker_address": transfer.worker_address,
+        "tag": transfer.tag,
+        **dict(transfer.settings),
+    }
+    return config
+
+
+def options_as_text(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return options as ``(name, value)`` pairs; an empty value is a switch, ``False`` becomes ``no-<name>``."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in sorted(options.items()):
+        if value is True:
+            pairs.append((name, ""))
+        elif value is False:
+            pairs.append((f"no-{name}", ""))
+        elif isinstance(value, dict | list):
+            pairs.append((name, json.dumps(value, separators=(",", ":"), sort_keys=True)))
+        else:
+            pairs.append((name, str(value)))
+    return tuple(pairs)
+
+
+def router(
+    address: str,
+    port: int,
+    metrics_port: int,
+    prefill: Sequence[str],
+    decode: Sequence[str],
+    policy: str,
+    health_interval_s: int,
+) -> tuple[str, ...]:
+    """Return the endpoint's command line: vLLM's own router, first P then D for every request.
+
+    Args:
+        address: Where it listens.
+        port: The endpoint's port.
+        metrics_port: Prometheus.
+        prefill: URLs of the P instances.
+        decode: URLs of the D instances.
+        policy: How it chooses among several.
+        health_interval_s: Seconds between health checks; it has no failover between two of them.
+    """
+    line = [
+        "vllm-router",
+        "--host", address,
+        "--port", str(port),
+        "--vllm-pd-disaggregation",
+        "--policy", policy,
+        "--prometheus-host", address,
+        "--prometheus-port", str(metrics_port),
+        "--worker-startup-check-interval", "1",
+        "--health-check-interval-secs", str(health_interval_s),
+        "--health-check-timeout-secs", "5",
+        "--health-failure-threshold", "2",
+        "--health-success-threshold", "1",
+    ]  # fmt: skip
+    for url in prefill:
+        line += ["--prefill", url]
+    for url in decode:
+        line += ["--decode", url]
+    return tuple(line)

@@ -1,0 +1,220 @@
+"""Preflight on a real engine: everything that stands in the way is found at once, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from docker import DockerClient
+from yrpd.deploying import model_folder, ports, transfer
+from yrpd.deploying.image_record import ImageRecord
+from yrpd.deploying.inventory import Inventory, load_inventory
+from yrpd.deploying.preflight import Situation, demand_nothing_in_the_way, inspect
+from yrpd.deploying.reconcile import Change
+from yrpd.deploying.rollout import Rollout
+from yrpd.deploying.spec import ContainerSpec, Mount
+from yrpd.errors import EnvironmentFailure, ImageError
+from yrpd.reporting import Reporter
+
+INVENTORY = """
+name = "{name}"
+[[hosts]]
+name = "here"
+engine = "{engine}"
+address = "127.0.0.1"
+[model]
+path = "{model}"
+served_name = "m"
+dtype = "float32"
+max_model_len = 128
+[[prefill]]
+host = "here"
+port = 8100
+[[decode]]
+host = "here"
+port = 8200
+[datasystem]
+memory_mb = 64
+[etcd]
+host = "here"
+[router]
+host = "here"
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"hidden_size": 8}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def engine(client: DockerClient) -> str:
+    return os.environ.get("DOCKER_HOST") or str(client.api.base_url).replace("http+docker://localhost", "unix:///run")
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, deployment: str, model: Path, engine: str) -> Inventory:
+    path = tmp_path / "hosts.toml"
+    path.write_text(INVENTORY.format(name=deployment, engine=engine, model=model))
+    return load_inventory(path)
+
+
+@pytest.fixture
+def look(
+    client: DockerClient, inventory: Inventory, image: str, model: Path
+) -> Callable[..., tuple[list[str], list[str]]]:
+    """Return ids and sentences of the findings for one container to be created."""
+
+    def run(
+        spec: ContainerSpec, *, image_id: str = image, builder: DockerClient | None = client
+    ) -> tuple[list[str], list[str]]:
+        record = ImageRecord(image_id, image_id, "cpu", "pin", "tree")
+        change = Change("create", "here", spec.name, "it is not there", spec)
+        situation = Situation(inventory, record, str(model), [change], {"here": client}, builder)
+        findings = inspect(situation)
+        return [each.id for each in findings], [each.problem for each in findings]
+
+    return run
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+def test_nothing_stands_in_the_way_of_a_good_deployment(
+    look: Callable[..., tuple[list[str], list[str]]], make_spec: Callable[..., ContainerSpec]
+) -> None:
+    assert look(make_spec()) == ([], [])
+
+
+def test_a_port_in_use_is_named_with_its_holder(
+    look: Callable[..., tuple[list[str], list[str]]], make_spec: Callable[..., ContainerSpec], listener: int
+) -> None:
+    ids, problems = look(make_spec(port=listener))
+    assert ids == ["port-in-use"]
+    assert f"port {listener}" in problems[0]
+    assert f"(pid {os.getpid()})" in problems[0]
+
+
+def test_a_free_port_has_no_holder(free_port: Callable[[], int]) -> None:
+    port = free_port()
+    assert not ports.answers("127.0.0.1", port)
+    assert ports.holder("127.0.0.1", port) == ""
+
+
+def test_a_port_that_the_deployment_itself_holds_is_no_obstacle(
+    look: Callable[..., tuple[list[str], list[str]]],
+    make_spec: Callable[..., ContainerSpec],
+    clients: dict[str, DockerClient],
+    deployment: str,
+    reporter: Reporter,
+    tmp_path: Path,
+) -> None:
+    spec = make_spec()
+    Rollout(clients, deployment, tmp_path, reporter).run([Change("create", "here", spec.name, "", spec)])
+    assert look(make_spec(port=spec.ports[0], env=(("CHANGED", "1"),))) == ([], [])
+
+
+def test_several_findings_come_in_one_report(
+    look: Callable[..., tuple[list[str], list[str]]],
+    make_spec: Callable[..., ContainerSpec],
+    listener: int,
+    model: Path,
+) -> None:
+    (model / "config.json").unlink()
+    spec = make_spec(port=listener, mounts=(Mount(str(model), "/m"), Mount("/no/such/driver", "/d")))
+    ids, problems = look(spec, image_id="sha256:" + "0" * 64, builder=None)
+    assert ids == ["image-missing", "model", "mount", "port-in-use"]
+    assert "the build engine does not answer" in problems[0]
+    assert "has no config.json" in problems[1]
+    assert "/no/such/driver does not exist" in problems[2]
+
+
+def test_a_container_of_somebody_else_with_our_name_is_found(
+    client: DockerClient,
+    look: Callable[..., tuple[list[str], list[str]]],
+    make_spec: Callable[..., ContainerSpec],
+    image: str,
+) -> None:
+    spec = make_spec()
+    foreign = client.containers.create(image, ["true"], name=spec.name)
+    try:
+        assert look(spec)[0] == ["name-taken"]
+    finally:
+        foreign.remove(force=True)
+
+
+def test_findings_end_with_exit_code_8_and_the_fix(
+    client: DockerClient,
+    inventory: Inventory,
+    make_spec: Callable[..., ContainerSpec],
+    listener: int,
+    image: str,
+    model: Path,
+) -> None:
+    spec = make_spec(port=listener)
+    change = Change("create", "here", spec.name, "it is not there", spec)
+    record = ImageRecord(image, image, "cpu", "pin", "tree")
+    findings = inspect(Situation(inventory, record, str(model), [change], {"here": client}, client))
+    with pytest.raises(EnvironmentFailure) as caught:
+        demand_nothing_in_the_way([*findings, *findings])
+    assert caught.value.exit_code == 8
+    assert f"ss -ltnp 'sport = :{listener}'" in caught.value.next_command
+    assert "2 things stand in the way, nothing was changed" in caught.value.message
+    assert caught.value.document is not None
+    assert len(caught.value.document["findings"]) == 2
+
+
+def test_folders_of_another_machine_are_seen_through_its_engine_alone(client: DockerClient, model: Path) -> None:
+    before = len(client.containers.list(all=True)), len(client.images.list())
+    assert model_folder.remote_problems(client, str(model), (str(model),)) == []
+    assert model_folder.remote_problems(client, "/no/model", ("/no/driver",)) == [
+        "/no/driver does not exist",
+        "the model folder /no/model does not exist",
+    ]
+    (model / "config.json").unlink()
+    assert model_folder.remote_problems(client, str(model), ()) == [f"the model folder {model} has no config.json"]
+    assert (len(client.containers.list(all=True)), len(client.images.list())) == before
+
+
+def test_an_image_is_moved_with_its_name_and_identity(
+    client: DockerClient, inventory: Inventory, image: str, reporter: Reporter
+) -> None:
+    name = client.images.get(image).tags[0]
+    record = ImageRecord(name, image, "cpu", "pin", "tree")
+    again = inventory.hosts[0].model_copy(update={"name": "again"})
+    transfer.move(client, [inventory.hosts[0], again], record, reporter)
+    assert transfer.has_image(client, record)
+    assert name in client.images.get(image).tags
+
+
+def test_an_image_that_one_host_cannot_take_fails_without_blocking_the_others(
+    client: DockerClient, inventory: Inventory, image: str, reporter: Reporter
+) -> None:
+    record = ImageRecord(client.images.get(image).tags[0], image, "cpu", "pin", "tree")
+    silent = inventory.hosts[0].model_copy(update={"name": "silent", "engine": "unix:///no/such/socket"})
+    with pytest.raises((ImageError, EnvironmentFailure), match="no such socket"):
+        transfer.move(client, [silent, inventory.hosts[0]], record, reporter)
+
+
+def test_the_digest_of_a_model_changes_with_its_files(model: Path) -> None:
+    before = model_folder.local_digest(model)
+    assert before == model_folder.local_digest(model) != ""
+    (model / "model.safetensors").write_bytes(b"Weights")
+    assert model_folder.local_digest(model) != before
+    assert model_folder.local_digest(model / "nothing") == ""
+
+
+def test_a_record_is_needed_for_every_image(make_spec: Callable[..., ContainerSpec]) -> None:
+    spec = make_spec()
+    assert replace(spec, image_id="sha256:other").digest != spec.digest

@@ -1,0 +1,204 @@
+"""The executor on a real engine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from docker import DockerClient
+from yrpd.deploying import containers
+from yrpd.deploying.reconcile import Change, decide
+from yrpd.deploying.rollout import Rollout, remove_all
+from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec, FileProbe, HttpProbe, Mount
+from yrpd.errors import DeployError
+from yrpd.reporting import Reporter
+
+HOST = "here"
+
+
+@pytest.fixture
+def roll_out(
+    clients: dict[str, DockerClient], deployment: str, reporter: Reporter, tmp_path: Path
+) -> Callable[..., tuple[Change, ...]]:
+    def run(*specs: ContainerSpec) -> tuple[Change, ...]:
+        observed = [each for each, _ in containers.listed(clients[HOST], HOST, deployment)]
+        changes = decide(specs, observed)
+        Rollout(clients, deployment, tmp_path / "logs", reporter).run(changes)
+        return changes
+
+    return run
+
+
+def _names(client: DockerClient, deployment: str) -> list[str]:
+    return sorted(each.name for each, _ in containers.listed(client, HOST, deployment))
+
+
+def _ids(client: DockerClient, deployment: str) -> dict[str, str]:
+    return {each.name: str(container.id) for each, container in containers.listed(client, HOST, deployment)}
+
+
+def _actions(changes: Sequence[Change]) -> list[str]:
+    return [change.action for change in changes]
+
+
+def test_a_second_rollout_keeps_every_container(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    etcd = make_spec()
+    router = make_spec(role="router")
+    assert _actions(roll_out(etcd, router)) == ["create", "create"]
+    before = _ids(client, deployment)
+    assert _actions(roll_out(etcd, router)) == ["keep", "keep"]
+    assert _ids(client, deployment) == before
+
+
+def test_a_changed_option_replaces_its_container_and_what_needs_it_and_nothing_else(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    etcd, router = make_spec(), make_spec(role="router")
+    worker = make_spec(role="worker", needs=((etcd.name, etcd.digest),))
+    roll_out(etcd, worker, router)
+    before = _ids(client, deployment)
+    changed = make_spec(env=(("CHANGED", "yes"),), port=etcd.ports[0])
+    needing = make_spec(role="worker", port=worker.ports[0], needs=((changed.name, changed.digest),))
+    assert _actions(roll_out(changed, needing, router)) == ["replace", "replace", "keep"]
+    after = _ids(client, deployment)
+    assert {name for name in before if before[name] != after[name]} == {etcd.name, worker.name}
+
+
+def test_a_container_that_ends_early_fails_at_once_with_the_tail_of_its_log_and_leaves_nothing(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+    tmp_path: Path,
+) -> None:
+    etcd = make_spec()
+    dying = make_spec(
+        role="prefill",
+        argv=("sh", "-c", "echo the reason is here >&2; exit 3"),
+        probe=HttpProbe("http://127.0.0.1:9/", deadline_s=3600),
+    )
+    waiting = make_spec(role="decode", argv=("sleep", "3600"), probe=HttpProbe("http://127.0.0.1:9/", deadline_s=3600))
+    with pytest.raises(DeployError, match="ended with code 3") as caught:
+        roll_out(etcd, waiting, dying)
+    assert "the reason is here" in caught.value.detail
+    assert "less " in caught.value.next_command
+    assert _names(client, deployment) == []
+    assert "the reason is here" in (tmp_path / "logs" / f"{HOST}-{dying.name}.log").read_text()
+
+
+def test_a_container_that_never_answers_fails_at_its_deadline(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    silent = make_spec(argv=("sleep", "3600"), probe=HttpProbe("http://127.0.0.1:9/", deadline_s=1))
+    with pytest.raises(DeployError, match="was not ready within 1 s"):
+        roll_out(silent)
+    assert _names(client, deployment) == []
+
+
+def test_what_ran_before_a_failed_rollout_and_did_not_change_still_runs(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    etcd = make_spec()
+    roll_out(etcd)
+    before = _ids(client, deployment)
+    with pytest.raises(DeployError):
+        roll_out(etcd, make_spec(role="router", argv=("false",)))
+    assert _ids(client, deployment) == before
+
+
+def test_a_container_that_was_stopped_by_hand_is_started_anew(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    etcd = make_spec()
+    roll_out(etcd)
+    client.containers.get(etcd.name).kill()
+    changes = roll_out(etcd)
+    assert _actions(changes) == ["replace"]
+    assert "exited with code 137" in changes[0].reason
+
+
+def test_a_container_that_the_inventory_no_longer_has_is_removed(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    etcd, router = make_spec(), make_spec(role="router")
+    roll_out(etcd, router)
+    roll_out(etcd)
+    assert _names(client, deployment) == [etcd.name]
+
+
+def test_a_missing_model_folder_is_refused_by_the_engine_and_nothing_is_left(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    with pytest.raises(DeployError, match="does not exist"):
+        roll_out(make_spec(mounts=(Mount("/nowhere/at/all", "/usr"),)))
+    assert _names(client, deployment) == []
+
+
+def test_a_file_probe_waits_for_the_file_and_the_port(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    spec = make_spec()
+    port = spec.ports[0]
+    ready = FileProbe("/run/ready", "127.0.0.1", port, deadline_s=20)
+    shell = f"sleep 1; touch /run/ready; exec python3 -m http.server --bind 127.0.0.1 {port}"
+    roll_out(make_spec(argv=("sh", "-c", shell), probe=ready, port=port))
+    with socket.create_connection(("127.0.0.1", port), timeout=2):
+        pass
+
+
+def test_containers_run_with_least_privilege(
+    client: DockerClient, make_spec: Callable[..., ContainerSpec], roll_out: Callable[..., tuple[Change, ...]]
+) -> None:
+    spec = make_spec()
+    roll_out(spec)
+    host_config = client.containers.get(spec.name).attrs["HostConfig"]
+    assert host_config["Privileged"] is False
+    assert host_config["CapDrop"] == ["ALL"]
+    assert host_config["SecurityOpt"] == ["no-new-privileges"]
+    assert host_config["Init"] is True
+
+
+def test_removing_leaves_neither_container_nor_volume_and_doing_it_twice_is_fine(
+    client: DockerClient,
+    clients: dict[str, DockerClient],
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+    reporter: Reporter,
+) -> None:
+    spec = make_spec()
+    roll_out(spec)
+    assert len(client.volumes.list(filters={"label": f"{DEPLOYMENT}={deployment}"})) == 1
+    removed = remove_all(clients, deployment, 2, reporter)
+    assert [each["name"] for each in removed["containers"]] == [spec.name]
+    assert _names(client, deployment) == []
+    assert client.volumes.list(filters={"label": f"{DEPLOYMENT}={deployment}"}) == []
+    assert remove_all(clients, deployment, 2, reporter) == {"containers": [], "volumes": []}
