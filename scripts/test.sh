@@ -19,6 +19,10 @@ install_debian_packages "${DEBIAN_PACKAGES[@]}"
 make_venv
 [ "$mode" = full ] && export YRPD_TEST_FULL=1
 
+.venv/bin/ruff check --quiet
+.venv/bin/ruff format --quiet --check
+.venv/bin/mypy
+
 # The connector's tests on real vLLM run in the environment that `invoke build` makes, with the test tools behind it.
 export YRPD_FLAVOUR=cpu
 .venv/bin/invoke patch build

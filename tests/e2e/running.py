@@ -14,6 +14,7 @@ from typing import Any
 from yrpd.project import Project
 
 ROOT = Project.here().root
+FULL = bool(os.environ.get("YRPD_TEST_FULL"))
 INVOKE = str(Path(sys.executable).parent / "invoke")
 
 

@@ -42,7 +42,7 @@ def repository(client: docker.DockerClient) -> Iterator[str]:
     name = f"yrpd-test-{uuid.uuid4().hex[:12]}"
     yield name
     for image in client.images.list(name):
-        client.images.remove(image.id, force=True)
+        client.images.remove(str(image.id), force=True)
 
 
 @pytest.fixture(scope="module")

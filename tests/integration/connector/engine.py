@@ -156,7 +156,7 @@ class Engine:
         request = Request(
             rid,
             prompt,
-            [object()] * len(items),  # type: ignore[list-item] # no encoder runs here
+            [object()] * len(items),  # no encoder runs here
             [h for h, _, _ in items],
             [PlaceholderRange(offset=o, length=n) for _, o, n in items],
             SamplingParams(max_tokens=count, ignore_eos=True),
@@ -253,12 +253,12 @@ class Engine:
             kv_transfer_config=KVTransferConfig(
                 kv_connector="YuanRongConnector",
                 kv_connector_module_path="vllm_ascend.distributed.yuanrong",
-                kv_role=setup.role,  # type: ignore[arg-type]
+                kv_role=setup.role,
                 kv_connector_extra_config=extra,
             ),
         )
         config.scheduler_config.chunked_prefill_enabled = setup.chunked
-        config.cache_config.block_size = setup.block_size  # type: ignore[assignment] # smaller than vLLM's menu
+        config.cache_config.block_size = setup.block_size  # smaller than vLLM's menu
         config.cache_config.num_gpu_blocks = setup.blocks
         config.parallel_config.tensor_parallel_size = setup.ranks
         return config
@@ -269,7 +269,7 @@ class Engine:
         def connected(connector: Any, kind: str, layout: Any, timeout: int) -> MemoryTransport:
             return MemoryTransport(store, layout, lambda op, key: self.fault(op, key))
 
-        connector_module.YuanRongConnector._connected = connected  # type: ignore[method-assign]
+        connector_module.YuanRongConnector._connected = connected
 
     def _check_store(self, tokens: list[int], items: list[tuple[str, int, int]]) -> None:
         """Prove that whatever is stored under this prompt's keys is what they name."""
@@ -311,7 +311,7 @@ class Engine:
                 self.pump(self.speed)
             return ready()
 
-        worker._wait = wait  # type: ignore[method-assign]
+        worker._wait = wait
         return worker
 
     def _agree(self, states: list[tuple[bool, bool]]) -> list[tuple[bool, bool]]:
@@ -402,7 +402,7 @@ class _Slots:
         self.barrier = threading.Barrier(ranks)
 
 
-class _Counting(Metrics):
+class _Counting(Metrics):  # type: ignore[misc]
     """Counts in a dictionary, so that a test can show that it was not vacuous."""
 
     def __init__(self, counts: dict[str, int]) -> None:

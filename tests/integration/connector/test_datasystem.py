@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
@@ -58,11 +58,10 @@ class Worker:
                 os.kill(self.pid, number)
             except ProcessLookupError:
                 return
-        for _ in range(200):
-            if not Path(f"/proc/{self.pid}").exists():
-                return
-            time.sleep(0.05)
-        os.kill(self.pid, signal.SIGKILL)
+        try:
+            wait_until(lambda: not Path(f"/proc/{self.pid}").exists(), 10)
+        except RetryError:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +96,8 @@ def can_connect(address: str) -> bool:
 
 
 def wait_until(ready: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+    unready = retry_if_result(lambda answer: not answer)
+    Retrying(retry=unready, stop=stop_after_delay(seconds), wait=wait_fixed(0.05))(ready)
 
 
 def settings(worker: Worker, **extra: Any) -> ConnectorConfig:

@@ -68,7 +68,7 @@ def request(name: str, tokens: int, images: list[tuple[int, str]], *, output: in
     return Request(
         request_id=name,
         prompt_token_ids=[rng.randrange(10, 1000) for _ in range(tokens)],
-        multi_modal_inputs=[object()] * len(images),  # type: ignore[list-item]
+        multi_modal_inputs=[object()] * len(images),
         multi_modal_hashes=[digest for _, digest in images],
         multi_modal_placeholders=[PlaceholderRange(offset=offset, length=IMAGE_TOKENS) for offset, _ in images],
         sampling_params=SamplingParams(max_tokens=output, ignore_eos=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 from dockerfile_parse import DockerfileParser
@@ -19,7 +20,8 @@ CLASSIC = {"ARG", "FROM", "LABEL", "COPY", "ENV", "RUN", "WORKDIR"}
 
 def _steps(name: str) -> list[tuple[str, str]]:
     with (PROJECT.docker / name).open("rb") as stream:
-        parser = DockerfileParser(fileobj=stream)
+        # The stubs say text; the parser itself reads bytes.
+        parser = DockerfileParser(fileobj=cast(IO[str], stream))
         return [(step["instruction"], step["value"]) for step in parser.structure if step["instruction"] != "COMMENT"]
 
 
