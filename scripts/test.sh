@@ -17,7 +17,7 @@ fi
 
 install_debian_packages "${DEBIAN_PACKAGES[@]}"
 make_venv
-[ "$mode" = full ] && export YRPD_TEST_FULL=1
+[ "$mode" = full ] && export YRPD_TEST_FULL=1 YUANRONG_INTERLEAVINGS=5000
 
 .venv/bin/ruff check --quiet
 .venv/bin/ruff format --quiet --check
@@ -31,7 +31,7 @@ site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 python=$(.venv/bin/python -c 'import json, pathlib; s = json.loads(next(pathlib.Path("build").glob("v*/state.json")).read_text()); print(s["build-cpu"]["python"])')
 status=0
 VLLM_PLUGINS='' "$python" -c 'import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
-    "$site" -m vllm -p no:cacheprovider tests/integration "$@" || status=$?
+    "$site" -p no:cacheprovider tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
 
-.venv/bin/python -m pytest -m 'not vllm' tests "$@" || status=$?
+.venv/bin/python -m pytest tests --ignore tests/integration/connector --ignore tests/integration/vllm_ascend "$@" || status=$?
 exit "$status"
