@@ -33,5 +33,5 @@ status=0
 VLLM_PLUGINS='' "$python" -c 'import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
     "$site" -p no:cacheprovider tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
 
-.venv/bin/python -m pytest tests --ignore tests/integration/connector --ignore tests/integration/vllm_ascend "$@" || status=$?
+.venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend "$@" || status=$?
 exit "$status"

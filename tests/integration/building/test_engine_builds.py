@@ -13,16 +13,10 @@ import docker
 import pytest
 from rich.console import Console
 from yrpd.building.context import Context
-from yrpd.building.engine import connect
 from yrpd.building.imaging import Imaging
 from yrpd.building.layers import Layer
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
-
-
-@pytest.fixture(scope="module")
-def client() -> docker.DockerClient:
-    return connect()
 
 
 @pytest.fixture

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 from docker import DockerClient
-from yrpd.building import engine as building_engine
 from yrpd.deploying.rollout import remove_all
 from yrpd.deploying.spec import ContainerSpec, HttpProbe, Mount, Volume
-from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter
 
 HOST = "here"
@@ -25,16 +23,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers(); self.wfile.write(b'{"health": "true"}')
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-@pytest.fixture(scope="session")
-def client() -> Iterator[DockerClient]:
-    try:
-        client = building_engine.connect()
-    except EnvironmentFailure as error:
-        pytest.skip(f"no Docker engine: {error.message} ({error.next_command})")
-    yield client
-    client.close()
 
 
 @pytest.fixture(scope="session")

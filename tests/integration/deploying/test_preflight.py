@@ -56,11 +56,6 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(client: DockerClient) -> str:
-    return os.environ.get("DOCKER_HOST") or str(client.api.base_url).replace("http+docker://localhost", "unix:///run")
-
-
-@pytest.fixture
 def inventory(tmp_path: Path, deployment: str, model: Path, engine: str) -> Inventory:
     path = tmp_path / "hosts.toml"
     path.write_text(INVENTORY.format(name=deployment, engine=engine, model=model))
