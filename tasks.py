@@ -15,6 +15,7 @@ from yrpd.cli import default_hosts_file, execute, resolve_flavour
 PIN = {"pin": "Table under [pins] of release.toml; the default pin when empty."}
 FLAVOUR = {"flavour": "npu or cpu; YRPD_FLAVOUR, else npu, when empty."}
 HOSTS = {"hosts": "Inventory file; YRPD_HOSTS, else lab.toml (cpu) or hosts.toml (npu), when empty."}
+TO = {"to": "An upstream tag of release.toml; to go on or give up, needed only when several rebases are under way."}
 COMMON = {
     "dry-run": "Print the plan and change nothing.",
     "json": "One JSON document on stdout, all else on stderr.",
@@ -65,6 +66,96 @@ def export(_: Context, pin: str = "", dry_run: bool = False, json: bool = False,
 
     execute(
         lambda project, reporter: commands.export(project=project, reporter=reporter, pin=pin, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**PIN, **COMMON})
+def lint(_: Context, pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Hold the files of the series against the rules; no source and no work tree is needed. Changes nothing."""
+    from yrpd.patching import commands
+
+    execute(
+        lambda project, reporter: commands.lint(project=project, reporter=reporter, pin=pin),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(name="status", auto_shortflags=False, help={**PIN, **COMMON})
+def standing(_: Context, pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Say which side is ahead (pin, series, connector_src, work tree) and which command comes next. Changes nothing."""
+    from yrpd.patching import commands
+
+    execute(
+        lambda project, reporter: commands.status(project=project, reporter=reporter, pin=pin),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**TO, **PIN, **COMMON})
+def rebase(
+    _: Context, to: str = "", pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Carry the series to another upstream tag; stops where a patch conflicts."""
+    from yrpd.patching import moving
+
+    execute(
+        lambda project, reporter: moving.begin(project=project, reporter=reporter, to=to, pin=pin, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(name="continue", auto_shortflags=False, help={**TO, **COMMON})
+def resume(_: Context, to: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Go on with a rebase after the conflict was resolved and staged, or committed."""
+    from yrpd.patching import moving
+
+    execute(
+        lambda project, reporter: moving.resume(project=project, reporter=reporter, to=to, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**TO, **COMMON})
+def abort(_: Context, to: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Give a rebase up; everything is as it was before."""
+    from yrpd.patching import moving
+
+    execute(
+        lambda project, reporter: moving.abort(project=project, reporter=reporter, to=to, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**PIN, **COMMON})
+def matrix(_: Context, pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
+    """Say which patches fit which upstream tags, without a checkout."""
+    from yrpd.patching import moving
+
+    execute(
+        lambda project, reporter: moving.fits(project=project, reporter=reporter, pin=pin),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(auto_shortflags=False, help={**PIN, **COMMON, "rounds": "How often each is run; the median counts."})
+def figures(
+    _: Context, pin: str = "", rounds: int = 3, dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Measure the patch commands beside bare git on the same series."""
+    from yrpd.patching import figures as measuring
+
+    execute(
+        lambda project, reporter: measuring.measure(
+            project=project, reporter=reporter, pin=pin, rounds=rounds, dry_run=dry_run
+        ),
         as_json=json,
         verbose=verbose,
     )
@@ -212,7 +303,7 @@ def clean(
 
 ns = Collection(
     build,
-    Collection("patch", apply, check, export),
+    Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
     Collection("image", make),
     Collection("lab", up, down, builder),
     Collection("deploy", rollout, plan, status, logs, verify, clean),

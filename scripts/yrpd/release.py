@@ -90,10 +90,19 @@ class OpenYuanrong(_Table):
 
 
 class Release(_Table):
-    """All of ``release.toml``."""
+    """All of ``release.toml``.
+
+    Attributes:
+        release: Name and revision.
+        pins: Upstream states that this release is made for.
+        known: Upstream states that the series can be carried to; one is a pin as soon as it has a series.
+        flavours: What images are made from.
+        openyuanrong: Versions of openYuanrong.
+    """
 
     release: ReleaseTable
     pins: dict[str, Pin]
+    known: dict[str, Pin] = {}
     flavours: dict[Flavour, FlavourTable]
     openyuanrong: OpenYuanrong
 
@@ -101,7 +110,7 @@ class Release(_Table):
         """Return a pin by name.
 
         Args:
-            name: A table under ``[pins]``; empty means the default pin.
+            name: A table under ``[pins]`` or ``[known]``; empty means the default pin.
 
         Returns:
             The pin's name and the pin.
@@ -110,17 +119,23 @@ class Release(_Table):
             ConfigurationError: There is no such pin.
         """
         wanted = name or self.release.default_pin
-        if wanted not in self.pins:
-            known = ", ".join(sorted(self.pins))
+        states = self.upstream
+        if wanted not in states:
+            known = ", ".join(sorted(states))
             raise ConfigurationError(
                 f"release.toml has no pin {wanted!r}; it has: {known}.",
                 next_command=f"invoke patch --pin {self.release.default_pin}",
             )
-        return wanted, self.pins[wanted]
+        return wanted, states[wanted]
+
+    @property
+    def upstream(self) -> dict[str, Pin]:
+        """Every upstream state, pins first; a pin wins over a known tag of the same name."""
+        return {**self.pins, **{name: pin for name, pin in self.known.items() if name not in self.pins}}
 
     def patched_version(self, name: str) -> str:
         """Return the version of the patched tree, such as ``0.10.0rc1+yuanrong.1``."""
-        return f"{self.pins[name].version}+yuanrong.{self.release.revision}"
+        return f"{self.upstream[name].version}+yuanrong.{self.release.revision}"
 
 
 def load_release(path: Path) -> Release:

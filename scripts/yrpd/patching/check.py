@@ -6,14 +6,15 @@ Two stages: what the files say about each other needs nothing else; what git mak
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
-from yrpd.errors import ConfigurationError, PatchConflictError, YrpdError
-from yrpd.patching import apply, generate, mail, worktree
+from yrpd.errors import PatchConflictError, YrpdError
+from yrpd.patching import apply, generate, lint, mail, worktree
 from yrpd.patching.git import Commit, Repository
-from yrpd.patching.lint import Finding, connector_drift, listing, lock_findings, message_findings, shown
-from yrpd.patching.series import LOCK, Lock, Series, load_lock
+from yrpd.patching.lint import Finding, connector_drift, shown
+from yrpd.patching.series import LOCK, Lock, Series
 from yrpd.patching.source import Source, ensure_source
 from yrpd.project import Project
 from yrpd.release import Pin
@@ -35,21 +36,10 @@ CHECKS = (
 
 def find(project: Project, name: str, pin: Pin, reporter: Reporter) -> list[Finding]:
     """Run all checks and return what they found, in the order of the series."""
-    folder = project.patches(name)
-    series, findings = listing(project, folder)
+    files = lint.find(project, name, pin)
+    series, lock, findings = files.series, files.lock, list(files.findings)
     if series is None:
         return findings
-    try:
-        lock = load_lock(folder)
-    except ConfigurationError as error:
-        lock = None
-        findings.append(
-            Finding("lock", shown(project, folder / LOCK), 0, error.message.rstrip("."), error.next_command)
-        )
-    if lock is not None:
-        findings += lock_findings(project, series, lock, name, pin)
-    for file in series.names:
-        findings += message_findings(project, series, file)
     try:
         source = ensure_source(project, name, pin, reporter)
     except YrpdError as error:
@@ -70,8 +60,9 @@ def _git_findings(project: Project, series: Series, lock: Lock | None, source: S
     except PatchConflictError as error:
         failure = error
     commits = repository.commits(worktree.BASE, "HEAD")
+    blobs = lru_cache(maxsize=2)(repository.blob_ids)  # what is after one patch is before the next
     for file, before, after in _steps(series, commits, source.base):
-        findings += _image_findings(project, repository, series, file, before, after)
+        findings += _image_findings(project, series, file, blobs(before), blobs(after) if after else None)
     if failure is not None:
         stopped = series.names[min(len(commits), len(series.names) - 1)]
         findings.append(
@@ -94,16 +85,15 @@ def _steps(series: Series, commits: Sequence[Commit], base: str) -> Iterator[tup
 
 
 def _image_findings(
-    project: Project, repository: Repository, series: Series, file: str, before: str, after: str | None
+    project: Project, series: Series, file: str, old: Mapping[str, str], new: Mapping[str, str] | None
 ) -> Iterator[Finding]:
-    old, new = repository.blob_ids(before), repository.blob_ids(after) if after else {}
     where = shown(project, series.path(file))
     for change in mail.parse_changes(series.read(file)):
         actual = old.get(change.path, _ZEROS)
         if change.old != actual:
             told = f"{change.path} before the patch: declared blob {change.old}, found {actual}"
             yield Finding("pre-image", where, change.line, told, "git diff patches release.toml")
-        if after and change.new != new.get(change.path, _ZEROS):
+        if new is not None and change.new != new.get(change.path, _ZEROS):
             told = f"{change.path} after the patch: declared blob {change.new}, found {new.get(change.path, _ZEROS)}; "
             told += "the patch was edited by hand"
             yield Finding("post-image", where, change.line, told, f"git checkout -- {where}")

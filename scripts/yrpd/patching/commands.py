@@ -1,4 +1,4 @@
-"""``invoke patch``, ``patch.check`` and ``patch.export``: each reads like what it does."""
+"""``invoke patch`` and its family, except for moving to another upstream: each reads like what it does."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from rich.markup import escape
+from rich.table import Table
+
 from yrpd.errors import EnvironmentFailure, PinMismatchError
-from yrpd.patching import apply, lint
+from yrpd.patching import apply, standing
 from yrpd.patching import check as checking
 from yrpd.patching import export as exporting
+from yrpd.patching import lint as linting
 from yrpd.patching.git import GitError
 from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
 from yrpd.patching.source import check_cached_sdist, ensure_source
@@ -42,8 +46,8 @@ def patch(
     lock = load_lock(series.folder)
     require_locked(series, lock, name, wanted)
     check_cached_sdist(project, wanted)
-    warnings = [drift.sentence for drift in lint.connector_drift(project, series)]
-    with _failures(), nullcontext() if dry_run else apply.exclusive(project, name):
+    warnings = [drift.sentence for drift in linting.connector_drift(project, series)]
+    with failures(), nullcontext() if dry_run else apply.exclusive(project, name):
         planned = apply.plan(project, name, lock, discard=discard)
         record = apply.document(project, name, release.patched_version(name), planned, series, lock)
         if not dry_run:
@@ -81,7 +85,7 @@ def export(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = 
     folder = project.patches(name)
     series = load_series(folder) if (folder / SERIES).exists() else Series(folder, ())
     lock = load_lock(folder) if (folder / LOCK).exists() else None
-    with _failures(), apply.exclusive(project, name):
+    with failures(), apply.exclusive(project, name):
         source = ensure_source(project, name, wanted, reporter)
         with reporter.step(f"exporting the series of {name}"):
             export = exporting.prepare(project, name, wanted, source, series, lock)
@@ -122,16 +126,65 @@ def check(project: Project, reporter: Reporter, pin: str = "") -> Document:
     """
     name, wanted = load_release(project.release_file).pin(pin)
     check_cached_sdist(project, wanted)
-    with _failures(), apply.exclusive(project, name), reporter.step(f"checking the series of {name}"):
+    with failures(), apply.exclusive(project, name), reporter.step(f"checking the series of {name}"):
         findings = checking.find(project, name, wanted, reporter)
+    return _judge(name, findings, checking.CHECKS, reporter)
+
+
+def lint(project: Project, reporter: Reporter, pin: str = "") -> Document:
+    """Hold the files of a series against the rules. Needs neither the pin's source nor a work tree.
+
+    Args:
+        project: The checkout.
+        reporter: Gets the findings.
+        pin: A pin's name; empty means the default one.
+
+    Returns:
+        ``{pin, passed, findings}`` when nothing was found.
+
+    Raises:
+        PinMismatchError: Something was found; its document has all findings.
+    """
+    name, wanted = load_release(project.release_file).pin(pin)
+    with failures():
+        files = linting.find(project, name, wanted)
+        findings = list(files.findings)
+        if files.series is not None:
+            findings += linting.style_findings(project, files.series)
+    return _judge(name, findings, linting.RULES, reporter)
+
+
+def status(project: Project, reporter: Reporter, pin: str = "") -> Document:
+    """Say which side is ahead: pin, series, connector sources, work tree; and the one command that comes next.
+
+    Args:
+        project: The checkout.
+        reporter: Gets the table.
+        pin: A pin's name; empty means the default one.
+
+    Returns:
+        ``{pin, state, sides, next}``.
+    """
+    name, wanted = load_release(project.release_file).pin(pin)
+    with failures():
+        found = standing.look(project, name, wanted)
+    table = Table("side", "state", "why", title=f"{name}: {found.state}")
+    for side in found.sides:
+        table.add_row(side.name, side.state, escape(side.why))
+    reporter.render(table)
+    reporter.say(f"next: {found.next_command}" if found.next_command else "nothing to do")
+    return found.document(name)
+
+
+def _judge(name: str, findings: list[linting.Finding], checks: tuple[str, ...], reporter: Reporter) -> Document:
     document = {
         "pin": name,
         "passed": not findings,
         "findings": [finding.document() for finding in findings],
-        "checks": list(checking.CHECKS),
+        "checks": list(checks),
     }
     if not findings:
-        reporter.say(f"{name}: {len(checking.CHECKS)} checks passed")
+        reporter.say(f"{name}: {len(checks)} checks passed")
         return document
     for finding in findings:  # lines, not a table: ids stay whole, and editors jump to file:line
         reporter.say(f"{finding.where}: {finding.id}: {finding.message}")
@@ -152,7 +205,7 @@ def _say_plan(reporter: Reporter, planned: apply.Plan, record: Document, dry_run
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def failures() -> Iterator[None]:
     """Give git's and the disk's own failures an exit code and a sentence."""
     try:
         yield

@@ -74,11 +74,7 @@ def prepare(project: Project, name: str, pin: Pin, source: Source, series: Serie
         scratch = worktree.start(Path(folder) / "export", source)
         others, ahead = _other_patches(project, name, series, lock)
         first = NamedPatch(generate.generated_name(project), generate.generate(scratch, source.base, project))
-        wanted = [first, *others]
-        _require_distinct([patch.name for patch in wanted])
-        commits, patches = normalise(scratch, wanted)
-        _, again = normalise(worktree.start(Path(folder) / "again", source), patches)
-        _require_stable(patches, again)
+        commits, patches = settle(scratch, Path(folder), source, [first, *others])
     new_lock = make_lock(name, pin, source, commits, patches)
     text = Series(series.folder, tuple(patch.name for patch in patches), series.comments or COMMENTS).render()
     files = [
@@ -96,6 +92,28 @@ COMMENTS = (
 )
 
 
+def settle(
+    scratch: Repository, place: Path, source: Source, wanted: Sequence[NamedPatch]
+) -> tuple[list[Commit], list[NamedPatch]]:
+    """Apply and format until that changes nothing any more, or say which patch it keeps changing.
+
+    Args:
+        scratch: A fresh tree in ``place``; holds the series afterwards.
+        place: A folder for another one.
+        source: What the patches go on.
+        wanted: The patches, in order.
+
+    Raises:
+        ConfigurationError: Two patches would be one file.
+        PatchConflictError: A patch does not apply, or does not come back unchanged.
+    """
+    _require_distinct([patch.name for patch in wanted])
+    commits, patches = normalise(scratch, wanted)
+    _, again = normalise(worktree.start(place / "again", source), patches)
+    _require_stable(patches, again)
+    return commits, patches
+
+
 def normalise(scratch: Repository, patches: Sequence[NamedPatch]) -> tuple[list[Commit], list[NamedPatch]]:
     """Apply patches and format the commits: the form in which a patch comes back unchanged.
 
@@ -108,8 +126,9 @@ def normalise(scratch: Repository, patches: Sequence[NamedPatch]) -> tuple[list[
     for patch in patches:
         (place / patch.name).write_bytes(patch.content)
     commits = worktree.apply(scratch, [place / patch.name for patch in patches])
+    messages = scratch.messages(worktree.BASE, "HEAD")
     for patch, commit in zip(patches, commits, strict=True):
-        if patch.message and scratch.message(commit.id).split() != patch.message.split():
+        if patch.message and messages[commit.id].split() != patch.message.split():
             raise _message_lost(patch.name)
     contents = scratch.format_patch(worktree.BASE)
     return commits, [NamedPatch(p.name, content) for p, content in zip(patches, contents, strict=True)]
@@ -168,13 +187,13 @@ def _other_patches(
     state = worktree.inspect(tree) if tree is not None else worktree.TreeState(Condition.MISSING)
     if tree is None or state.condition is not Condition.EDITED:
         return [NamedPatch(file, series.read(file)) for file in series.names if file != generated], None
-    if state.dirty or "HEAD" not in state.why:
+    if not state.ahead:
         raise ConfigurationError(
             f"The work tree {tree} cannot be exported: {state.why}.",
             next_command=f"git -C {tree} commit -a   (then invoke patch.export; or invoke patch --discard)",
         )
     _require_same_series(worktree.origin(tree), lock, generated, tree)
-    return _from_tree(Repository(tree), series, generate.subject(generate.message(project))), tree
+    return from_tree(Repository(tree), series, generate.subject(generate.message(project))), tree
 
 
 def _require_same_series(made_from: Lock | None, lock: Lock | None, generated: str, tree: Path) -> None:
@@ -190,7 +209,17 @@ def _require_same_series(made_from: Lock | None, lock: Lock | None, generated: s
         )
 
 
-def _from_tree(repository: Repository, series: Series, generated: str) -> list[NamedPatch]:
+def from_tree(repository: Repository, series: Series, generated: str) -> list[NamedPatch]:
+    """Return the patches that the commits of a tree make, without the generated one.
+
+    Args:
+        repository: A tree with the refs that ``worktree`` describes.
+        series: Gives a patch whose subject it has its file name.
+        generated: Subject of the generated patch.
+
+    Raises:
+        ConfigurationError: A commit is a merge, changes nothing, or touches the generated package.
+    """
     commits = repository.commits(worktree.BASE, "HEAD")
     merge = next((commit for commit in commits if len(commit.parents) != 1), None)
     if merge is not None:
@@ -206,6 +235,7 @@ def _from_tree(repository: Repository, series: Series, generated: str) -> list[N
             next_command=f"git -C {repository.folder} rebase -i --empty=drop {worktree.BASE}",
         )
     names = {mail.parse_message(series.read(file)).subject: file for file in series.names}
+    messages = repository.messages(worktree.BASE, "HEAD")
     found = []
     for commit, content in zip(commits, contents, strict=True):
         if commit.subject == generated:
@@ -213,7 +243,7 @@ def _from_tree(repository: Repository, series: Series, generated: str) -> list[N
             continue
         _require_outside_connector(repository, commit)
         name = names.get(commit.subject, mail.file_name(commit.subject))
-        found.append(NamedPatch(name, content, repository.message(commit.id)))
+        found.append(NamedPatch(name, content, messages[commit.id]))
     return found
 
 

@@ -65,12 +65,14 @@ class GitError(Exception):
         command: The verb, such as ``am``.
         status: Git's exit status.
         stderr: What git said.
+        stdout: What it had written until then.
     """
 
-    def __init__(self, command: str, status: int, stderr: str) -> None:
+    def __init__(self, command: str, status: int, stderr: str, stdout: bytes = b"") -> None:
         self.command = command
         self.status = status
         self.stderr = stderr.strip()
+        self.stdout = stdout
         super().__init__(f"git {command} failed ({status}): {self.stderr}")
 
     @property
@@ -171,7 +173,7 @@ class Repository:
         if status == TIMED_OUT and deadline:
             raise GitError(verb, status, f"fatal: no answer within {deadline:g} seconds")
         if status != 0:
-            raise GitError(verb, status, os.fsdecode(err) or os.fsdecode(out))
+            raise GitError(verb, status, os.fsdecode(err) or os.fsdecode(out), bytes(out))
         return bytes(out)
 
     def line(self, verb: str, *args: str, **options: Any) -> str:
@@ -246,6 +248,17 @@ class Repository:
             self.run("update-index", "-z", "--index-info", env=env, stdin=os.fsencode(lines))
             return self.line("write-tree", env=env)
 
+    def tree_with_patch(self, base: str, patch: Path) -> str:
+        """Return the tree of ``base`` with a patch applied exactly, without a work tree.
+
+        Raises:
+            GitError: It does not apply.
+        """
+        with self._index() as env:
+            self.run("read-tree", base, env=env)
+            self.run("apply", "--cached", "--whitespace=nowarn", "--", str(patch.absolute()), env=env)
+            return self.line("write-tree", env=env)
+
     def commit_tree(self, tree: str, message: str, author: Signature, parents: Sequence[str] = ()) -> str:
         """Make a commit whose id depends on the arguments only; the committer's date is the author's."""
         env = {
@@ -300,6 +313,12 @@ class Repository:
     def message(self, commit: str) -> str:
         """Return a commit's whole message."""
         return self.run("log", "-1", "--format=%B", commit).decode("utf-8", "surrogateescape")
+
+    def messages(self, base: str, tip: str) -> dict[str, str]:
+        """Return commit id to whole message for the commits of ``base..tip``, in one go."""
+        text = self.run("log", "--no-show-signature", "-z", "--format=%H%x01%B", f"{base}..{tip}")
+        records = (record.split("\x01", 1) for record in text.decode("utf-8", "surrogateescape").split("\0") if record)
+        return {commit: message for commit, message in records}
 
     def changed_paths(self, commit: str) -> list[str]:
         """Return the paths that a commit changes against its first parent."""

@@ -64,7 +64,11 @@ _SETTINGS: Mapping[str, str] = {
     "init.defaultBranch": "main",
     "maintenance.auto": "false",
     "mailinfo.scissors": "false",
+    # What upstream did in a conflict is told from the part that only this style shows.
+    "merge.conflictStyle": "diff3",
+    "merge.renames": "true",
     "protocol.version": "2",
+    "rerere.enabled": "false",
     "safe.directory": "*",
     "user.useConfigOnly": "true",
 }

@@ -1,4 +1,4 @@
-"""What the files of a series say about each other: no git is run, nothing but the files is needed."""
+"""What the files of a series say about each other: nothing but the files is needed, no source and no work tree."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yrpd.errors import ConfigurationError
 from yrpd.patching import apply, generate, mail
 from yrpd.patching.git import GitError, Repository
-from yrpd.patching.series import LOCK, SERIES, Lock, Series, parse_series
+from yrpd.patching.series import LOCK, SERIES, Lock, Series, begin, load_lock, parse_series
 from yrpd.project import Project
 from yrpd.release import Pin
 
 TRAILERS = ("Why", "Upstream", "Removal")
+RULES = (
+    "series and folder hold the same files, each once",
+    "every patch has the sha256 that the lock names",
+    "the lock belongs to the pin of release.toml",
+    "every message says Why, Upstream and Removal, and survives git am",
+    "no patch adds whitespace errors",
+    "the generated patch comes first, and no other touches the connector package",
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,58 @@ class Drift:
     file: str
     path: str
     sentence: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is known of a series from its files alone.
+
+    Attributes:
+        series: Its usable part; ``None`` without a series file.
+        lock: Its lock; ``None`` when it cannot be read.
+        findings: What is wrong.
+    """
+
+    series: Series | None
+    lock: Lock | None
+    findings: tuple[Finding, ...]
+
+
+def find(project: Project, name: str, pin: Pin) -> Files:
+    """Hold the files of a series against the rules."""
+    folder = project.patches(name)
+    if not folder.is_dir():
+        told = "there is no series for this pin"
+        missing = Finding("series", shown(project, folder), 0, told, begin(folder))
+        return Files(None, None, (missing,))
+    series, findings = listing(project, folder)
+    lock = None
+    if series is not None:
+        try:
+            lock = load_lock(folder)
+            findings += lock_findings(project, series, lock, name, pin)
+        except ConfigurationError as error:
+            where = shown(project, folder / LOCK)
+            findings.append(Finding("lock", where, 0, error.message.rstrip("."), error.next_command))
+        for file in series.names:
+            findings += message_findings(project, series, file)
+    return Files(series, lock, tuple(findings))
+
+
+def style_findings(project: Project, series: Series) -> Iterator[Finding]:
+    """Yield whitespace errors that patches add, and patches that reach into the generated package."""
+    generated = generate.generated_name(project)
+    if generated in series.names[1:]:
+        where = shown(project, series.folder / SERIES)
+        yield Finding("generated", where, 0, f"{generated} is generated and must be the first patch")
+    for file in series.names:
+        where = shown(project, series.path(file))
+        for line, what in Repository(series.folder).added_whitespace_errors(series.path(file)):
+            yield Finding("whitespace", where, line, what)
+        for change in mail.parse_changes(series.read(file)) if file != generated else ():
+            if change.path.startswith(f"{generate.DESTINATION}/"):
+                told = f"{change.path} belongs to the generated patch; change connector_src/yuanrong instead"
+                yield Finding("generated", where, change.line, told)
 
 
 def connector_drift(project: Project, series: Series) -> list[Drift]:

@@ -149,6 +149,12 @@ def parse_series(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return names, tuple(line for line in lines[:first] if line.startswith("#"))
 
 
+def begin(folder: Path) -> str:
+    """Return the command that makes a series where there is none: carried over from another pin, or a first one."""
+    others = any(path.parent != folder for path in folder.parent.glob(f"*/{SERIES}"))
+    return f"invoke patch.rebase --to {folder.name}" if others else f"invoke patch.export --pin {folder.name}"
+
+
 def load_series(folder: Path) -> Series:
     """Read the series of a pin.
 
@@ -160,7 +166,7 @@ def load_series(folder: Path) -> Series:
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"patches/{folder.name}/{SERIES} does not exist, so there is nothing to apply.",
-            next_command="invoke patch.export",
+            next_command=begin(folder),
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(

@@ -54,11 +54,13 @@ class TreeState:
         condition: The condition.
         why: One clause for people; empty unless edited.
         dirty: Paths with changes that are not committed.
+        ahead: Whether it is clean and only its commits are others, so that they could be exported.
     """
 
     condition: Condition
     why: str = ""
     dirty: tuple[str, ...] = ()
+    ahead: bool = False
 
 
 def inspect(folder: Path) -> TreeState:
@@ -84,7 +86,7 @@ def inspect(folder: Path) -> TreeState:
             return TreeState(Condition.EXPORTED)
     except GitError:
         pass
-    return TreeState(Condition.EDITED, f"its HEAD is {head[:12]}, the series ends at {end[:12]}")
+    return TreeState(Condition.EDITED, f"its HEAD is {head[:12]}, the series ends at {end[:12]}", ahead=True)
 
 
 def origin(folder: Path) -> Lock | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yrpd.patching import commands
+from yrpd.patching import commands, moving
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 
@@ -129,6 +130,31 @@ class Tiny:
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def release_upstream(self, tag: str, change: Callable[[Path], None]) -> None:
+        """Let upstream change something and tag it, and make the tag known to the project."""
+        change(self.upstream)
+        git(self.upstream, "add", "-A", "-f")
+        git(self.upstream, "commit", "-q", "-m", tag)
+        git(self.upstream, "tag", tag)
+        text = self.project.release_file.read_text(encoding="utf-8")
+        end = text.index("[flavours.cpu]")
+        table = (
+            text[text.index('[pins."v1"]') : end]
+            .partition("[known")[0]
+            .replace('pins."v1"', f'known."{tag}"')
+            .replace('tag = "v1"', f'tag = "{tag}"')
+        )
+        for name, revision in (("commit", "HEAD"), ("tree", "HEAD^{tree}")):
+            old = next(line for line in table.splitlines() if line.startswith(f"{name} = "))
+            table = table.replace(old, f'{name} = "{git(self.upstream, "rev-parse", revision)}"')
+        table = re.sub(r'sha256 = ".*"', f'sha256 = "{"0" * 64}"', table)
+        self.project.release_file.write_text(text[:end] + table + text[end:], encoding="utf-8")
+
+    def move(self, verb: str, **options: Any) -> dict[str, Any]:
+        """Run a command that goes to another upstream and return its document."""
+        command: Callable[..., dict[str, Any]] = getattr(moving, verb)
+        return command(project=self.project, reporter=Reporter(as_json=True), **options)
 
     def run(self, verb: str, **options: Any) -> dict[str, Any]:
         """Run a command and return its document."""

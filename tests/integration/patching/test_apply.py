@@ -187,7 +187,7 @@ def test_a_patch_that_does_not_apply_is_named_with_the_file(tiny: Tiny) -> None:
 def test_missing_series_and_lock_name_the_next_command(bare_tiny: Tiny) -> None:
     with pytest.raises(ConfigurationError, match="series does not exist") as caught:
         bare_tiny.run("patch")
-    assert caught.value.next_command == "invoke patch.export"
+    assert caught.value.next_command == "invoke patch.export --pin v1"
 
 
 def test_a_killed_run_leaves_nothing_that_the_next_one_minds(tiny: Tiny, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from yrpd.reporting import Reporter
 
 HERE = Project(Path(__file__).resolve().parents[3])
 RELEASE = load_release(HERE.release_file)
-PINS = sorted(pin for pin in RELEASE.pins if (HERE.patches(pin) / "series").exists())
+PINS = sorted(pin for pin in RELEASE.upstream if (HERE.patches(pin) / "series").exists())
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_series_applies_to_the_pinned_tree_and_arrives_at_the_locks_ids(copy
     document = commands.patch(project=copy, reporter=Reporter(), pin=pin)
     lock = load_lock(HERE.patches(pin))
     assert (document["tree"], document["commit"]) == (lock.end.tree, lock.end.commit)
-    assert document["base_tree"] == RELEASE.pins[pin].tree
+    assert document["base_tree"] == RELEASE.upstream[pin].tree
     assert commands.patch(project=copy, reporter=Reporter(), pin=pin)["state"] == "unchanged"
 
 

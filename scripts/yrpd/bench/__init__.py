@@ -1,0 +1,1 @@
+"""What the connector costs, as ratios that a noisy machine cannot bend."""

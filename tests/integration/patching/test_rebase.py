@@ -1,0 +1,252 @@
+"""``invoke patch.rebase``, ``patch.continue`` and ``patch.abort``: a series moves on, or nothing happens."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
+from yrpd.patching import rebase
+from yrpd.patching.series import load_lock
+
+from tests.integration.patching.conftest import Tiny, git
+
+HOOKED = "vllm_ascend/distributed/__init__.py"
+
+
+def rewrite(old: str, new: str, path: str = HOOKED) -> Any:
+    def change(upstream: Path) -> None:
+        text = (upstream / path).read_text(encoding="utf-8")
+        assert old in text
+        (upstream / path).write_text(text.replace(old, new), encoding="utf-8")
+
+    return change
+
+
+def rename(upstream: Path) -> None:
+    git(upstream, "mv", HOOKED, "vllm_ascend/moved.py")
+
+
+def snapshot(tiny: Tiny) -> dict[str, str]:
+    """Everything of the project but what can be made again, and the work trees."""
+    root = tiny.project.root
+    kept = [path for path in root.rglob("*") if path.is_file() and path.name not in ("index", ".patch.flock")]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in kept
+        if "source.git" not in path.parts
+    }
+
+
+def conflict(tiny: Tiny, verb: str = "begin", **options: Any) -> dict[str, Any]:
+    with pytest.raises(PatchConflictError) as caught:
+        tiny.move(verb, **options)
+    assert caught.value.document is not None
+    return caught.value.document
+
+
+def stopped(tiny: Tiny) -> Path:
+    tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
+    return tiny.project.root / str(conflict(tiny, to="v2")["worktree"])
+
+
+def resolve(tree: Path) -> None:
+    text = (tree / HOOKED).read_text(encoding="utf-8")
+    before, after = text.partition("<<<<<<<")[0], text.partition(">>>>>>>")[2].partition("\n")[2]
+    (tree / HOOKED).write_text(f"{before}line twenty\nhook\n{after}", encoding="utf-8")
+
+
+def test_a_series_that_fits_is_a_new_folder_with_a_lock_and_works_at_once(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rewrite("line 2\n", "line two\n"))
+    before = tiny.files()
+    document = tiny.move("begin", to="v2")
+    assert (document["state"], document["from"], document["to"]) == ("rebased", "v1", "v2")
+    assert document["patches"] == [{"file": "hook-it-in.patch", "outcome": "carried"}]
+    assert tiny.files() == before
+    assert not rebase.place(tiny.project).exists()
+    assert load_lock(tiny.project.patches("v2")).digest == document["series_digest"]
+    assert tiny.run("patch", pin="v2")["tree"] == document["tree"]
+    assert tiny.run("check", pin="v2")["passed"]
+    assert tiny.run("status", pin="v2")["state"] == "in step"
+    assert tiny.run("export", pin="v2")["state"] == "unchanged"
+
+
+def test_a_conflict_names_patch_file_lines_and_what_upstream_did(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
+    document = conflict(tiny, to="v2")
+    [found] = document["conflicts"]
+    assert (found["patch"], found["file"], found["kind"]) == ("hook-it-in.patch", HOOKED, "content")
+    [region] = found["regions"]
+    assert region["upstream"] == ["-line 20", "+line twenty"]
+    assert region["patch"] == ["+hook"]
+    lines = (tiny.project.root / document["worktree"] / HOOKED).read_text().splitlines()
+    assert lines[region["lines"][0] - 1].startswith("<<<<<<<")
+    assert lines[region["lines"][1] - 1].startswith(">>>>>>>")
+    assert not tiny.project.patches("v2").exists()
+    standing = tiny.run("status")
+    assert (standing["state"], standing["next"][:24]) == ("rebase unfinished", "invoke patch.continue --")
+
+
+def test_resolved_and_staged_files_are_committed_with_the_patchs_message_and_author(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    resolve(tree)
+    git(tree, "add", "-A")
+    assert tiny.move("resume", dry_run=True)["state"] == "ready"
+    document = tiny.move("resume")
+    assert document["patches"] == [{"file": "hook-it-in.patch", "outcome": "resolved"}]
+    old, new = (tiny.project.patches(pin) / "hook-it-in.patch" for pin in ("v1", "v2"))
+    assert old.read_bytes().split(b"diff --git")[0] == new.read_bytes().split(b"diff --git")[0]
+    tiny.run("patch", pin="v2")
+    assert tiny.run("check", pin="v2")["passed"]
+
+
+def test_a_commit_of_the_users_own_is_taken_as_it_is(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    resolve(tree)
+    git(tree, "commit", "-q", "-a", "-m", "Hook it in\n\nDifferently.\n\nWhy: because\nUpstream: no\nRemoval: later")
+    assert tiny.move("resume")["state"] == "rebased"
+    assert b"Differently." in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
+
+
+def test_a_pick_given_up_with_git_comes_up_again(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    git(tree, "cherry-pick", "--abort")
+    assert conflict(tiny, "resume")["state"] == "conflict"
+
+
+@pytest.mark.parametrize("stage", [False, True])
+def test_open_conflicts_and_staged_markers_do_not_go_on(tiny: Tiny, stage: bool) -> None:
+    tree = stopped(tiny)
+    if stage:
+        git(tree, "add", "-A")
+    with pytest.raises(PatchConflictError, match=r"markers were staged: .*:\d+" if stage else "Still in conflict"):
+        tiny.move("resume")
+    assert not tiny.project.patches("v2").exists()
+
+
+def test_resolved_but_forgotten_files_do_not_go_on(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    resolve(tree)
+    git(tree, "add", "-A")
+    (tree / "forgotten.py").write_text("")
+    with pytest.raises(PatchConflictError, match=r"not committed: forgotten\.py"):
+        tiny.move("resume")
+
+
+def test_what_upstream_has_already_is_dropped_and_said(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rewrite("line 20\n", "line 20\nhook\n"))
+    document = tiny.move("begin", to="v2")
+    assert document["patches"] == [{"file": "hook-it-in.patch", "outcome": "dropped"}]
+    assert [entry.file for entry in load_lock(tiny.project.patches("v2")).patches] == ["add-the-connector.patch"]
+
+
+def test_resolving_to_nothing_drops_the_patch(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    git(tree, "checkout", "--ours", HOOKED)
+    git(tree, "add", "-A")
+    assert tiny.move("resume")["patches"][0]["outcome"] == "dropped"
+
+
+def test_a_file_that_upstream_removed_is_a_conflict_without_lines(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", lambda upstream: (upstream / HOOKED).unlink())
+    [found] = conflict(tiny, to="v2")["conflicts"]
+    assert (found["kind"], found["regions"]) == ("removed upstream", [])
+
+
+def test_a_file_that_upstream_renamed_is_followed(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rename)
+    assert tiny.move("begin", to="v2")["patches"][0]["outcome"] == "carried"
+    assert b"b/vllm_ascend/moved.py" in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
+
+
+def test_abort_leaves_everything_as_it_was(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
+    before = snapshot(tiny)
+    conflict(tiny, to="v2")
+    assert tiny.move("abort", dry_run=True)["state"] == "aborted"
+    assert snapshot(tiny) != before
+    tiny.move("abort")
+    assert snapshot(tiny) == before
+    with pytest.raises(ConfigurationError, match="No rebase is under way"):
+        tiny.move("abort")
+
+
+def test_a_dry_run_says_what_fits_and_leaves_nothing(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
+    before = snapshot(tiny)
+    document = tiny.move("begin", to="v2", dry_run=True)
+    assert document["tags"]["v2"]["fits"] is False
+    assert snapshot(tiny) == before
+
+
+def test_an_interrupted_rebase_goes_on_where_it_was(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.release_upstream("v2", rewrite("line 2\n", "line two\n"))
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # after git's commit, before it was written down
+        patched.setattr(rebase.Rebase, "after", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.move("begin", to="v2")
+    assert tiny.move("resume")["state"] == "rebased"
+    tiny.run("patch", pin="v2")
+    assert tiny.run("check", pin="v2")["passed"]
+
+
+def test_it_is_not_begun_twice_nor_over_a_series_nor_to_an_unknown_tag(tiny: Tiny) -> None:
+    stopped(tiny)
+    with pytest.raises(PatchConflictError, match="is under way"):
+        tiny.move("begin", to="v2")
+    tiny.move("abort")
+    tiny.project.patches("v2").mkdir()
+    with pytest.raises(ConfigurationError, match="patches/v2 exists already"):
+        tiny.move("begin", to="v2")
+    with pytest.raises(ConfigurationError, match=r"'v9' is not in release\.toml; there are: v2"):
+        tiny.move("begin", to="v9")
+    with pytest.raises(ConfigurationError, match="is where the series is already"):
+        tiny.move("begin", to="v1")
+
+
+def test_a_series_that_changed_meanwhile_voids_the_rebase(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    resolve(tree)
+    git(tree, "add", "-A")
+    (tiny.project.connector_source / "keys.py").write_text("A = 2\n")
+    tiny.run("export")
+    with pytest.raises(ConfigurationError, match="changed since its rebase"):
+        tiny.move("resume")
+
+
+def test_a_damaged_series_is_not_carried(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rewrite("line 2\n", "line two\n"))
+    path = tiny.patches / "hook-it-in.patch"
+    path.write_bytes(path.read_bytes().replace(b"+hook", b"+hack"))
+    with pytest.raises(PinMismatchError):
+        tiny.move("begin", to="v2")
+    assert not rebase.place(tiny.project).exists()
+
+
+def test_the_matrix_says_how_each_patch_fits_each_tag(tiny: Tiny) -> None:
+    tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
+    tiny.release_upstream("v3", rewrite("line twenty\n", "line 20\nhook\n"))
+    tiny.release_upstream("v4", rename)
+    tiny.edit_release('tag = "v4"', 'tag = "v5"')
+    trees = sorted(tiny.project.build.glob("*/trees"))
+    tags = tiny.move("fits")["tags"]
+    assert {tag: column.get("fits") for tag, column in tags.items()} == {
+        "v1": True,
+        "v2": False,
+        "v3": True,
+        "v4": None,
+    }
+    assert [patch["fit"] for tag in ("v1", "v2", "v3") for patch in tags[tag]["patches"]] == [
+        *("clean", "clean"),
+        *("clean", "conflict"),
+        *("clean", "contained"),
+    ]
+    assert tags["v2"]["patches"][1]["conflicts"] == [HOOKED]
+    assert "v5" in tags["v4"]["error"]
+    assert sorted(tiny.project.build.glob("*/trees")) == trees
