@@ -7,6 +7,7 @@ The deployment is the quickstart's. The answers that count as right are those th
 from __future__ import annotations
 
 import random
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,11 +161,15 @@ def test_clients_that_leave_leak_no_block(endpoint: str, right: dict[int, Answer
     reraise=True,
 )
 def wait_until_idle(base: str) -> None:
-    """Every KV block is free again and no request is left; a block that leaked would keep the usage above zero."""
+    """Every KV block is free again and no request is left; a block that leaked would stay in use."""
     # The engine reports when it steps, so something short is asked first.
     ask(base, MODEL, Question("tick", COMPLETIONS, {**question(0).body, "prompt": "tick", "max_tokens": 1}))
-    lines = requests.get(f"{base}/metrics", timeout=60).text.splitlines()
+    text = requests.get(f"{base}/metrics", timeout=60).text
+    blocks = re.search(r'^vllm:cache_config_info\{.*num_gpu_blocks="(\d+)"', text, re.MULTILINE)
+    assert blocks is not None
+    # vLLM 0.10.0 counts the null block, which belongs to nobody, as used.
+    allowed = {"vllm:kv_cache_usage_perc": 1 / int(blocks[1])}
     for name in ("vllm:kv_cache_usage_perc", "vllm:num_requests_running", "vllm:num_requests_waiting"):
-        values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{")]
+        values = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{name}{{")]
         assert values, name
-        assert max(values) == 0, f"{name} of {base} is {values}"
+        assert max(values) <= allowed.get(name, 0) * 1.001, f"{name} of {base} is {values}"
