@@ -89,6 +89,17 @@ def test_a_flipped_byte_in_the_source_distribution(checkout: Path, cache: Path, 
     assert not list((checkout / "build").rglob("state.json"))
 
 
+def test_a_flipped_byte_in_a_wheel(checkout: Path, cache: Path, invoke: Callable[..., Invoked]) -> None:
+    shutil.copytree(HERE.cache / "wheels", cache / "wheels", copy_function=os.symlink)
+    wheel = next((cache / "wheels").glob("*/filelock-*.whl"))
+    shutil.copy2(wheel.resolve(), wheel.with_suffix(".copy"))
+    os.replace(wheel.with_suffix(".copy"), wheel)
+    flip_a_byte(wheel)
+    assert invoke("patch").returncode == 0
+    assert_refused(invoke("build"), 3, wheel.name, "expected", "found")
+    assert not (checkout / "build" / "v0.10.0rc1" / "venv-cpu").exists()
+
+
 @pytest.mark.parametrize("field", ["commit", "tree", "sha256"])
 def test_a_wrong_pin(checkout: Path, invoke: Callable[..., Invoked], field: str) -> None:
     release = checkout / "release.toml"
@@ -117,3 +128,16 @@ def test_a_stage_without_the_one_before_it(invoke: Callable[..., Invoked]) -> No
 
 def test_an_unknown_flavour(invoke: Callable[..., Invoked]) -> None:
     assert_refused(invoke("build", "--flavour", "gpu"), 2, "gpu")
+
+
+def test_a_rebase_to_nowhere(invoke: Callable[..., Invoked]) -> None:
+    assert_refused(invoke("patch.rebase"), 2, "which tag", "--to TAG")
+    assert_refused(invoke("patch.rebase", "--to", "v9.9.9"), 2, "v9.9.9", "v0.10.1rc1")
+
+
+def test_cleaning_after_the_lab_was_lost_is_no_error(checkout: Path, invoke: Callable[..., Invoked]) -> None:
+    hosts = checkout / "lab.toml"
+    hosts.write_text(hosts.read_text(encoding="utf-8").replace("/run/yrpd-lab/", "/run/yrpd-gone/"), encoding="utf-8")
+    run = invoke("deploy.clean")
+    assert run.returncode == 0, run.stderr
+    assert "hosts are gone" in run.stdout

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from yrpd.building import engine as building_engine
 from yrpd.deploying import containers, model_folder, preflight, transfer
-from yrpd.deploying.engines import connect_all
+from yrpd.deploying.engines import connect_all, lab_is_gone
 from yrpd.deploying.image_record import ImageRecord, load_image_record
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planner import Site
@@ -196,6 +196,10 @@ def clean(
     """Stop and remove every container and volume of the deployment, on all hosts; images stay."""
     path = hosts_file if hosts_file.is_absolute() or hosts_file.exists() else project.root / hosts_file
     inventory = load_inventory(path)
+    if lab_is_gone(inventory):
+        # Containers end with their engines, so `deploy.clean lab.down` also works after the lab was lost.
+        reporter.say(f"nothing of {inventory.name} is left: the lab's hosts are gone")
+        return {"deployment": inventory.name, "state": "unchanged", "containers": [], "volumes": []}
     with connect_all(inventory) as clients:
         if dry_run:
             there = [

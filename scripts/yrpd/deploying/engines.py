@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import docker
 from docker import DockerClient
@@ -35,6 +36,14 @@ def connect(engine: str, timeout_s: int = TIMEOUT_S) -> DockerClient:
 def next_command(engine: str) -> str:
     """Return what to type when an engine does not answer."""
     return "invoke lab.up" if engine.startswith(LAB_ENGINES) else f"docker -H {engine} info"
+
+
+def lab_is_gone(inventory: Inventory) -> bool:
+    """Return whether every host is one of a lab on this machine, and none of their sockets exists."""
+    return all(
+        host.engine.startswith(LAB_ENGINES) and not Path(host.engine.removeprefix("unix://")).exists()
+        for host in inventory.hosts
+    )
 
 
 @contextmanager

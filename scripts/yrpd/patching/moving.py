@@ -33,8 +33,14 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
         dry_run: Say which patches fit, and change nothing.
 
     Raises:
+        ConfigurationError: No tag, or an unknown one, was named.
         PatchConflictError: A patch conflicts; the state is kept for ``patch.continue``.
     """
+    if not to:
+        raise ConfigurationError(
+            "patch.rebase does not say which tag the series is to be carried to.",
+            next_command="invoke patch.rebase --to TAG   (invoke patch.matrix names the tags)",
+        )
     release = load_release(project.release_file)
     name, wanted = release.pin(pin)
     target, onto = _target(release, name, to)

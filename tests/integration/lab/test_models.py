@@ -15,7 +15,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     project = Project.here()
     python = model_python(project, load_release(project.release_file).pin()[0])
     if not python.exists():
-        pytest.skip("needs the environment that `invoke build --flavour cpu` makes")
+        pytest.fail("needs the environment that `invoke build --flavour cpu` makes")
     script = project.root / "scripts" / "make_models.py"
     made = [tmp_path / name for name in ("once", "again")]
     for folder in made:
