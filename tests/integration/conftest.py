@@ -26,9 +26,9 @@ def answering() -> str | None:
     return None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine() -> Iterator[str]:
-    """An engine's address, which ``DOCKER_HOST`` names for as long as the tests run."""
+    """An engine's address; ``DOCKER_HOST`` names it for one module only: end-to-end tests take labs away."""
     found = answering()
     project, reporter = Project.here(), Reporter()
     if found is None:
@@ -42,7 +42,7 @@ def engine() -> Iterator[str]:
             lab.down(project=project, reporter=reporter, lab_name=LAB)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(engine: str) -> Iterator[DockerClient]:
     """A client of that engine."""
     client = connect()

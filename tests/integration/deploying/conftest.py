@@ -25,7 +25,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image(client: DockerClient) -> Iterator[str]:
     """Import an image of three symbolic links and an empty /usr; return its id."""
     content = io.BytesIO()
