@@ -16,6 +16,7 @@ PIN = {"pin": "Table under [pins] of release.toml; the default pin when empty."}
 FLAVOUR = {"flavour": "npu or cpu; YRPD_FLAVOUR, else npu, when empty."}
 HOSTS = {"hosts": "Inventory file; YRPD_HOSTS, else lab.toml (cpu) or hosts.toml (npu), when empty."}
 TO = {"to": "An upstream tag of release.toml; to go on or give up, needed only when several rebases are under way."}
+ENGINE = {"engine": "What builds: sdk (the classic builder) or buildx; YRPD_ENGINE, else sdk, when empty."}
 COMMON = {
     "dry-run": "Print the plan and change nothing.",
     "json": "One JSON document on stdout, all else on stderr.",
@@ -177,16 +178,27 @@ def build(
     )
 
 
-@task(default=True, auto_shortflags=False, help={**FLAVOUR, **PIN, **COMMON})
+@task(default=True, auto_shortflags=False, help={**FLAVOUR, **PIN, **ENGINE, **COMMON})
 def make(
-    _: Context, flavour: str = "", pin: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+    _: Context,
+    flavour: str = "",
+    pin: str = "",
+    engine: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Make the container image of a flavour."""
     from yrpd.building import commands
 
     execute(
         lambda project, reporter: commands.image(
-            project=project, reporter=reporter, flavour=resolve_flavour(flavour), pin=pin, dry_run=dry_run
+            project=project,
+            reporter=reporter,
+            flavour=resolve_flavour(flavour),
+            pin=pin,
+            engine=engine,
+            dry_run=dry_run,
         ),
         as_json=json,
         verbose=verbose,

@@ -23,6 +23,13 @@ class Advance(Protocol):
         """Add ``amount`` (bytes or items) to the bar."""
 
 
+class Gauge(Protocol):
+    """Sets a progress bar."""
+
+    def __call__(self, done: float, known: float, /) -> None:
+        """Show that ``done`` of the ``known`` bytes are there."""
+
+
 class Reporter:
     """Says what is being done.
 
@@ -76,6 +83,14 @@ class Reporter:
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(title, total=total)
             yield lambda amount: bar.update(task, advance=amount)
+
+    @contextmanager
+    def gauge(self, title: str) -> Iterator[Gauge]:
+        """Show a bar whose total grows while it is learned, in bytes; nothing off a terminal."""
+        columns = [TextColumn("    {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()]
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, known: bar.update(task, completed=done, total=known or None)
 
     def result(self, document: dict[str, Any]) -> None:
         """Print the task's JSON document on stdout when ``--json`` was given."""

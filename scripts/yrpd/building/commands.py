@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from yrpd.building import engine
 from yrpd.building.cpu_image import make_stack, plan_stack
 from yrpd.building.debian import cached_root
-from yrpd.building.imaging import Imaging
+from yrpd.building.engines import Engine, open_engine
 from yrpd.building.layers import Layer, explain
 from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer, provide_base
 from yrpd.building.patched import Patched, load_patched
@@ -38,21 +37,21 @@ def build(
 
 
 def image(
-    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", dry_run: bool = False
+    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", engine: str = "", dry_run: bool = False
 ) -> dict[str, Any]:
     """Make the container image of a flavour, unless the engine has exactly this one.
 
     Raises:
         YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
-            failed, 8 no engine answers.
+            failed, 8 no engine answers, or buildx was asked for and is not installed.
     """
     release, patched = load_patched(project, pin)
     make = _image_cpu if flavour == "cpu" else _image_npu
-    return make(project, release, patched, reporter, dry_run)
+    return make(project, release, patched, reporter, engine, dry_run)
 
 
 def _image_cpu(
-    project: Project, release: Release, patched: Patched, reporter: Reporter, dry_run: bool
+    project: Project, release: Release, patched: Patched, reporter: Reporter, engine_name: str, dry_run: bool
 ) -> dict[str, Any]:
     locks = Locks.of(project)
     verify_wheels(project, locks)
@@ -61,42 +60,41 @@ def _image_cpu(
     previous = previous_inputs(read_record(project, "cpu"), patched.name)
     if dry_run:
         return _planned(reporter, [stack.base, stack.runtime, stack.final], explain(previous, stack.final.inputs))
-    imaging = _imaging(project, patched, "cpu", reporter)
-    found = imaging.find(stack.final)
+    engine = _engine(project, patched, "cpu", engine_name, reporter)
+    found = engine.find(stack.final)
     if found:
         return _unchanged(project, reporter, "cpu", patched, stack.final, found, stack.base.image)
     _say(reporter, explain(previous, stack.final.inputs))
-    made, image_id = make_stack(project, release, patched, locks, imaging, reporter)
+    made, image_id = make_stack(project, release, patched, locks, engine, reporter)
     reasons = explain(previous, made.final.inputs)
     return _built(project, reporter, "cpu", patched, made.final, image_id, made.base.image, reasons)
 
 
 def _image_npu(
-    project: Project, release: Release, patched: Patched, reporter: Reporter, dry_run: bool
+    project: Project, release: Release, patched: Patched, reporter: Reporter, engine_name: str, dry_run: bool
 ) -> dict[str, Any]:
     base = release.flavours["npu"].base
     previous = previous_inputs(read_record(project, "npu"), patched.name)
     if dry_run:
         layer = plan_layer(project, release, patched, base)
         return _planned(reporter, [layer], explain(previous, layer.inputs))
-    imaging = _imaging(project, patched, "npu", reporter)
-    layer = plan_layer(project, release, patched, provide_base(imaging.client, base, reporter))
-    found = imaging.find(layer)
+    engine = _engine(project, patched, "npu", engine_name, reporter)
+    layer = plan_layer(project, release, patched, provide_base(engine, base, reporter))
+    found = engine.find(layer)
     if found:
         return _unchanged(project, reporter, "npu", patched, layer, found, base)
     reasons = explain(previous, layer.inputs)
     _say(reporter, reasons)
     reporter.say(f"    {patched.kernels}")
     dockerfile = project.root / release.flavours["npu"].dockerfile
-    context = make_context(project, patched, dockerfile, machine_of(imaging.client), reporter)
+    context = make_context(project, patched, dockerfile, machine_of(engine.client), reporter)
     with reporter.step(f"build {layer.image}"):
-        image_id = imaging.build(layer, context, "Dockerfile", build_arguments(release, patched))
+        image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched))
     return _built(project, reporter, "npu", patched, layer, image_id, base, reasons)
 
 
-def _imaging(project: Project, patched: Patched, flavour: Flavour, reporter: Reporter) -> Imaging:
-    log = project.pin_build(patched.name) / "logs" / f"image-{flavour}.log"
-    return Imaging(engine.connect(), reporter, log)
+def _engine(project: Project, patched: Patched, flavour: Flavour, name: str, reporter: Reporter) -> Engine:
+    return open_engine(name, reporter, project.pin_build(patched.name) / "logs" / f"image-{flavour}.log")
 
 
 def _built(

@@ -92,14 +92,15 @@ class Context:
             if entry is None:
                 continue
             size = 0
-            for chunk in self._content(entry):
+            for chunk in self.content(name):
                 size += len(chunk)
                 yield chunk
             yield b"\0" * (-size % tarfile.BLOCKSIZE)
         yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
-    @staticmethod
-    def _content(entry: Entry) -> Iterator[bytes]:
+    def content(self, name: str) -> Iterator[bytes]:
+        """Yield a file's content, a chunk at a time."""
+        entry = self.entries[name]
         if entry.data is not None:
             yield entry.data
         elif entry.path is not None:

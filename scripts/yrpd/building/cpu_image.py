@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yrpd.building.context import Context
 from yrpd.building.debian import Root, provide_root
-from yrpd.building.imaging import Imaging
+from yrpd.building.engines import Engine
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.patched import Patched, archive
 from yrpd.building.runtime import Locks, runtime_wheels
@@ -127,7 +127,7 @@ def plan_stack(project: Project, release: Release, patched: Patched, locks: Lock
 
 
 def make_stack(
-    project: Project, release: Release, patched: Patched, locks: Locks, imaging: Imaging, reporter: Reporter
+    project: Project, release: Release, patched: Patched, locks: Locks, engine: Engine, reporter: Reporter
 ) -> tuple[CpuStack, str]:
     """Make what is missing of the three layers.
 
@@ -140,17 +140,17 @@ def make_stack(
         PinMismatchError: A wheel is not the locked one.
     """
     suite = release.flavours["cpu"].base
-    root = provide_root(project, suite, imaging.log.with_name("debootstrap.log"), reporter)
+    root = provide_root(project, suite, engine.log.with_name("debootstrap.log"), reporter)
     stack = plan_stack(project, release, patched, locks, root)
-    if not imaging.find(stack.runtime):
-        if not imaging.find(stack.base):
+    if not engine.find(stack.runtime):
+        if not engine.find(stack.base):
             with reporter.step(f"import {stack.base.image}"):
-                imaging.import_root(stack.base, root.archive)
+                engine.import_root(stack.base, root.archive)
         vllm = runtime_wheels(project, locks, reporter)
         router = provide(project, locks.router, reporter)
         with reporter.step(f"build {stack.runtime.image} (some minutes, only when a lock or the base changes)"):
             context = runtime_context(project, vllm, router)
-            imaging.build(stack.runtime, context, "Dockerfile", {"BASE": stack.base.image})
+            engine.build(stack.runtime, context, "Dockerfile", {"BASE": stack.base.image})
     else:
         reporter.say(f"    kept {stack.runtime.image}: locks, recipes and base are the same")
     with reporter.step(f"build {stack.final.image}"):
@@ -160,5 +160,5 @@ def make_stack(
             "SOC_VERSION": release.flavours["cpu"].soc_version,
         }
         context = final_context(project, patched, project.root / release.flavours["cpu"].dockerfile)
-        image = imaging.build(stack.final, context, "Dockerfile", arguments)
+        image = engine.build(stack.final, context, "Dockerfile", arguments)
     return stack, image

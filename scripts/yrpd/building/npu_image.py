@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import docker
-import requests
-from docker.errors import DockerException, ImageNotFound
-from docker.utils import parse_repository_tag
+from docker.errors import ImageNotFound
 
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels, serving_context
-from yrpd.building.engine import read_stream
+from yrpd.building.engines import Engine
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.locks import NPU, ROUTER, read_lock
 from yrpd.building.patched import Patched, pin_listing
@@ -94,29 +90,22 @@ def _kernels(patched: Patched) -> str:
     return "rebuild" if patched.compiled_changes else "keep"
 
 
-def provide_base(client: docker.DockerClient, base: str, reporter: Reporter) -> str:
+def provide_base(engine: Engine, base: str, reporter: Reporter) -> str:
     """Return the base image's id, pulling it when the engine does not have it.
 
     Raises:
         ImageError: It is neither there nor can it be pulled.
     """
     try:
-        return str(client.images.get(base).id)
+        return str(engine.client.images.get(base).id)
     except ImageNotFound:
         pass
-    repository, tag = parse_repository_tag(base)  # the tag may also be a digest
-
-    def pull() -> Iterator[dict[str, Any]]:
-        yield from client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)
-
     try:
         with reporter.step(f"pull {base}"):
-            read_stream(pull(), reporter.detail, what=f"pulling {base}")
-        return str(client.images.get(base).id)
-    except (ImageError, DockerException, requests.RequestException) as error:
-        why = error.message if isinstance(error, ImageError) else str(error)
+            return engine.pull(base)
+    except ImageError as error:
         raise ImageError(
-            f"The npu image's base {base} is not on the engine and cannot be pulled from here: {why}",
+            f"The npu image's base {base} is not on the engine and cannot be pulled from here: {error.message}",
             next_command=f"docker pull {base} where its registry is in reach, docker save, and docker load here",
         ) from error
 

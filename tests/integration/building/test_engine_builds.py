@@ -13,8 +13,8 @@ import docker
 import pytest
 from rich.console import Console
 from yrpd.building.context import Context
-from yrpd.building.imaging import Imaging
 from yrpd.building.layers import Layer
+from yrpd.building.sdk_engine import SdkEngine
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
 
@@ -27,8 +27,8 @@ def reporter() -> Reporter:
 
 
 @pytest.fixture
-def imaging(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> Imaging:
-    return Imaging(client, reporter, tmp_path / "image.log")
+def sdk(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> SdkEngine:
+    return SdkEngine(client, reporter, tmp_path / "image.log")
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def base(imaging: Imaging, repository: str, program: Path, tmp_path: Path) -> Layer:
+def base(sdk: SdkEngine, repository: str, program: Path, tmp_path: Path) -> Layer:
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         tar.add(program, arcname="three")
     layer = Layer("base", repository, "base-", {"root": "three"}, {"note": 'quoted "value" = $x'})
-    imaging.import_root(layer, tmp_path / "root.tar")
+    sdk.import_root(layer, tmp_path / "root.tar")
     return layer
 
 
@@ -75,37 +75,37 @@ COPY --from=first /first /folder
 """
 
 
-def test_an_imported_root_is_found_by_what_it_was_made_from(imaging: Imaging, base: Layer) -> None:
-    found = imaging.client.images.get(imaging.find(base))
+def test_an_imported_root_is_found_by_what_it_was_made_from(sdk: SdkEngine, base: Layer) -> None:
+    found = sdk.client.images.get(sdk.find(base))
     assert found.labels == base.all_labels
     assert found.tags == [base.image]
     other = Layer("base", base.repository, "base-", {"root": "four"}, {})
-    assert imaging.find(other) == ""
+    assert sdk.find(other) == ""
 
 
-def test_a_tag_of_ours_on_an_image_made_from_something_else_is_not_believed(imaging: Imaging, base: Layer) -> None:
+def test_a_tag_of_ours_on_an_image_made_from_something_else_is_not_believed(sdk: SdkEngine, base: Layer) -> None:
     other = Layer("base", base.repository, "base-", {"root": "four"}, {})
-    imaging.client.images.get(base.image).tag(other.repository, other.tag)
-    assert imaging.find(other) == ""
+    sdk.client.images.get(base.image).tag(other.repository, other.tag)
+    assert sdk.find(other) == ""
 
 
 def test_a_built_layer_has_its_files_its_labels_and_no_stage_behind_it(
-    imaging: Imaging, base: Layer, repository: str
+    sdk: SdkEngine, base: Layer, repository: str
 ) -> None:
     layer = Layer("cpu", repository, "", {"base": base.digest}, {})
-    before = {image.id for image in imaging.client.images.list(filters={"dangling": True})}
-    made = imaging.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
-    assert imaging.find(layer) == made
-    assert imaging.client.images.get(made).labels["yrpd.inputs-digest"] == layer.digest
-    after = {image.id for image in imaging.client.images.list(filters={"dangling": True})}
+    before = {image.id for image in sdk.client.images.list(filters={"dangling": True})}
+    made = sdk.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
+    assert sdk.find(layer) == made
+    assert sdk.client.images.get(made).labels["yrpd.inputs-digest"] == layer.digest
+    after = {image.id for image in sdk.client.images.list(filters={"dangling": True})}
     assert after <= before
-    assert "Successfully built" in imaging.log.read_text()
+    assert "Successfully built" in sdk.log.read_text()
 
 
-def _content(imaging: Imaging, image_id: str) -> list[tuple[str, int, int, bytes]]:
+def _content(sdk: SdkEngine, image_id: str) -> list[tuple[str, int, int, bytes]]:
     """Return what is in an image's layers; the classic builder gives folders that it makes the time of the build."""
     rows = []
-    with tarfile.open(fileobj=io.BytesIO(b"".join(imaging.client.api.get_image(image_id)))) as image:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(sdk.client.api.get_image(image_id)))) as image:
         for name in image.getnames():
             stream = image.extractfile(name) if name.endswith("layer.tar") else None
             if stream is None:
@@ -119,14 +119,14 @@ def _content(imaging: Imaging, image_id: str) -> list[tuple[str, int, int, bytes
 
 
 def test_the_same_context_gives_the_same_layer_contents_however_often_it_is_built(
-    imaging: Imaging, base: Layer, repository: str
+    sdk: SdkEngine, base: Layer, repository: str
 ) -> None:
     contents = []
     for number in ("one", "two"):
         layer = Layer("cpu", repository, "", {"base": base.digest, "number": number}, {})
-        made = imaging.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
-        contents.append(_content(imaging, made))
-        imaging.client.images.remove(layer.image)
+        made = sdk.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
+        contents.append(_content(sdk, made))
+        sdk.client.images.remove(layer.image)
     assert contents[0] == contents[1]
     assert ("folder/file", 0o755, 0, b"content\n") in contents[0]
 
@@ -140,27 +140,27 @@ def test_the_same_context_gives_the_same_layer_contents_however_often_it_is_buil
     ],
 )
 def test_a_step_that_fails_is_an_error_with_its_reason_and_leaves_no_image(
-    imaging: Imaging, base: Layer, repository: str, dockerfile: str, why: str
+    sdk: SdkEngine, base: Layer, repository: str, dockerfile: str, why: str
 ) -> None:
     layer = Layer("cpu", repository, "", {"base": base.digest, "dockerfile": dockerfile}, {})
-    before = {image.id for image in imaging.client.images.list(filters={"dangling": True})}
+    before = {image.id for image in sdk.client.images.list(filters={"dangling": True})}
     with pytest.raises(ImageError) as caught:
-        imaging.build(layer, _context(dockerfile), "Dockerfile", {"BASE": base.image})
+        sdk.build(layer, _context(dockerfile), "Dockerfile", {"BASE": base.image})
     assert why in caught.value.message.lower()
-    assert caught.value.next_command == f"less {imaging.log}"
-    assert imaging.find(layer) == ""
-    assert {image.id for image in imaging.client.images.list(filters={"dangling": True})} <= before
+    assert caught.value.next_command == f"less {sdk.log}"
+    assert sdk.find(layer) == ""
+    assert {image.id for image in sdk.client.images.list(filters={"dangling": True})} <= before
 
 
-def test_a_base_that_is_not_there_is_an_error(imaging: Imaging, repository: str) -> None:
+def test_a_base_that_is_not_there_is_an_error(sdk: SdkEngine, repository: str) -> None:
     layer = Layer("cpu", repository, "", {}, {})
     with pytest.raises(ImageError, match="failed"):
-        imaging.build(layer, _context(GOOD), "Dockerfile", {"BASE": f"{repository}-not-there:1"})
+        sdk.build(layer, _context(GOOD), "Dockerfile", {"BASE": f"{repository}-not-there:1"})
 
 
-def test_an_archive_that_is_no_archive_is_refused(imaging: Imaging, repository: str, tmp_path: Path) -> None:
+def test_an_archive_that_is_no_archive_is_refused(sdk: SdkEngine, repository: str, tmp_path: Path) -> None:
     (tmp_path / "bad.tar").write_bytes(b"no archive at all" * 100)
     layer = Layer("base", repository, "", {"x": "y"}, {})
     with pytest.raises(ImageError, match="failed"):
-        imaging.import_root(layer, tmp_path / "bad.tar")
-    assert imaging.find(layer) == ""
+        sdk.import_root(layer, tmp_path / "bad.tar")
+    assert sdk.find(layer) == ""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 from yrpd.building import engine
-from yrpd.errors import EnvironmentFailure, ImageError
+from yrpd.errors import ConfigurationError, EnvironmentFailure, ImageError
 
 
 def _read(events: list[dict[str, Any]]) -> tuple[engine.StreamResult, list[str]]:
@@ -40,6 +40,40 @@ def test_ticks_of_a_progress_bar_are_not_lines() -> None:
         ]
     )
     assert lines == ["Pulling fs layer"]
+
+
+def test_bytes_of_all_layers_are_summed_as_they_move() -> None:
+    seen: list[tuple[float, float]] = []
+    events = [
+        {"status": "Downloading", "progressDetail": {"current": 1, "total": 4}, "id": "a"},
+        {"status": "Downloading", "progressDetail": {"current": 3, "total": 6}, "id": "b"},
+        {"status": "Extracting", "progressDetail": {"current": 1, "total": 9}, "id": "a"},
+        {"status": "Download complete", "progressDetail": {}, "id": "a"},
+        {"status": "Already exists", "progressDetail": {}, "id": "c"},
+    ]
+    engine.read_stream(events, lambda _: None, what="pulling x:1", gauge=lambda *now: seen.append(now))
+    assert seen == [(1, 4), (4, 10), (7, 10)]
+
+
+def test_an_engine_that_says_nothing_for_too_long_is_named_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engine.TIMEOUT_VARIABLE, "2")
+
+    def events() -> Iterator[dict[str, Any]]:
+        yield {"stream": "Step 1\n"}
+        raise requests.exceptions.ConnectionError(
+            "UnixHTTPConnectionPool(host='localhost', port=None): Read timed out."
+        )
+
+    with pytest.raises(ImageError, match="said nothing for 2 s") as caught:
+        engine.read_stream(events(), lambda _: None, what="building x:1")
+    assert engine.TIMEOUT_VARIABLE in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan"])
+def test_a_limit_that_is_no_number_of_seconds_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(engine.TIMEOUT_VARIABLE, text)
+    with pytest.raises(ConfigurationError, match=engine.TIMEOUT_VARIABLE):
+        engine.connect()
 
 
 @pytest.mark.parametrize(

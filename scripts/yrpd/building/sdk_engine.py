@@ -1,4 +1,4 @@
-"""Layers made on an engine: found by their inputs digest, imported from an archive or built from a context."""
+"""Images through the Docker SDK: found, imported, built by the classic builder, pulled, pushed, resolved."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, cast
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
+from docker.utils import parse_repository_tag
 
 from yrpd.building.context import Context
 from yrpd.building.engine import StreamResult, read_stream
@@ -27,8 +28,17 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("$", "\\$")
 
 
-class Imaging:
-    """Makes layers on one engine, and remembers nothing.
+def labelled(context: Context, dockerfile: str, labels: dict[str, str]) -> Context:
+    """Return the context with all labels as one last instruction: the engine's own way costs a step for each."""
+    text = b"".join(context.content(dockerfile)).decode("utf-8").rstrip("\n")
+    words = " ".join(f"{_quoted(key)}={_quoted(value)}" for key, value in sorted(labels.items()))
+    complete = Context(dict(context.entries))
+    complete.add_bytes(dockerfile, f"{text}\nLABEL {words}\n".encode())
+    return complete
+
+
+class SdkEngine:
+    """Works on one engine, and remembers nothing.
 
     Args:
         client: The engine.
@@ -66,7 +76,7 @@ class Imaging:
             yield from (json.loads(line) for line in str(answer).splitlines() if line.strip())
 
         self._read(post, f"importing {layer.image}")
-        return self._id_of(layer)
+        return self._id_of(layer.image)
 
     def build(self, layer: Layer, context: Context, dockerfile: str, arguments: dict[str, str]) -> str:
         """Build a layer without a network, and return the image's id.
@@ -83,14 +93,14 @@ class Imaging:
             ImageError: A step failed, or the engine went away; the log is named.
         """
         stages: list[str] = []
+        complete = labelled(context, dockerfile, layer.all_labels)
 
         def post() -> Iterator[dict[str, Any]]:
             yield from self.client.api.build(
-                fileobj=cast(Any, context.chunks()),  # requests sends any iterator, in chunks
+                fileobj=cast(Any, complete.chunks()),  # requests sends any iterator, in chunks
                 custom_context=True,
                 dockerfile=dockerfile,
                 tag=layer.image,
-                labels=layer.all_labels,
                 buildargs=arguments,
                 network_mode="none",
                 rm=True,
@@ -99,13 +109,65 @@ class Imaging:
             )
 
         try:
-            result = self._read(post, f"building {layer.image}", stages)
+            result = self._read(post, f"building {layer.image}", stages=stages)
         finally:
             self._remove_dangling(stages)
-        return result.image_id or self._id_of(layer)
+        return result.image_id or self._id_of(layer.image)
+
+    def pull(self, reference: str) -> str:
+        """Fetch an image from its registry and return its id.
+
+        Raises:
+            ImageError: The registry or the engine refuses, or the stream carries an error.
+        """
+        repository, tag = parse_repository_tag(reference)  # the tag may also be a digest
+
+        def post() -> Iterator[dict[str, Any]]:
+            yield from self.client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)
+
+        self._read(post, f"pulling {reference}", moves=True)
+        return self._id_of(reference)
+
+    def push(self, reference: str) -> str:
+        """Send an image to the registry that its name leads to and return the registry's digest.
+
+        Raises:
+            ImageError: The registry or the engine refuses, or the stream carries an error or no digest.
+        """
+        repository, tag = parse_repository_tag(reference)
+
+        def post() -> Iterator[dict[str, Any]]:
+            yield from self.client.api.push(repository, tag=tag or "latest", stream=True, decode=True)
+
+        digest = self._read(post, f"pushing {reference}", moves=True).image_id
+        if not digest:
+            raise ImageError(f"The registry gave no digest for {reference}.", next_command=f"less {self.log}")
+        return digest
+
+    def resolve(self, reference: str) -> str:
+        """Return the digest that the registry has for a name now; nothing is fetched.
+
+        Raises:
+            ImageError: The engine cannot reach the registry, or the registry has no such image.
+        """
+        try:
+            ask: Any = self.client.api.inspect_distribution  # the stubs have no types for it
+            answer = ask(reference)
+            return str(answer["Descriptor"]["digest"])
+        except (DockerException, requests.RequestException, KeyError) as error:
+            why = error.explanation if isinstance(error, APIError) else error
+            raise ImageError(
+                f"The registry of {reference} gave no digest for it: {why}.",
+                next_command=f"docker manifest inspect {reference}",
+            ) from error
 
     def _read(
-        self, post: Callable[[], Iterator[dict[str, Any]]], what: str, stages: list[str] | None = None
+        self,
+        post: Callable[[], Iterator[dict[str, Any]]],
+        what: str,
+        *,
+        stages: list[str] | None = None,
+        moves: bool = False,
     ) -> StreamResult:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
@@ -119,14 +181,17 @@ class Imaging:
                 if found and stages is not None:
                     stages.append(found[1])
 
-            return read_stream(post(), line, what=what, log=str(self.log))
+            if not moves:
+                return read_stream(post(), line, what=what, log=str(self.log))
+            with self.reporter.gauge(what) as gauge:
+                return read_stream(post(), line, what=what, log=str(self.log), gauge=gauge)
 
-    def _id_of(self, layer: Layer) -> str:
+    def _id_of(self, reference: str) -> str:
         try:
-            return str(self.client.images.get(layer.image).id)
+            return str(self.client.images.get(reference).id)
         except (DockerException, requests.RequestException) as error:
             raise ImageError(
-                f"{layer.image} is not on the engine after it was made: {error}", next_command="docker images"
+                f"{reference} is not on the engine after it was made: {error}", next_command="docker images"
             ) from error
 
     def _remove_dangling(self, stages: list[str]) -> None:
@@ -135,6 +200,9 @@ class Imaging:
             try:
                 if not self.client.images.get(stage).tags:
                     self.client.images.remove(stage)
-            except (APIError, DockerException, requests.RequestException):
+            except DockerException:
                 # Gone with its child already, or the parent of a tagged image: both are as wanted.
                 continue
+            except requests.RequestException:
+                # An engine that is gone would keep every one of these calls waiting.
+                return

@@ -1,0 +1,68 @@
+"""What makes, finds, fetches and pushes images: one small interface, two ways to build behind it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import docker
+
+from yrpd.building.buildx_engine import BuildxEngine, find_buildx
+from yrpd.building.context import Context
+from yrpd.building.engine import reach
+from yrpd.building.layers import Layer
+from yrpd.building.sdk_engine import SdkEngine
+from yrpd.errors import ConfigurationError
+from yrpd.reporting import Reporter
+
+SDK = "sdk"
+BUILDX = "buildx"
+
+
+class Engine(Protocol):
+    """A Docker engine, as far as images are concerned. Every method raises ``ImageError`` when the engine fails."""
+
+    client: docker.DockerClient
+    log: Path
+
+    def find(self, layer: Layer) -> str:
+        """Return the id of the image with the layer's tag and inputs digest, empty when there is none."""
+
+    def import_root(self, layer: Layer, archive: Path) -> str:
+        """Make an image of one tar archive and return its id."""
+
+    def build(self, layer: Layer, context: Context, dockerfile: str, arguments: dict[str, str]) -> str:
+        """Build a layer without a network and return the image's id; a failed build leaves no image."""
+
+    def pull(self, reference: str) -> str:
+        """Fetch an image from its registry and return its id."""
+
+    def push(self, reference: str) -> str:
+        """Send an image to the registry that its name leads to and return the registry's digest."""
+
+    def resolve(self, reference: str) -> str:
+        """Return the digest that the registry has for a name now; nothing is fetched."""
+
+
+def open_engine(name: str, reporter: Reporter, log: Path) -> Engine:
+    """Return the engine that answers, with the asked-for way to build.
+
+    Args:
+        name: ``sdk`` (the classic builder) or ``buildx``; ``$YRPD_ENGINE``, else ``sdk``, when empty.
+        reporter: Says what is done.
+        log: Gets every line of the engine's.
+
+    Raises:
+        ConfigurationError: There is no such way.
+        EnvironmentFailure: No engine answers, or buildx is not installed.
+    """
+    wanted = name or os.environ.get("YRPD_ENGINE") or SDK
+    if wanted not in (SDK, BUILDX):
+        raise ConfigurationError(
+            f"There is no engine {wanted!r}; there are: {SDK}, {BUILDX}.", next_command=f"invoke image --engine {SDK}"
+        )
+    address, client = reach()
+    if wanted == BUILDX:
+        return BuildxEngine(client, reporter, log, find_buildx(reporter), address)
+    return SdkEngine(client, reporter, log)
