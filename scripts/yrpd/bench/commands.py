@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yrpd.bench import report
-from yrpd.bench.services import datasystem
+from yrpd.datasystem import datasystem
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
 

@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+from yrpd.datasystem import Daemon, etcd, free_ports, worker
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
@@ -28,71 +23,17 @@ from vllm_ascend.distributed.yuanrong.transport.breaker import BreakingTransport
 
 from tests.unit.connector.fakes import Device, FakeTensor, read_block, write_block  # noqa: E402
 
-ETCD = shutil.which("etcd")
-DSCLI = Path(sys.executable).with_name("dscli")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-class Worker:
-    """One DataSystem worker with a home of its own."""
-
-    def __init__(self, home: Path, etcd: str) -> None:
-        self.address, self.home, self.etcd = f"127.0.0.1:{free_port()}", home, etcd
-        home.mkdir()
-        self.start()
-
-    def start(self) -> None:
-        command = [str(DSCLI), "start", "-d", str(self.home), "-w", "--worker_address", self.address,
-                   "--etcd_address", self.etcd, "--shared_memory_size_mb", "256"]  # fmt: skip
-        env = {**os.environ, "PATH": f"{DSCLI.parent}:{os.environ['PATH']}"}
-        out = subprocess.run(command, check=True, env=env, capture_output=True, text=True, timeout=120).stdout
-        self.pid = int(out.rsplit("PID:", 1)[1].split()[0])
-
-    def stop(self) -> None:
-        for number in (signal.SIGCONT, signal.SIGTERM):
-            try:
-                os.kill(self.pid, number)
-            except ProcessLookupError:
-                return
-        try:
-            wait_until(lambda: not Path(f"/proc/{self.pid}").exists(), 10)
-        except RetryError:
-            os.kill(self.pid, signal.SIGKILL)
-
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Worker]]:
-    if ETCD is None or not DSCLI.exists():
-        pytest.fail("etcd and dscli are part of this environment")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Daemon]]:
     home = tmp_path_factory.mktemp("datasystem")
-    client, peer = f"127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
-    command = [ETCD, "--data-dir", str(home / "etcd"), "--listen-client-urls", f"http://{client}",
-               "--advertise-client-urls", f"http://{client}", "--listen-peer-urls", peer,
-               "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as etcd:
-        started: list[Worker] = []
-        try:
-            wait_until(lambda: can_connect(client))
-            started += [Worker(home / "w1", client)]
-            started += [Worker(home / "w2", client)]
-            yield started[0], started[1]
-        finally:
-            for worker in started:
-                worker.stop()
-            etcd.terminate()
-
-
-def can_connect(address: str) -> bool:
-    host, port = address.rsplit(":", 1)
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
+    with ExitStack() as stack:
+        store = stack.enter_context(etcd(home))
+        folders = [home / "w1", home / "w2"]
+        for folder in folders:
+            folder.mkdir()
+        first, second = (stack.enter_context(worker(folder, store.address, 256)) for folder in folders)
+        yield first, second
 
 
 def wait_until(ready: Any, seconds: float = 60) -> None:
@@ -100,7 +41,7 @@ def wait_until(ready: Any, seconds: float = 60) -> None:
     Retrying(retry=unready, stop=stop_after_delay(seconds), wait=wait_fixed(0.05))(ready)
 
 
-def settings(worker: Worker, **extra: Any) -> ConnectorConfig:
+def settings(worker: Daemon, **extra: Any) -> ConnectorConfig:
     return ConnectorConfig.from_extra({"worker_address": worker.address, **extra}, "kv_both", {})
 
 
@@ -118,7 +59,7 @@ def keys(name: str, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("checksum", ["sum64", "crc32", "none"])
-def test_blocks_travel_from_one_worker_to_the_other(workers: tuple[Worker, Worker], checksum: str) -> None:
+def test_blocks_travel_from_one_worker_to_the_other(workers: tuple[Daemon, Daemon], checksum: str) -> None:
     here, there = make_layout(), make_layout()
     writer = connect(settings(workers[0], checksum=checksum, batch_bytes=100_000), "host", here, 2000)
     reader = connect(settings(workers[1]), "host", there, 2000)
@@ -132,7 +73,7 @@ def test_blocks_travel_from_one_worker_to_the_other(workers: tuple[Worker, Worke
     assert writer.put(names, list(range(20)), Guard()).cause is None, "writing again is no error"
 
 
-def test_objects_that_others_damaged_are_found_out_and_healed(workers: tuple[Worker, Worker]) -> None:
+def test_objects_that_others_damaged_are_found_out_and_healed(workers: tuple[Daemon, Daemon]) -> None:
     from yr.datasystem.kv_client import KVClient
     from yr.datasystem.object_client import WriteMode
 
@@ -154,7 +95,7 @@ def test_objects_that_others_damaged_are_found_out_and_healed(workers: tuple[Wor
     assert transport.get(names, [10, 11, 12], Guard()).cause is None
 
 
-def test_memory_pressure_evicts_instead_of_failing(workers: tuple[Worker, Worker]) -> None:
+def test_memory_pressure_evicts_instead_of_failing(workers: tuple[Daemon, Daemon]) -> None:
     layout = make_layout()
     transport = connect(settings(workers[0], batch_bytes=1 << 20), "host", layout, 5000)
     rounds = 2 * (256 << 20) // (40 * layout.block_bytes)
@@ -165,31 +106,28 @@ def test_memory_pressure_evicts_instead_of_failing(workers: tuple[Worker, Worker
     assert not all(found[0]), "twice the memory was written, so the oldest were evicted"
 
 
-def test_a_paused_worker_costs_one_deadline_and_is_found_again(workers: tuple[Worker, Worker]) -> None:
+def test_a_paused_worker_costs_one_deadline_and_is_found_again(workers: tuple[Daemon, Daemon]) -> None:
     config = settings(workers[1], connect_timeout_ms=1000, lookup_timeout_ms=500, probe_interval_ms=200)
     breaker = BreakingTransport(
         lambda: connect(config, "host", None, config.lookup_timeout_ms), lambda: probe(config, reachable), 0.2
     )
     breaker.start()
     wait_until(lambda: breaker.exist(keys("pause", 1)).cause is None)
-    os.kill(workers[1].pid, signal.SIGSTOP)
-    try:
+    with workers[1].paused():
         assert breaker.exist(keys("pause", 1)).cause in base.OUTAGE
         assert not breaker.available
         assert breaker.exist(keys("pause", 1)).cause == base.UNAVAILABLE
-    finally:
-        os.kill(workers[1].pid, signal.SIGCONT)
     wait_until(lambda: breaker.exist(keys("pause", 1)).cause is None)
     breaker.close()
 
 
-def test_a_killed_worker_is_found_again_after_its_restart(workers: tuple[Worker, Worker]) -> None:
+def test_a_killed_worker_is_found_again_after_its_restart(workers: tuple[Daemon, Daemon]) -> None:
     config = settings(workers[1], connect_timeout_ms=1000, probe_interval_ms=200)
     layout = make_layout()
     breaker = BreakingTransport(lambda: connect(config, "host", layout, 1000), lambda: probe(config, reachable), 0.2)
     breaker.start()
     wait_until(lambda: breaker.available)
-    os.kill(workers[1].pid, signal.SIGKILL)
+    workers[1].kill()
     assert breaker.get(keys("kill", 1), [0], Guard()).cause is not None
     assert not breaker.available
     workers[1].start()
@@ -197,8 +135,8 @@ def test_a_killed_worker_is_found_again_after_its_restart(workers: tuple[Worker,
     breaker.close()
 
 
-def test_a_worker_that_was_never_there_degrades_at_once(workers: tuple[Worker, Worker]) -> None:
-    config = ConnectorConfig.from_extra({"worker_address": f"127.0.0.1:{free_port()}"}, "kv_both", {})
+def test_a_worker_that_was_never_there_degrades_at_once(workers: tuple[Daemon, Daemon]) -> None:
+    config = ConnectorConfig.from_extra({"worker_address": f"127.0.0.1:{free_ports(1)[0]}"}, "kv_both", {})
     breaker = BreakingTransport(lambda: connect(config, "host", None, 100), lambda: probe(config, reachable), 60)
     breaker.start()
     assert not breaker.available
@@ -218,7 +156,7 @@ def hetero_types() -> tuple[Any, Any, Any]:
     return Blob, DeviceBlobList, param
 
 
-def test_the_real_hetero_client_takes_the_transports_calls(workers: tuple[Worker, Worker]) -> None:
+def test_the_real_hetero_client_takes_the_transports_calls(workers: tuple[Daemon, Daemon]) -> None:
     """Without an NPU the client itself refuses to move data, after it has accepted every argument."""
     layout = make_layout(Device("npu", 0))
     scheduler_side = connect(settings(workers[0]), "npu", None, 1000)
@@ -233,7 +171,7 @@ def test_the_real_hetero_client_takes_the_transports_calls(workers: tuple[Worker
 class StandIn:
     """Moves host memory where HeteroClient moves device memory: the same blobs in, real objects in the DataSystem."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Daemon) -> None:
         from yr.datasystem.kv_client import KVClient
 
         host, port = worker.address.rsplit(":", 1)
@@ -284,7 +222,7 @@ class Done:
         return self.failed
 
 
-def test_npu_blocks_travel_from_one_worker_to_the_other(workers: tuple[Worker, Worker]) -> None:
+def test_npu_blocks_travel_from_one_worker_to_the_other(workers: tuple[Daemon, Daemon]) -> None:
     here, there = make_layout(Device("npu", 0)), make_layout(Device("npu", 0))
     writer = npu.NpuTransport(StandIn(workers[0]), settings(workers[0]), here, hetero_types(), None)
     reader = npu.NpuTransport(StandIn(workers[1]), settings(workers[1]), there, hetero_types(), None)

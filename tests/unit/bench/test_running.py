@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from yrpd.bench import services
+from yrpd import datasystem
 from yrpd.bench.commands import source_digest
 from yrpd.bench.main import command_line, parse
 from yrpd.errors import EnvironmentFailure
@@ -30,22 +30,22 @@ def test_wrong_options_are_refused(words: list[str], capsys: pytest.CaptureFixtu
 
 
 def test_ports_are_all_different() -> None:
-    assert len(set(services.free_ports(20))) == 20
+    assert len(set(datasystem.free_ports(20))) == 20
 
 
 def test_etcd_and_the_worker_listen_on_this_machine_alone(tmp_path: Path) -> None:
-    etcd = services.etcd_argv("/bin/etcd", tmp_path, "127.0.0.1:1", "127.0.0.1:2")
+    etcd = datasystem.etcd_argv("/bin/etcd", tmp_path, "127.0.0.1:1", "127.0.0.1:2")
     assert etcd[0] == "/bin/etcd"
     assert "--listen-client-urls=http://127.0.0.1:1" in etcd
     assert "--initial-cluster=default=http://127.0.0.1:2" in etcd
-    worker = services.worker_argv(tmp_path, "127.0.0.1:3", "127.0.0.1:1", 64, tmp_path / "ready")
+    worker = datasystem.worker_argv(tmp_path, "127.0.0.1:3", "127.0.0.1:1", 64, tmp_path / "ready")
     assert worker[:3] == [sys.executable, "-m", "yrpd.serving.worker"]
     assert f"--flag=ready_check_path={tmp_path}/ready" in worker
 
 
 def test_without_etcd_the_error_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(EnvironmentFailure, match="etcd is not on PATH") as caught, services.datasystem(tmp_path, 64):
+    with pytest.raises(EnvironmentFailure, match="etcd is not on PATH") as caught, datasystem.datasystem(tmp_path, 64):
         pass
     assert caught.value.next_command == "apt-get install etcd-server"
 
@@ -59,7 +59,7 @@ def test_a_service_that_ends_at_start_is_reported_with_its_last_lines(
     monkeypatch.setattr(shutil, "which", lambda _: str(program))
     with (
         pytest.raises(EnvironmentFailure, match="ended at start with code 3") as caught,
-        services.datasystem(tmp_path, 64),
+        datasystem.datasystem(tmp_path, 64),
     ):
         pass
     assert "no space left" in caught.value.detail
