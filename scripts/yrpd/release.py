@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from yrpd.errors import ConfigurationError
 
@@ -41,7 +41,7 @@ class Pin(_Table):
     Attributes:
         repository: Where git finds it.
         tag: The upstream tag; a name, not a proof.
-        commit: The commit id.
+        commit: The commit id; a known tag may go without, then the tree alone is the proof.
         tree: The commit's tree id.
         version: The upstream version (PEP 440).
         vllm: The vLLM version that it belongs to.
@@ -50,11 +50,16 @@ class Pin(_Table):
 
     repository: str
     tag: str
-    commit: GitId
+    commit: GitId | None = None
     tree: GitId
     version: str
     vllm: str
     sdist: Sdist
+
+    @property
+    def state(self) -> str:
+        """What names the upstream state for people: its commit, else its tag."""
+        return f"commit {self.commit}" if self.commit else f"tag {self.tag}"
 
 
 class FlavourTable(_Table):
@@ -105,6 +110,13 @@ class Release(_Table):
     known: dict[str, Pin] = {}
     flavours: dict[Flavour, FlavourTable]
     openyuanrong: OpenYuanrong
+
+    @model_validator(mode="after")
+    def _pins_have_commits(self) -> Self:
+        for name, pin in self.pins.items():
+            if pin.commit is None:
+                raise ValueError(f"pins.{name}.commit is missing; only a known tag may go without")
+        return self
 
     def pin(self, name: str = "") -> tuple[str, Pin]:
         """Return a pin by name.

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 
 class Advance(Protocol):
@@ -77,6 +76,8 @@ class Reporter:
             total: Bytes or items; ``None`` when unknown.
             in_bytes: Format the amounts as bytes.
         """
+        from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
         columns = [TextColumn("    {task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()]
         if in_bytes:
             columns.insert(3, DownloadColumn())

@@ -24,7 +24,7 @@ def test_the_shipped_file_holds_the_pin_by_content() -> None:
     release = load_release(SHIPPED)
     name, pin = release.pin()
     assert name == "v0.10.0rc1"
-    assert (pin.commit[:8], pin.tree[:8], pin.sdist.sha256[:8]) == ("4604882a", "d191241c", "b3cef184")
+    assert ((pin.commit or "")[:8], pin.tree[:8], pin.sdist.sha256[:8]) == ("4604882a", "d191241c", "b3cef184")
     assert release.patched_version(name) == "0.10.0rc1+yuanrong.1"
 
 
@@ -47,6 +47,18 @@ def test_an_unknown_pin_is_refused_and_the_known_ones_are_named() -> None:
 def test_a_wrong_field_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         load_release(edited(tmp_path, old, new))
+
+
+def test_only_a_known_tag_may_go_without_a_commit(tmp_path: Path) -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    known = load_release(SHIPPED).known
+    assert known["v0.9.2rc1"].commit is None
+    assert known["v0.9.2rc1"].state == "tag v0.9.2rc1"
+    first = next(line for line in text.splitlines() if line.startswith("commit = "))
+    path = tmp_path / "release.toml"
+    path.write_text(text.replace(first + "\n", "", 1), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"pins\.v0\.10\.0rc1\.commit is missing"):
+        load_release(path)
 
 
 def test_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def release_labels(release: Release, patched: Patched, flavour: str) -> dict[str
         f"{oci}.licenses": "Apache-2.0",
         "yrpd.flavour": flavour,
         "yrpd.pin": patched.name,
-        "yrpd.pin-commit": patched.pin.commit,
+        "yrpd.pin-commit": patched.pin.commit or "",
         "yrpd.pin-tree": patched.pin.tree,
         "yrpd.tree": patched.tree,
         "yrpd.series": patched.series_digest,
@@ -112,7 +112,7 @@ def plan_stack(project: Project, release: Release, patched: Patched, locks: Lock
         f"{tag_version(patched.version)}-cpu-",
         {
             "runtime": runtime.digest,
-            "pin": f"{patched.name} {patched.pin.commit}",
+            "pin": f"{patched.name} {patched.pin.state}",
             "patched commit": patched.commit,
             "patched tree": patched.tree,
             "series": patched.series_digest,

@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from yrpd.deploying.options import check_environment, check_options
-from yrpd.deploying.toml_lines import line_of
 from yrpd.errors import ConfigurationError
+from yrpd.toml_lines import line_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]

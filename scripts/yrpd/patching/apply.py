@@ -7,13 +7,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from typing import IO, Any
 
 from yrpd.errors import EnvironmentFailure, PatchConflictError, PinMismatchError
 from yrpd.patching import worktree
@@ -114,7 +112,7 @@ def changes(before: Lock, after: Lock) -> list[str]:
     """Return why one lock's tree is not another's, every reason that holds."""
     reasons = []
     if before.pin != after.pin:
-        reasons.append(Reason.PIN_CHANGED.say(what=f"{before.pin.name} at {before.pin.commit[:12]}"))
+        reasons.append(Reason.PIN_CHANGED.say(what=f"{before.pin.name} at tree {before.pin.tree[:12]}"))
     old = {entry.file: entry.sha256 for entry in before.patches}
     new = {entry.file: entry.sha256 for entry in after.patches}
     reasons += [Reason.PATCH_ADDED.say(what=file) for file in new if file not in old]
@@ -208,7 +206,7 @@ def exclusive(project: Project, name: str) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".patch.flock").open("a+") as stream:
         try:  # the kernel lets go when the process ends, however it ends
-            _wait_for(BlockingIOError)(fcntl.flock, stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(stream)
         except BlockingIOError as error:
             stream.seek(0)
             raise EnvironmentFailure(
@@ -223,10 +221,20 @@ def exclusive(project: Project, name: str) -> Iterator[None]:
         yield
 
 
-def _wait_for(error: type[Exception]) -> Retrying:
-    return Retrying(
-        retry=retry_if_exception_type(error), stop=stop_after_delay(LOCK_SECONDS), wait=wait_fixed(0.1), reraise=True
+def _lock(stream: IO[str]) -> None:
+    with suppress(BlockingIOError):
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    # Here, because it brings asyncio, and a run with nothing to do takes no longer than its imports.
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+    wait = Retrying(
+        retry=retry_if_exception_type(BlockingIOError),
+        stop=stop_after_delay(LOCK_SECONDS),
+        wait=wait_fixed(0.1),
+        reraise=True,
     )
+    wait(fcntl.flock, stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _changes(current: Path | None, lock: Lock) -> list[str]:
@@ -250,8 +258,11 @@ def _edited(project: Project, folder: Path, state: worktree.TreeState) -> PatchC
 def git_failure(error: GitError) -> EnvironmentFailure:
     """Return a git failure that nothing above had a better word for, such as a full disk."""
     following = "df -h .   (then the same command again)" if error.disk_full else "invoke patch --verbose"
+    told = f"git {error.command} failed, and nothing was applied: {error.reason.rstrip('.')}"
+    if error.disk_full and error.free is not None:
+        told += f"; the disk is full ({error.free >> 10} KiB free)"
     return EnvironmentFailure(
-        f"git {error.command} failed, and nothing was applied: {error.reason}.",
+        f"{told}.",
         next_command=following,
         detail=error.stderr,
     )

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from yrpd.errors import PatchConflictError, YrpdError
 from yrpd.patching import apply, generate, lint, mail, worktree
-from yrpd.patching.git import Commit, Repository
+from yrpd.patching.git import Commit, GitError, Repository
 from yrpd.patching.lint import Finding, connector_drift, shown
 from yrpd.patching.series import LOCK, Lock, Series
-from yrpd.patching.source import Source, ensure_source
+from yrpd.patching.source import Source, ensure_source, tagged
 from yrpd.project import Project
 from yrpd.release import Pin
 from yrpd.reporting import Reporter
+from yrpd.toml_lines import line_of
 
 _ZEROS = "0" * 40
 CHECKS = (
@@ -30,6 +31,7 @@ CHECKS = (
     "every file fits: declared pre-image and post-image are git's",
     "connector_src is what the generated patch adds",
     "trees and commits are those of the lock",
+    "upstream's tag still names the pin's commit, where upstream can be reached",
     "apply, then export, gives the same bytes",
 )
 
@@ -46,9 +48,22 @@ def find(project: Project, name: str, pin: Pin, reporter: Reporter) -> list[Find
         if not findings:
             raise
         return [*findings, Finding("source", "release.toml", 0, error.message.rstrip("."), error.next_command)]
+    findings += _tag_findings(project, name, pin, source)
     with tempfile.TemporaryDirectory(dir=project.pin_build(name), prefix=apply.LEFTOVER) as scratch:
         findings += _git_findings(project, series, lock, source, Path(scratch))
     return findings
+
+
+def _tag_findings(project: Project, name: str, pin: Pin, source: Source) -> Iterator[Finding]:
+    try:
+        found = tagged(source.repository, pin)
+    except GitError:
+        return  # offline is a normal state: the tree was proved when it was fetched
+    if pin.commit and found != pin.commit:
+        text = project.release_file.read_text(encoding="utf-8")
+        line = line_of(text, ("pins", name, "tag")) or line_of(text, ("known", name, "tag")) or 0
+        told = f"upstream's tag {pin.tag} was moved: expected {pin.state}, found {found or 'no such tag'}"
+        yield Finding("tag", project.release_file.name, line, told, "git diff release.toml")
 
 
 def _git_findings(project: Project, series: Series, lock: Lock | None, source: Source, scratch: Path) -> list[Finding]:

@@ -1,4 +1,7 @@
-"""``invoke patch`` and its family, except for moving to another upstream: each reads like what it does."""
+"""``invoke patch`` and its family, except for moving to another upstream: each reads like what it does.
+
+What only one command needs is imported in it: a run with nothing to do takes no longer than its imports.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from yrpd.errors import EnvironmentFailure, PinMismatchError
-from yrpd.patching import apply, standing
-from yrpd.patching import check as checking
-from yrpd.patching import export as exporting
+from yrpd.patching import apply
 from yrpd.patching import lint as linting
 from yrpd.patching.git import GitError
 from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
@@ -81,6 +79,8 @@ def export(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = 
         pin: A pin's name; empty means the default one.
         dry_run: Say which files would change, and change nothing.
     """
+    from yrpd.patching import export as exporting
+
     name, wanted = load_release(project.release_file).pin(pin)
     folder = project.patches(name)
     series = load_series(folder) if (folder / SERIES).exists() else Series(folder, ())
@@ -124,6 +124,8 @@ def check(project: Project, reporter: Reporter, pin: str = "") -> Document:
     Raises:
         PinMismatchError: Something was found; its document has all findings.
     """
+    from yrpd.patching import check as checking
+
     name, wanted = load_release(project.release_file).pin(pin)
     check_cached_sdist(project, wanted)
     with failures(), apply.exclusive(project, name), reporter.step(f"checking the series of {name}"):
@@ -165,6 +167,11 @@ def status(project: Project, reporter: Reporter, pin: str = "") -> Document:
     Returns:
         ``{pin, state, sides, next}``.
     """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from yrpd.patching import standing
+
     name, wanted = load_release(project.release_file).pin(pin)
     with failures():
         found = standing.look(project, name, wanted)

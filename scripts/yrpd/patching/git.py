@@ -58,6 +58,10 @@ _FORMAT_OPTIONS = (
 )
 
 
+# With less than this free, a failed git command is taken to have failed for it; a file of upstream's is larger.
+_ROOM = 1 << 20
+
+
 class GitError(Exception):
     """A git command failed.
 
@@ -66,19 +70,21 @@ class GitError(Exception):
         status: Git's exit status.
         stderr: What git said.
         stdout: What it had written until then.
+        free: Bytes that were free on its disk right after; ``None`` when that is not known.
     """
 
-    def __init__(self, command: str, status: int, stderr: str, stdout: bytes = b"") -> None:
+    def __init__(self, command: str, status: int, stderr: str, stdout: bytes = b"", *, free: int | None = None) -> None:
         self.command = command
         self.status = status
         self.stderr = stderr.strip()
         self.stdout = stdout
+        self.free = free
         super().__init__(f"git {command} failed ({status}): {self.stderr}")
 
     @property
     def disk_full(self) -> bool:
-        """Whether git ran out of space."""
-        return os.strerror(errno.ENOSPC) in self.stderr
+        """Whether git ran out of space. Not every git command says so, hence the look at what was left."""
+        return os.strerror(errno.ENOSPC) in self.stderr or (self.free is not None and self.free < _ROOM)
 
     @property
     def reason(self) -> str:
@@ -173,7 +179,9 @@ class Repository:
         if status == TIMED_OUT and deadline:
             raise GitError(verb, status, f"fatal: no answer within {deadline:g} seconds")
         if status != 0:
-            raise GitError(verb, status, os.fsdecode(err) or os.fsdecode(out), bytes(out))
+            disk = os.statvfs(self.folder)
+            free = disk.f_bavail * disk.f_frsize
+            raise GitError(verb, status, os.fsdecode(err) or os.fsdecode(out), bytes(out), free=free)
         return bytes(out)
 
     def line(self, verb: str, *args: str, **options: Any) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from yrpd.errors import ConfigurationError, PinMismatchError
@@ -39,7 +38,7 @@ class LockedPin(_Table):
     """The upstream state."""
 
     name: str
-    commit: GitId
+    commit: GitId | None = None
     tree: GitId
 
 
@@ -88,12 +87,14 @@ class Lock(_Table):
 
     def render(self) -> str:
         """Return the file's text; equal locks give equal bytes."""
+        import tomlkit  # here: only export writes a lock, and a no-op run takes no longer than its imports
+
         document = tomlkit.document()
         for line in _HEADER.splitlines():
             document.add(tomlkit.comment(line) if line else tomlkit.nl())
         document.add(tomlkit.nl())
         document.add("format", tomlkit.item(self.format))
-        document.add("pin", tomlkit.item(self.pin.model_dump()))
+        document.add("pin", tomlkit.item(self.pin.model_dump(exclude_none=True)))
         document.add("base", tomlkit.item(self.base.model_dump()))
         entries = tomlkit.aot()
         for entry in self.patches:

@@ -51,8 +51,7 @@ class Source:
 def base_message(pin: Pin) -> str:
     """Return the message of the commit under the series."""
     return (
-        f"{pin.sdist.project} {pin.tag}\n\n"
-        f"The tree of upstream commit {pin.commit},\nwithout its history; tree {pin.tree}.\n"
+        f"{pin.sdist.project} {pin.tag}\n\nThe tree of upstream {pin.state},\nwithout its history; tree {pin.tree}.\n"
     )
 
 
@@ -126,7 +125,7 @@ def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporte
     if check_cached_sdist(project, pin):
         return _from_sdist(repository, cached_sdist(project, pin), pin), "from the sdist in the cache"
     try:
-        return _from_git(repository, pin), f"from git, {pin.tag} at {pin.commit[:12]}"
+        return _from_git(repository, pin), f"from git, {pin.state}"
     except GitError as error:
         unreachable = error.reason
         reporter.say(f"    git: {unreachable}; taking the sdist from the package index")
@@ -144,17 +143,25 @@ def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporte
 
 
 def _from_git(repository: Repository, pin: Pin) -> str:
-    refs = repository.ls_remote(
-        pin.repository, f"refs/tags/{pin.tag}", f"refs/tags/{pin.tag}^{{}}", deadline=REACH_SECONDS
-    )
-    found = refs.get(f"refs/tags/{pin.tag}^{{}}", refs.get(f"refs/tags/{pin.tag}", "no such tag"))
-    if found != pin.commit:
+    found = tagged(repository, pin)
+    if found is None or (pin.commit and found != pin.commit):
         raise PinMismatchError(
-            f"Upstream's tag {pin.tag} was moved: expected commit {pin.commit}, found {found}.",
+            f"Upstream's tag {pin.tag} was moved: expected {pin.state}, found {found or 'no such tag'}.",
             next_command="git diff release.toml   (the pin stays; a new upstream state is a new pin)",
         )
-    repository.fetch(pin.repository, pin.commit, depth=1, deadline=FETCH_SECONDS)
-    return _require_tree(repository.tree_of(pin.commit), pin, f"commit {pin.commit}")
+    repository.fetch(pin.repository, found, depth=1, deadline=FETCH_SECONDS)
+    return _require_tree(repository.tree_of(found), pin, f"commit {found}")
+
+
+def tagged(repository: Repository, pin: Pin) -> str | None:
+    """Return the commit that upstream's tag names now; ``None`` when the tag is gone.
+
+    Raises:
+        GitError: Upstream is out of reach.
+    """
+    tag = f"refs/tags/{pin.tag}"
+    refs = repository.ls_remote(pin.repository, tag, f"{tag}^{{}}", deadline=REACH_SECONDS)
+    return refs.get(f"{tag}^{{}}", refs.get(tag))
 
 
 def _from_sdist(repository: Repository, path: Path, pin: Pin) -> str:

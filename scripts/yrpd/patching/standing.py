@@ -123,7 +123,7 @@ def _files(files: lint.Files) -> Iterator[Side]:
     elif about_pin:
         yield Side("pin", State.DIVERGED, _first(about_pin), about_pin[0].next_command)
     else:
-        yield Side("pin", State.SAME, f"the lock has commit {files.lock.pin.commit[:12]} too")
+        yield Side("pin", State.SAME, f"the lock has tree {files.lock.pin.tree[:12]} too")
     if files.series is None:
         yield Side("series", State.MISSING, others[0].message, others[0].next_command)
     elif others:

@@ -103,6 +103,8 @@ def start(folder: Path, source: Source) -> Repository:
     try:
         repository.fetch(str(source.repository.folder), f"{BASE_REF}:{BASE}")
     except GitError as error:
+        if error.disk_full:  # then nothing is wrong with the source
+            raise
         raise PinMismatchError(
             f"{source.repository.folder} does not give the tree {source.tree} back any more: {error.reason}.",
             next_command=f"rm -r {source.repository.folder} && invoke patch",

@@ -169,7 +169,7 @@ def test_a_lock_with_another_result_is_a_mismatch(tiny: Tiny) -> None:
 
 
 def test_another_pin_under_the_same_lock_is_a_mismatch(tiny: Tiny) -> None:
-    tiny.edit_release(load_lock(tiny.patches).pin.commit, "1" * 40)
+    tiny.edit_release(load_lock(tiny.patches).pin.commit or "?", "1" * 40)
     with pytest.raises(PinMismatchError, match=f"found {'1' * 40}"):
         tiny.run("patch")
 

@@ -158,7 +158,8 @@ def test_added_whitespace_errors_are_found_with_their_line(tiny: Tiny) -> None:
 
 
 def test_another_pin_than_the_locks_is_found(tiny: Tiny) -> None:
-    commit = load_lock(tiny.patches).pin.commit
+    commit = load_lock(tiny.patches).pin.commit or ""
+    assert commit
     lock = tiny.patches / "lock.toml"
     lock.write_text(lock.read_text().replace(commit, "6" * 40))
     assert "pin" in {finding["id"] for finding in _findings(tiny)}

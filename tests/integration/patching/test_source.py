@@ -19,6 +19,12 @@ from yrpd.release import Pin, load_release
 from tests.integration.patching.conftest import UPSTREAM, Tiny, git, make_sdist
 
 
+def _commit(tiny: Tiny) -> str:
+    commit = _pin(tiny).commit
+    assert commit is not None
+    return commit
+
+
 def _pin(tiny: Tiny) -> Pin:
     return load_release(tiny.project.release_file).pins["v1"]
 
@@ -70,7 +76,7 @@ def test_another_tree_is_a_mismatch_by_either_way(bare_tiny: Tiny, way: str) -> 
 
 
 def test_another_commit_is_a_mismatch(bare_tiny: Tiny) -> None:
-    commit = _pin(bare_tiny).commit
+    commit = _commit(bare_tiny)
     bare_tiny.edit_release(commit, "3" * 40)
     with pytest.raises(PinMismatchError, match=f"expected commit {'3' * 40}, found {commit}"):
         bare_tiny.run("export")

@@ -68,6 +68,6 @@ def test_the_base_commit_names_the_pin_and_nothing_of_where_it_came_from() -> No
     release = load_release(Project.here().release_file)
     pin = release.pins[release.release.default_pin]
     text = base_message(pin)
-    assert pin.commit in text
+    assert f"commit {pin.commit}" in text
     assert pin.tree in text
     assert text == base_message(pin.model_copy(update={"repository": "elsewhere"}))

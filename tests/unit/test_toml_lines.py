@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.deploying.toml_lines import line_of
+from yrpd.toml_lines import line_of
 
 from tests.unit.deploying.inventories import GOOD
 
@@ -36,6 +36,11 @@ def test_a_missing_field_is_on_the_line_of_its_table() -> None:
     assert GOOD.splitlines()[(line_of(GOOD, ("hosts", 1, "nothing")) or 0) - 1] == "[[hosts]]"
     assert line_of(GOOD, ("hosts", 1, "nothing")) == 9
     assert line_of(GOOD, ("nothing",)) is None
+
+
+def test_a_quoted_name_with_dots_is_one_name() -> None:
+    text = '[pins."v0.10.0rc1"]\nrepository = "r"\ntag = "t"\n'
+    assert line_of(text, ("pins", "v0.10.0rc1", "tag")) == 3
 
 
 @given(st.text())

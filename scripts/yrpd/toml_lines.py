@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([A-Za-z0-9_.\"-]+)\s*\]\]?")
+_PART = re.compile(r'"([^"]*)"|([^."\s]+)')
 _KEY = re.compile(r"^\s*([A-Za-z0-9_\"-]+(?:\s*\.\s*[A-Za-z0-9_\"-]+)*)\s*=")
 
 Path = tuple[int | str, ...]
@@ -32,27 +33,28 @@ def line_of(text: str, loc: Path) -> int | None:
 
 def _index(text: str) -> dict[Path, int]:
     found: dict[Path, int] = {}
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, ...]] = Counter()
     table: Path = ()
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
-            name = header.group(2).replace('"', "")
-            table = _table(name, header.group(1) == "[[", seen)
+            table = _table(_parts(header.group(2)), header.group(1) == "[[", seen)
             found.setdefault(table, number)
             if isinstance(table[-1], int):
                 found.setdefault(table[:-1], number)
         elif key := _KEY.match(line):
-            parts = tuple(part.strip().strip('"') for part in key.group(1).split("."))
-            found.setdefault((*table, *parts), number)
+            found.setdefault((*table, *_parts(key.group(1))), number)
     return found
 
 
-def _table(name: str, repeated: bool, seen: Counter[str]) -> Path:
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(quoted or bare for quoted, bare in _PART.findall(name))
+
+
+def _table(written: tuple[str, ...], repeated: bool, seen: Counter[tuple[str, ...]]) -> Path:
     parts: list[int | str] = []
-    written = name.split(".")
     for position, part in enumerate(written):
         parts.append(part)
-        dotted = ".".join(written[: position + 1])
+        dotted = written[: position + 1]
         if repeated and position == len(written) - 1:
             parts.append(seen[dotted])
             seen[dotted] += 1
