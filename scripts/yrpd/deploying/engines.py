@@ -9,8 +9,10 @@ from pathlib import Path
 import docker
 from docker import DockerClient
 from docker.errors import DockerException
+from docker.tls import TLSConfig
+from paramiko.ssh_exception import SSHException
 
-from yrpd.deploying.inventory import Inventory
+from yrpd.deploying.inventory import Host, Inventory
 from yrpd.errors import EnvironmentFailure
 
 # For one answer. Moving an image uses a connection of its own with more patience.
@@ -19,18 +21,25 @@ TIMEOUT_S = 60
 LAB_ENGINES = "unix:///run/yrpd-"
 
 
-def connect(engine: str, timeout_s: int = TIMEOUT_S) -> DockerClient:
-    """Return a client of an engine that has answered.
+def connect(host: Host, timeout_s: int = TIMEOUT_S) -> DockerClient:
+    """Return a client of a host's engine that has answered.
 
     Raises:
         EnvironmentFailure: It does not answer; the sentence says why.
     """
+    engine = host.engine
     try:
-        client = docker.DockerClient(base_url=engine, timeout=timeout_s)
+        client = docker.DockerClient(base_url=engine, timeout=timeout_s, tls=_tls(host))
         client.ping()
-    except (DockerException, OSError, ImportError, TypeError) as error:
+    except (DockerException, SSHException, OSError, ImportError, TypeError) as error:
         raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(engine, error)}") from error
     return client
+
+
+def _tls(host: Host) -> TLSConfig | bool:
+    if host.tls is None:
+        return False
+    return TLSConfig(client_cert=(host.tls.certificate, host.tls.key), ca_cert=host.tls.ca, verify=True)
 
 
 def next_command(engine: str) -> str:
@@ -58,7 +67,7 @@ def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
         clients: dict[str, DockerClient] = {}
         for host in inventory.hosts:
             try:
-                clients[host.name] = connect(host.engine)
+                clients[host.name] = connect(host)
             except EnvironmentFailure as error:
                 silent.append(f"{host.name}: {error.message}")
             else:

@@ -60,9 +60,13 @@ def local_digest(folder: Path) -> str:
 def remote_problems(client: DockerClient, folder: str, mounts: tuple[str, ...]) -> list[str]:
     """Return what is wrong with the model folder and the other mounts of a host that only its engine can see.
 
+    An empty ``folder`` is not looked at.
+
     A container is created from an empty image, never started, and removed: creating it makes the engine look.
     """
     problems = [f"{path} does not exist" for path in mounts if not _can_mount(client, path)]
+    if not folder:
+        return problems
     with _looking(client, folder) as container:
         if container is None:
             problems.append(f"the model folder {folder} does not exist")

@@ -1,4 +1,4 @@
-"""Which vLLM options and environment variables an inventory may set, and why not the others."""
+"""Which options, flags and environment variables an inventory may set, and why not the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ RESERVED_OPTIONS: dict[str, str] = {
     "block-size": "it is [model] block_size",
     "tensor-parallel-size": "it is the instance's tensor_parallel",
     "pipeline-parallel-size": "the connector stores one object per block and tensor-parallel rank",
-    "data-parallel-size": "list more instances instead, the router spreads requests over them",
+    "data-parallel-size": "it is the instance's data_parallel",
+    "data-parallel-size-local": "an instance lives on one host; list more instances for more hosts",
+    "data-parallel-address": "an instance lives on one host; list more instances for more hosts",
+    "data-parallel-rpc-port": "an instance lives on one host; list more instances for more hosts",
+    "data-parallel-start-rank": "an instance lives on one host; list more instances for more hosts",
+    "data-parallel-backend": "an instance lives on one host; list more instances for more hosts",
+    "enable-expert-parallel": "it is the instance's expert_parallel",
+    "distributed-executor-backend": "it follows from the flavour; ray would start processes on other hosts",
     "api-server-count": "the connector's counters are read from one API server per instance",
     "kv-transfer-config": "the connector is configured by the deployment, equal on P and D",
     "scheduler-cls": "it is the inventory's scheduler, with recovery from failed loads",
@@ -24,7 +31,11 @@ RESERVED_OPTIONS: dict[str, str] = {
     "enable-prefix-caching": "it is always on",
     "no-enable-chunked-prefill": "the CPU backend ignores a cached prefix without chunked prefill",
     "enable-chunked-prefill": "it is always on",
-    "api-key": "a secret on a command line is visible to every user of the host",
+    "api-key": "a secret on a command line is visible to every user of the host; it is [secrets] vllm_api_key",
+    "hf-token": "a secret on a command line is visible to every user of the host, and nothing is fetched",
+    "download-dir": "nothing is fetched; the model is [model] path",
+    "tokenizer": "P and D read the model's own; another one would give other tokens for the same KV key",
+    "trust-request-chat-template": "a client could make P and D see different prompts",
     "ssl-keyfile": "the router speaks plain HTTP to P and D",
     "ssl-certfile": "the router speaks plain HTTP to P and D",
     "headless": "P and D must answer HTTP",
@@ -41,7 +52,63 @@ RESERVED_ENVIRONMENT: dict[str, str] = {
     "VLLM_CPU_KVCACHE_SPACE": "it is [containers] kvcache_gib",
     "VLLM_CPU_OMP_THREADS_BIND": "it is the instance's cores",
     "ASCEND_RT_VISIBLE_DEVICES": "it follows from the host's devices",
-    "VLLM_API_KEY": "the router could not speak to P and D, and docker inspect shows environments to everyone",
+    "VLLM_API_KEY": "it is [secrets] vllm_api_key; docker inspect shows environments to everyone",
+    "OPENAI_API_KEY": "it is [secrets] vllm_api_key; docker inspect shows environments to everyone",
+    "VLLM_WORKER_MULTIPROC_METHOD": "it follows from the flavour",
+    "HCCL_IF_IP": "it is the host's address",
+    "DS_WORKER_ADDR": "it is the worker of the same host",
+    "USING_PREFIX_CONNECTOR": "the connector is configured by the deployment, equal on P and D",
+    "HCL_OP_EXPANSION_MODE": "a letter is missing and nothing reads it; HCCL_OP_EXPANSION_MODE=AIV is set",
+    "vLLM_MODEL_MEMORY_USE_GB": "nothing reads it; the option is gpu-memory-utilization",
+    "YUANRONG_DS_CLIENT_PUBLIC_KEY_FILE": "it is [datasystem.encryption]",
+    "YUANRONG_DS_CLIENT_PRIVATE_KEY_FILE": "it is [datasystem.encryption]",
+    "YUANRONG_DS_SERVER_PUBLIC_KEY_FILE": "it is [datasystem.encryption]",
+}
+
+RESERVED_WORKER_FLAGS: dict[str, str] = {
+    "worker_address": "it is the host's address and [datasystem] port",
+    "etcd_address": "it is [etcd]",
+    "metastore_address": "the directory is etcd",
+    "start_metastore_service": "the directory is etcd",
+    "shared_memory_size_mb": "it is [datasystem] memory_mb",
+    "spill_directory": "it is [datasystem.spill] directory",
+    "spill_size_limit": "it is [datasystem.spill] size_mb",
+    "enable_curve_zmq": "it is [datasystem.encryption]",
+    "curve_key_dir": "it is [datasystem.encryption] key_folder",
+    "unix_domain_socket_dir": "it is the folder that the worker shares with P and D",
+    "ready_check_path": "readiness is asked there",
+    "health_check_path": "readiness is asked there",
+    "ipc_through_shared_memory": "without it every block would be copied twice",
+    "enable_etcd_auth": "it is [etcd.tls]",
+    "etcd_ca": "it is [etcd.tls] ca",
+    "etcd_cert": "it is [etcd.tls] client_certificate",
+    "etcd_key": "it is [etcd.tls] client_key",
+    "log_dir": "it is a folder of the container",
+    "rocksdb_store_dir": "it is a folder of the container",
+    "skip_authenticate": "a worker that asks for keys and does not check them protects nothing",
+}
+SECRET_WORKER_FLAGS = ("password", "secret", "access_key", "data_key", "passphrase", "token")
+
+RESERVED_ROUTER_OPTIONS: dict[str, str] = {
+    "host": "it is the host's address",
+    "port": "it is [router] port",
+    "prometheus-host": "it is the host's address",
+    "prometheus-port": "it is [router] metrics_port",
+    "policy": "it is [router] policy",
+    "prefill-policy": "it is [router] prefill_policy",
+    "decode-policy": "it is [router] decode_policy",
+    "health-check-interval-secs": "it is [router] health_interval_s",
+    "prefill": "it follows from [[prefill]]",
+    "decode": "it follows from [[decode]]",
+    "worker-urls": "it follows from [[prefill]] and [[decode]]",
+    "vllm-pd-disaggregation": "it is what this deployment is",
+    "vllm-discovery-address": "P and D are listed in the inventory",
+    "service-discovery": "P and D are listed in the inventory",
+    "kv-connector": "the YuanRong connector finds blocks by content and needs nothing of the router",
+    "mini-lb": "it has neither health checks nor failover",
+    "intra-node-data-parallel-size": "an instance spreads requests over its own replicas",
+    "api-key": "a secret on a command line is visible to every user of the host; it is [secrets] vllm_api_key",
+    "log-dir": "logs go to the container's output",
 }
 
 
@@ -66,8 +133,49 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def check_environment(environment: dict[str, str]) -> dict[str, str]:
+def check_worker_flags(flags: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Return flags of the DataSystem worker unchanged.
+
+    Raises:
+        ValueError: One is reserved, badly named, or carries a secret.
+    """
+    for name in flags:
+        if not name.isidentifier() or name != name.lower():
+            raise ValueError(f"{name!r} is not a flag of the worker; write it with underscores, without dashes")
+        if name in RESERVED_WORKER_FLAGS:
+            raise ValueError(f"{name!r} is reserved: {RESERVED_WORKER_FLAGS[name]}")
+        if any(word in name for word in SECRET_WORKER_FLAGS):
+            raise ValueError(f"{name!r} carries a secret; a command line is visible to every user of the host")
+    return flags
+
+
+def check_router_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of vllm-router with dashes in their names.
+
+    Raises:
+        ValueError: One is reserved, badly named or set twice.
+    """
+    checked: dict[str, Any] = {}
+    for written, value in options.items():
+        name = written.replace("_", "-")
+        if not name or name.startswith("-") or not all(part.isalnum() for part in name.split("-")):
+            raise ValueError(f"{written!r} is not an option name; write it without leading dashes")
+        if name in RESERVED_ROUTER_OPTIONS:
+            raise ValueError(f"{written!r} is reserved: {RESERVED_ROUTER_OPTIONS[name]}")
+        if name in checked:
+            raise ValueError(f"{written!r} is set twice")
+        if value is False:
+            raise ValueError(f"{written!r}: vllm-router's switches are only ever given; leave it out instead")
+        checked[name] = value
+    return checked
+
+
+def check_environment(environment: dict[str, str], *, secrets: bool = False) -> dict[str, str]:
     """Return the environment unchanged.
+
+    Args:
+        environment: Variables.
+        secrets: Their values come from files, so they may be secrets.
 
     Raises:
         ValueError: A variable is reserved, badly named, or looks like a secret.
@@ -77,6 +185,11 @@ def check_environment(environment: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!r} is not the name of an environment variable")
         if name in RESERVED_ENVIRONMENT:
             raise ValueError(f"{name!r} is reserved: {RESERVED_ENVIRONMENT[name]}")
-        if any(word in name.upper() for word in ("PASSWORD", "SECRET", "API_KEY")):
-            raise ValueError(f"{name!r} looks like a secret; docker inspect shows environments to everyone")
+        shouted = name.upper()
+        secret = shouted.endswith("TOKEN") or any(word in shouted for word in ("PASSWORD", "SECRET", "API_KEY"))
+        if secret and not secrets:
+            raise ValueError(
+                f"{name!r} looks like a secret, and docker inspect shows environments to everyone; "
+                "name a file of it under [secrets] environment"
+            )
     return environment

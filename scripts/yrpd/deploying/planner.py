@@ -6,31 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from yrpd.deploying import placement, private_files, vllm_settings
 from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Host, Instance, Inventory
-from yrpd.deploying.spec import WAVES, ContainerSpec, FileProbe, HttpProbe, Mount, Role, Volume
-from yrpd.errors import ConfigurationError
+from yrpd.deploying.spec import WAVES, CommandProbe, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
 from yrpd.serving import command_lines
 
-CPU_ENVIRONMENT: Mapping[str, str] = {
-    # Without it vLLM would load the Ascend platform plugin, which needs an NPU.
-    "VLLM_PLUGINS": "",
-    "TORCHDYNAMO_DISABLE": "1",
-}
-NPU_ENVIRONMENT: Mapping[str, str] = {
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "HCCL_OP_EXPANSION_MODE": "AIV",
-    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python",
-}
-VLLM_ENVIRONMENT: Mapping[str, str] = {
-    "VLLM_USE_V1": "1",
-    # Nothing may be fetched while serving, and nothing reported home.
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "PROMETHEUS_MULTIPROC_DIR": command_lines.METRICS,
-}
 # Reads model files whatever their owner; all other capabilities of root are dropped.
 VLLM_CAPABILITIES = ("DAC_READ_SEARCH",)
 # Lets the worker raise the priority of its own I/O threads, without which a busy host makes saves and loads late.
@@ -64,39 +45,18 @@ def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[Containe
     Raises:
         ConfigurationError: The flavour and the inventory do not fit, such as no NPU for an npu image.
     """
-    devices = _assign_devices(inventory) if image.flavour == "npu" else {}
+    if image.flavour == "cpu":
+        placement.demand_one_rank_each(inventory)
+    devices = placement.assign_devices(inventory) if image.flavour == "npu" else {}
     factory = _Factory(inventory, image, site, devices)
     etcd = factory.etcd()
     workers = {host.name: factory.worker(host, etcd) for host in inventory.serving_hosts()}
     vllms = [
-        factory.vllm(role, index, instance, workers[instance.host])
-        for role, instances in _instances(inventory)
-        for index, instance in enumerate(instances)
+        factory.vllm(role, index, instance, workers[instance.host]) for role, index, instance in inventory.instances()
     ]
     specs = [etcd, *workers.values(), *vllms, factory.router()]
     order = {role: position for position, wave in enumerate(WAVES) for role in wave}
     return tuple(sorted(specs, key=lambda spec: order[spec.role]))
-
-
-def reference_host(inventory: Inventory, image: ImageRecord) -> str:
-    """Return the host that has room for a plain vLLM beside the deployment; the last one that serves is preferred.
-
-    Raises:
-        ConfigurationError: It would need NPUs, and no host has enough to spare.
-    """
-    serving = [host.name for host in reversed(inventory.serving_hosts())]
-    if image.flavour == "cpu":
-        return serving[0]
-    wanted = inventory.decode[-1].tensor_parallel
-    spare = _spare_devices(inventory)
-    for name in serving:
-        if len(spare[name]) >= wanted:
-            return name
-    raise ConfigurationError(
-        f"Verification compares with a plain vLLM, which needs {wanted} NPU(s) "
-        "that no instance uses; no host has them.",
-        next_command="list more devices for a host in the inventory",
-    )
 
 
 def reference(inventory: Inventory, image: ImageRecord, site: Site, port: int) -> ContainerSpec:
@@ -105,65 +65,18 @@ def reference(inventory: Inventory, image: ImageRecord, site: Site, port: int) -
     Raises:
         ConfigurationError: No host has room for it.
     """
-    host = reference_host(inventory, image)
+    host = placement.reference_host(inventory, image.flavour)
     wanted = inventory.decode[-1].tensor_parallel
-    devices = {("reference", 0): tuple(_spare_devices(inventory)[host][:wanted])} if image.flavour == "npu" else {}
-    instance = inventory.decode[-1].model_copy(update={"host": host, "port": port, "cores": ""})
+    devices = (
+        {("reference", 0): tuple(placement.spare_devices(inventory)[host][:wanted])} if image.flavour == "npu" else {}
+    )
+    instance = inventory.decode[-1].model_copy(
+        update={"host": host, "port": port, "cores": "", "data_parallel": 1, "devices": ()}
+    )
     return _Factory(inventory, image, site, devices).reference(instance)
 
 
 _Kind = Literal["prefill", "decode"]
-
-
-def _instances(inventory: Inventory) -> tuple[tuple[_Kind, tuple[Instance, ...]], ...]:
-    return (("prefill", inventory.prefill), ("decode", inventory.decode))
-
-
-def _assign_devices(inventory: Inventory) -> dict[tuple[str, int], tuple[int, ...]]:
-    """Give every instance the next devices of its host, in the file's order."""
-    free = {host.name: list(host.devices) for host in inventory.hosts}
-    assigned: dict[tuple[str, int], tuple[int, ...]] = {}
-    for role, instances in _instances(inventory):
-        for index, instance in enumerate(instances):
-            wanted = instance.tensor_parallel
-            available = free[instance.host]
-            if len(available) < wanted:
-                raise ConfigurationError(
-                    f"{role}.{index} needs {wanted} NPU(s) on {instance.host}, which has {len(available)} left of "
-                    f"{len(inventory.host(instance.host).devices)}.",
-                    next_command="list the host's devices in the inventory, or use --flavour cpu",
-                )
-            assigned[(role, index)] = tuple(available[:wanted])
-            free[instance.host] = available[wanted:]
-    return assigned
-
-
-def _spare_devices(inventory: Inventory) -> dict[str, list[int]]:
-    used: dict[str, set[int]] = {host.name: set() for host in inventory.hosts}
-    instances: dict[tuple[str, int], Instance] = {
-        (role, index): each for role, group in _instances(inventory) for index, each in enumerate(group)
-    }
-    for key, devices in _assign_devices(inventory).items():
-        used[instances[key].host] |= set(devices)
-    return {host.name: [each for each in host.devices if each not in used[host.name]] for host in inventory.hosts}
-
-
-def bound_cores(cores: str, available: int) -> str:
-    """Return a core list with the numbers that the machine does not have wrapped around.
-
-    Args:
-        cores: Such as ``1`` or ``0-3,8``.
-        available: How many cores there are.
-    """
-    if not cores or available < 1:
-        return cores
-    numbers: list[int] = []
-    for part in cores.split(","):
-        first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    if all(number < available for number in numbers):
-        return cores
-    return ",".join(map(str, dict.fromkeys(number % available for number in numbers)))
 
 
 @dataclass(frozen=True)
@@ -178,17 +91,24 @@ class _Factory:
     def etcd(self) -> ContainerSpec:
         table = self.inventory.etcd
         host = self.inventory.host(table.host)
+        mounts, certificates = private_files.etcd_certificates(self.inventory)
         return self._spec(
             host,
             "etcd",
             "etcd",
-            command_lines.etcd(f"{self.inventory.name}-etcd", host.address, table.port, table.peer_port),
-            HttpProbe(
+            command_lines.etcd(f"{self.inventory.name}-etcd", host.address, table.port, table.peer_port, certificates),
+            # With certificates it refuses whoever has none, and that is asked instead.
+            CommandProbe(
+                private_files.etcd_question(f"https://{host.address}:{table.port}"), self.inventory.deadlines.etcd
+            )
+            if certificates
+            else HttpProbe(
                 f"http://{host.address}:{table.port}/health",
                 contains=('"health":"true"',),
                 deadline_s=self.inventory.deadlines.etcd,
             ),
             ports=(table.port, table.peer_port),
+            mounts=mounts,
             # Ascend hosts are often arm64, where etcd 3.4 wants to be told that this is meant.
             env=(("ETCD_UNSUPPORTED_ARCH", "arm64"),) if self.image.flavour == "npu" else (),
         )
@@ -201,10 +121,14 @@ class _Factory:
             "worker",
             "worker",
             command_lines.datasystem_worker(
-                f"{host.address}:{table.port}", f"{etcd_host.address}:{self.inventory.etcd.port}", table.memory_mb
+                f"{host.address}:{table.port}",
+                f"{etcd_host.address}:{self.inventory.etcd.port}",
+                table.memory_mb,
+                private_files.worker_flags(self.inventory),
             ),
             FileProbe(command_lines.WORKER_READY, host.address, table.port, deadline_s=self.inventory.deadlines.worker),
             ports=(table.port,),
+            mounts=private_files.worker_mounts(self.inventory),
             volumes=(self._sockets(),),
             capabilities=WORKER_CAPABILITIES,
             needs=((etcd.name, etcd.digest),),
@@ -231,14 +155,30 @@ class _Factory:
         host = self.inventory.host(table.host)
         prefill, decode = (
             [f"http://{self.inventory.host(each.host).address}:{each.port}" for each in instances]
-            for _, instances in _instances(self.inventory)
+            for instances in (self.inventory.prefill, self.inventory.decode)
         )
+        policies = {
+            "policy": table.policy,
+            "prefill-policy": table.prefill_policy,
+            "decode-policy": table.decode_policy,
+        }
+        mounts, files = private_files.api_key(self.inventory, "OPENAI_API_KEY")
         return self._spec(
             host,
             "router",
             "router",
-            command_lines.router(
-                host.address, table.port, table.metrics_port, prefill, decode, table.policy, table.health_interval_s
+            command_lines.with_secrets(
+                files,
+                command_lines.router(
+                    host.address,
+                    table.port,
+                    table.metrics_port,
+                    prefill,
+                    decode,
+                    {name: policy for name, policy in policies.items() if policy},
+                    table.health_interval_s,
+                    table.options,
+                ),
             ),
             HttpProbe(
                 f"http://{host.address}:{table.port}/readiness",
@@ -249,6 +189,7 @@ class _Factory:
                 deadline_s=self.inventory.deadlines.router,
             ),
             ports=(table.port, table.metrics_port),
+            mounts=mounts,
         )
 
     def _vllm(
@@ -269,31 +210,39 @@ class _Factory:
             max_model_len=model.max_model_len,
             block_size=model.block_size,
             tensor_parallel=instance.tensor_parallel,
+            data_parallel=instance.data_parallel,
+            expert_parallel=instance.expert_parallel,
             cpu=self.image.flavour == "cpu",
-            options=self._options(transfer),
+            options=vllm_settings.options(self.inventory, self.image, instance, connected=transfer is not None),
         )
         devices = self.devices.get((role, index), ())
+        # Plain vLLM, which verification asks itself, asks for no key.
+        secret_mounts, secret_files = private_files.vllm_secrets(self.inventory) if transfer else ((), {})
+        guarded = bool(self.inventory.secrets.vllm_api_key and transfer)
         return self._spec(
             host,
             role,
             f"{role}-{index}" if role != "reference" else "reference",
-            command_lines.vllm_serve(serve, transfer),
+            command_lines.with_secrets(secret_files, command_lines.vllm_serve(serve, transfer)),
+            # With a key, /v1/models is refused to whoever has none; the plan has none.
             HttpProbe(
-                f"http://{host.address}:{instance.port}/v1/models",
-                contains=(f'"id":"{model.served_name}"',),
+                f"http://{host.address}:{instance.port}/{'health' if guarded else 'v1/models'}",
+                contains=() if guarded else (f'"id":"{model.served_name}"',),
                 deadline_s=self.inventory.deadlines.vllm,
             ),
             ports=(instance.port,),
-            env=tuple(sorted(self._environment(host, instance, devices).items())),
+            env=vllm_settings.environment(self.inventory, self.image, instance, devices, self.site.cores),
             mounts=(
                 Mount(self.site.model_folder, self.model_in_container),
                 *(Mount(path, path) for path in (host.driver_mounts if devices else ())),
+                *secret_mounts,
             ),
             volumes=(self._sockets(),) if transfer else (),
             tmpfs=((command_lines.METRICS, "size=64m,mode=0700"),),
             devices=(*(f"/dev/davinci{number}" for number in devices), *(host.device_nodes if devices else ())),
             capabilities=tuple(sorted({*VLLM_CAPABILITIES, *self.inventory.containers.capabilities})),
             shm_mb=self.inventory.containers.shm_mb,
+            privileged=self.inventory.containers.privileged,
             needs=needs,
         )
 
@@ -301,31 +250,6 @@ class _Factory:
     def model_in_container(self) -> str:
         """The model's folder inside every container: the same string everywhere, since image hashes depend on it."""
         return f"/models/{self.site.model_folder.rstrip('/').rsplit('/', 1)[-1]}"
-
-    def _options(self, transfer: command_lines.KvTransfer | None) -> tuple[tuple[str, str], ...]:
-        options = dict(self.inventory.model.options)
-        if transfer and transfer.scheduler == "ascend" and self.image.flavour == "npu":
-            additional = dict(options.get("additional-config") or {})
-            additional["ascend_scheduler_config"] = {
-                "enabled": True,
-                **additional.get("ascend_scheduler_config", {}),
-            }
-            options["additional-config"] = additional
-        return command_lines.options_as_text(options)
-
-    def _environment(self, host: Host, instance: Instance, devices: tuple[int, ...]) -> dict[str, str]:
-        environment = {**VLLM_ENVIRONMENT, "VLLM_HOST_IP": host.address}
-        if self.image.flavour == "cpu":
-            environment |= CPU_ENVIRONMENT
-            environment["VLLM_CPU_KVCACHE_SPACE"] = str(self.inventory.containers.kvcache_gib)
-            here = self.site.cores if host.engine.startswith("unix://") else 0
-            if cores := bound_cores(instance.cores, here):
-                environment["VLLM_CPU_OMP_THREADS_BIND"] = cores
-        else:
-            environment |= NPU_ENVIRONMENT
-            environment["HCCL_IF_IP"] = host.address
-            environment["ASCEND_RT_VISIBLE_DEVICES"] = ",".join(map(str, devices))
-        return {**environment, **self.inventory.containers.environment}
 
     def _sockets(self) -> Volume:
         # Worker and vLLM are separate containers that share this folder: the memory pool reaches vLLM as file
@@ -338,7 +262,7 @@ class _Factory:
         role: Role,
         name: str,
         argv: tuple[str, ...],
-        probe: HttpProbe | FileProbe,
+        probe: Probe,
         *,
         ports: tuple[int, ...],
         env: tuple[tuple[str, str], ...] = (),
@@ -348,6 +272,7 @@ class _Factory:
         devices: tuple[str, ...] = (),
         capabilities: tuple[str, ...] = (),
         shm_mb: int = 64,
+        privileged: bool = False,
         needs: tuple[tuple[str, str], ...] = (),
     ) -> ContainerSpec:
         containers = self.inventory.containers
@@ -369,6 +294,8 @@ class _Factory:
             devices=devices,
             capabilities=capabilities,
             restart=containers.restart,
+            restart_attempts=containers.restart_attempts,
+            privileged=privileged,
             shm_mb=shm_mb,
             stop_seconds=containers.stop_seconds,
             needs=needs,

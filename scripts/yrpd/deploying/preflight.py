@@ -20,6 +20,7 @@ from yrpd.deploying.spec import DEPLOYMENT, PORTS, ContainerSpec
 from yrpd.errors import EnvironmentFailure
 
 MEBI = 1 << 20
+MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"
 DISK_RESERVE_BYTES = 2 << 30  # logs, layers, metadata beside the image
 
 
@@ -146,25 +147,33 @@ def _same_architecture(image: str, host: str) -> bool:
 
 
 def _model(situation: Situation, host: Host, client: DockerClient, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
-    serving = [spec for spec in specs if spec.mounts]
-    if not serving:
+    mounting = [spec for spec in specs if spec.mounts]
+    if not mounting:
         return
+    needs_model = any(mount.source == situation.folder for spec in mounting for mount in spec.mounts)
     fix = f"scp -r MODEL {host.address}:{situation.folder}  # or correct [model] path in the inventory"
     if host.engine.startswith(LAB_ENGINES):
         fix = "invoke lab.up  # makes build/models; or correct [model] path in the inventory"
-    sources = {mount.source for spec in serving for mount in spec.mounts} - {situation.folder}
+    sources = {mount.source for spec in mounting for mount in spec.mounts} - {situation.folder}
     if model_folder.is_local(host):
-        problem = model_folder.local_problem(Path(situation.folder))
+        problem = model_folder.local_problem(Path(situation.folder)) if needs_model else ""
         if problem:
             yield Finding("model", host.name, problem, fix)
         for source in sorted(sources):
             if not Path(source).exists():
-                yield Finding("mount", host.name, f"{source} does not exist", "correct driver_mounts in the inventory")
-        for device in sorted({device for spec in serving for device in spec.devices}):
+                yield Finding(
+                    "mount",
+                    host.name,
+                    f"{source} does not exist",
+                    MOUNT_FIX,
+                )
+        for device in sorted({device for spec in mounting for device in spec.devices}):
             if not Path(device).exists():
                 yield Finding("device", host.name, f"{device} does not exist", "correct devices in the inventory")
         return
-    for problem in model_folder.remote_problems(client, situation.folder, tuple(sorted(sources))):
+    for problem in model_folder.remote_problems(
+        client, situation.folder if needs_model else "", tuple(sorted(sources))
+    ):
         yield Finding("model" if "model folder" in problem else "mount", host.name, problem, fix)
 
 

@@ -53,7 +53,20 @@ class FileProbe:
     deadline_s: int = 60
 
 
-Probe = HttpProbe | FileProbe
+@dataclass(frozen=True)
+class CommandProbe:
+    """Ready when a command inside the container succeeds.
+
+    Attributes:
+        argv: The command.
+        deadline_s: How long until it counts as failed.
+    """
+
+    argv: tuple[str, ...]
+    deadline_s: int = 60
+
+
+Probe = HttpProbe | FileProbe | CommandProbe
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,8 @@ class ContainerSpec:
         devices: Device nodes.
         capabilities: Capabilities kept; all others are dropped.
         restart: Docker's restart policy.
+        restart_attempts: How often ``on-failure`` tries; 0 is for ever.
+        privileged: All rights of the host's root.
         shm_mb: Size of ``/dev/shm``.
         stop_seconds: Grace between SIGTERM and SIGKILL.
         needs: Names of containers, with their specs' digests, that it must be restarted with.
@@ -128,6 +143,8 @@ class ContainerSpec:
     devices: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     restart: str = "no"
+    restart_attempts: int = 0
+    privileged: bool = False
     shm_mb: int = 64
     stop_seconds: int = 30
     needs: tuple[tuple[str, str], ...] = field(default=())
@@ -165,11 +182,19 @@ class ContainerSpec:
         return document
 
 
+def restart_text(spec: ContainerSpec) -> str:
+    """Return the restart policy as docker writes it."""
+    return f"{spec.restart}:{spec.restart_attempts}" if spec.restart_attempts else spec.restart
+
+
 def docker_line(spec: ContainerSpec) -> str:
     """Return the line a person would type to start the same container."""
     line = ["docker", "-H", spec.engine, "run", "--detach", "--name", spec.name, "--network", "host", "--init"]
-    line += ["--restart", spec.restart, "--stop-timeout", str(spec.stop_seconds), "--shm-size", f"{spec.shm_mb}m"]
-    line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    line += ["--restart", restart_text(spec), "--stop-timeout", str(spec.stop_seconds), "--shm-size", f"{spec.shm_mb}m"]
+    if spec.privileged:
+        line.append("--privileged")
+    else:
+        line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     for capability in spec.capabilities:
         line += ["--cap-add", capability]
     for name, value in spec.env:

@@ -116,7 +116,7 @@ def _distribute(stream: Iterator[bytes], readers: Sequence[_Reader], advance: Ad
 
 def _load(host: Host, reader: _Reader, image: ImageRecord) -> None:
     try:
-        target = connect(host.engine, timeout_s=LOAD_TIMEOUT_S)
+        target = connect(host, timeout_s=LOAD_TIMEOUT_S)
         try:
             # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
             target.images.load(cast(Any, reader.read()))

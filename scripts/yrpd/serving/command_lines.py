@@ -16,6 +16,9 @@ WORKER_HOME = "/var/lib/yuanrong"
 WORKER_READY = f"{WORKER_HOME}/datasystem/probe/ready"
 SOCKETS = "/run/yuanrong/uds"  # under 80 characters, the worker's limit; the same path in worker and vLLM
 METRICS = "/run/yuanrong/metrics"
+SPILL = "/var/lib/yuanrong-spill"
+SECRETS = "/run/secrets"
+MEBI = 1 << 20
 
 CONNECTOR = "YuanRongConnector"
 CONNECTOR_MODULE = "vllm_ascend.distributed.yuanrong"
@@ -37,7 +40,9 @@ class VllmServe:
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         max_model_len: Prompt and answer, tokens.
         block_size: Tokens of a KV block.
-        tensor_parallel: NPUs.
+        tensor_parallel: NPUs of one replica of the weights.
+        data_parallel: Replicas behind the one port.
+        expert_parallel: Spread experts over all NPUs.
         cpu: The CPU backend, which runs without graph capture.
         options: More options, without dashes.
     """
@@ -51,6 +56,8 @@ class VllmServe:
     block_size: int
     tensor_parallel: int
     cpu: bool
+    data_parallel: int = 1
+    expert_parallel: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
 
@@ -75,10 +82,30 @@ class KvTransfer:
     settings: tuple[tuple[str, int | str], ...] = ()
 
 
-def etcd(name: str, address: str, port: int, peer_port: int) -> tuple[str, ...]:
-    """Return etcd's command line: one member, listening on one address only."""
-    client, peer = f"http://{address}:{port}", f"http://{address}:{peer_port}"
-    return (
+@dataclass(frozen=True)
+class Certificates:
+    """Files inside a container: who signed the other side's certificate, our own, and its private key."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+def etcd(
+    name: str, address: str, port: int, peer_port: int, certificates: Certificates | None = None
+) -> tuple[str, ...]:
+    """Return etcd's command line: one member, listening on one address only.
+
+    Args:
+        name: The member's name.
+        address: Where it listens.
+        port: Client port.
+        peer_port: Peer port.
+        certificates: Its own; clients and peers without one of the same authority are then refused.
+    """
+    scheme = "https" if certificates else "http"
+    client, peer = f"{scheme}://{address}:{port}", f"{scheme}://{address}:{peer_port}"
+    line: tuple[str, ...] = (
         "etcd",
         "--name", name,
         "--data-dir", ETCD_DATA,
@@ -88,11 +115,30 @@ def etcd(name: str, address: str, port: int, peer_port: int) -> tuple[str, ...]:
         "--initial-advertise-peer-urls", peer,
         "--initial-cluster", f"{name}={peer}",
     )  # fmt: skip
+    if certificates is None:
+        return line
+    for prefix in ("", "peer-"):
+        line += (
+            f"--{prefix}client-cert-auth",
+            f"--{prefix}trusted-ca-file", certificates.ca,
+            f"--{prefix}cert-file", certificates.certificate,
+            f"--{prefix}key-file", certificates.key,
+        )  # fmt: skip
+    return line
 
 
-def datasystem_worker(address: str, etcd_address: str, memory_mb: int) -> tuple[str, ...]:
-    """Return the command line of a DataSystem worker in the foreground (see :mod:`yrpd.serving.worker`)."""
-    return (
+def datasystem_worker(
+    address: str, etcd_address: str, memory_mb: int, flags: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return the command line of a DataSystem worker in the foreground (see :mod:`yrpd.serving.worker`).
+
+    Args:
+        address: ``host:port`` to listen on.
+        etcd_address: ``host:port`` of etcd.
+        memory_mb: Its memory pool.
+        flags: More flags of the worker.
+    """
+    line: tuple[str, ...] = (
         "python3", "-m", "yrpd.serving.worker",
         "--home", WORKER_HOME,
         "--sockets", SOCKETS,
@@ -100,6 +146,27 @@ def datasystem_worker(address: str, etcd_address: str, memory_mb: int) -> tuple[
         "--etcd-address", etcd_address,
         "--memory-mb", str(memory_mb),
     )  # fmt: skip
+    for name, value in sorted((flags or {}).items()):
+        line += ("--flag", f"{name}={value}")
+    return line
+
+
+def spill_flags(size_mb: int) -> dict[str, str]:
+    """Return the worker's flags for spilling to :data:`SPILL`; the worker counts its limit in bytes."""
+    return {"spill_directory": SPILL, "spill_size_limit": str(size_mb * MEBI)}
+
+
+def with_secrets(files: Mapping[str, str], argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command line that gets variables out of files (see :mod:`yrpd.serving.secrets`).
+
+    Args:
+        files: Variable to file inside the container; none leaves the command line as it is.
+        argv: The command line.
+    """
+    if not files:
+        return argv
+    assignments = (f"{name}={file}" for name, file in sorted(files.items()))
+    return ("python3", "-m", "yrpd.serving.secrets", *assignments, "--", *argv)
 
 
 def vllm_serve(serve: VllmServe, transfer: KvTransfer | None) -> tuple[str, ...]:
@@ -119,6 +186,10 @@ def vllm_serve(serve: VllmServe, transfer: KvTransfer | None) -> tuple[str, ...]
         "--block-size", str(serve.block_size),
         "--tensor-parallel-size", str(serve.tensor_parallel),
     ]  # fmt: skip
+    if serve.data_parallel > 1:
+        line += ["--data-parallel-size", str(serve.data_parallel)]
+    if serve.expert_parallel:
+        line.append("--enable-expert-parallel")
     if serve.cpu:
         line.append("--enforce-eager")
     if transfer is None:
@@ -165,8 +236,9 @@ def router(
     metrics_port: int,
     prefill: Sequence[str],
     decode: Sequence[str],
-    policy: str,
+    policies: Mapping[str, str],
     health_interval_s: int,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
     """Return the endpoint's command line: vLLM's own router, first P then D for every request.
 
@@ -176,23 +248,32 @@ def router(
         metrics_port: Prometheus.
         prefill: URLs of the P instances.
         decode: URLs of the D instances.
-        policy: How it chooses among several.
+        policies: How it chooses among several: ``policy``, and ``prefill-policy``, ``decode-policy`` where they differ.
         health_interval_s: Seconds between health checks; it has no failover between two of them.
+        options: More options; they win over what is set here.
     """
-    line = [
-        "vllm-router",
-        "--host", address,
-        "--port", str(port),
-        "--vllm-pd-disaggregation",
-        "--policy", policy,
-        "--prometheus-host", address,
-        "--prometheus-port", str(metrics_port),
-        "--worker-startup-check-interval", "1",
-        "--health-check-interval-secs", str(health_interval_s),
-        "--health-check-timeout-secs", "5",
-        "--health-failure-threshold", "2",
-        "--health-success-threshold", "1",
-    ]  # fmt: skip
+    settings: dict[str, Any] = {
+        "host": address,
+        "port": port,
+        "vllm-pd-disaggregation": True,
+        **policies,
+        "prometheus-host": address,
+        "prometheus-port": metrics_port,
+        "worker-startup-check-interval": 1,
+        "health-check-interval-secs": health_interval_s,
+        "health-check-timeout-secs": 5,
+        "health-failure-threshold": 2,
+        "health-success-threshold": 1,
+        **dict(sorted((options or {}).items())),
+    }
+    line = ["vllm-router"]
+    for name, value in settings.items():
+        if value is True:
+            line.append(f"--{name}")
+        elif isinstance(value, list | tuple):
+            line += [f"--{name}", *map(str, value)]
+        else:
+            line += [f"--{name}", str(value)]
     for url in prefill:
         line += ["--prefill", url]
     for url in decode:

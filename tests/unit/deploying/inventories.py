@@ -67,3 +67,38 @@ environment = { TZ = "UTC" }
 def shipped(name: str) -> Inventory:
     """Return an inventory that the project ships."""
     return load_inventory(ROOT / name)
+
+
+def full() -> str:
+    """Return an inventory with every table and most fields, for an npu image."""
+    return (
+        GOOD.replace('"10.0.0.1"', '"10.0.0.1"\ndevices = [0, 1, 2, 3, 4, 5, 6, 7]\ndevice_nodes = ["/dev/hisi_hdc"]')
+        .replace(
+            '"unix:///run/two.sock"\naddress = "10.0.0.2"',
+            '"tcp://10.0.0.2:2376"\naddress = "10.0.0.2"\ndevices = [4, 5, 6, 7]\n'
+            'tls = { ca = "/tls/ca", certificate = "/tls/cert", key = "/tls/key" }',
+        )
+        .replace("port = 8100", "port = 8100\ndata_parallel = 2\nexpert_parallel = true\noptions = { seed = 7 }")
+        .replace("port = 8200", 'port = 8200\ndevices = [6]\nenvironment = { ONLY = "here" }')
+        .replace(
+            "port = 31501",
+            'port = 31501\nspill = { directory = "/fast/spill", size_mb = 2048 }\noptions = { spill_thread_num = 4 }\n'
+            "encryption = { key_folder = '/k', client_public_key = '/cpub', client_private_key = '/cpriv', "
+            "server_public_key = '/spub' }",
+        )
+        .replace(
+            "peer_port = 22441",
+            "peer_port = 22441\ntls = { ca = '/e/ca', certificate = '/e/cert', key = '/e/key', "
+            "client_certificate = '/e/ccert', client_key = '/e/ckey' }",
+        )
+        .replace(
+            "port = 9000",
+            'port = 9000\nprefill_policy = "cache_aware"\n'
+            'options = { queue-size = 50, request-id-headers = ["x-a", "x-b"] }',
+        )
+        .replace(
+            '[containers]\nrestart = "no"',
+            '[secrets]\nvllm_api_key = "/s/key"\nenvironment = { AUDIT_TOKEN = "/s/token" }\n\n'
+            '[containers]\nrestart = "on-failure"\nrestart_attempts = 5\nprivileged = true',
+        )
+    )

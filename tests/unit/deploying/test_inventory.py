@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 from yrpd.deploying.inventory import load_inventory
+from yrpd.deploying.options import (
+    RESERVED_ENVIRONMENT,
+    RESERVED_OPTIONS,
+    RESERVED_ROUTER_OPTIONS,
+    RESERVED_WORKER_FLAGS,
+)
 from yrpd.errors import ConfigurationError
 
 from tests.unit.deploying.inventories import GOOD, shipped
@@ -151,6 +157,177 @@ BAD: dict[str, tuple[str, str, str]] = {
     ),
     "a secret variable": ('TZ = "UTC"', 'MY_SECRET = "x"', "'MY_SECRET' looks like a secret"),
     "a variable with a dash": ('TZ = "UTC"', 'A-B = "x"', "'A-B' is not the name of an environment variable"),
+    "a tcp engine without certificates": (
+        '"unix:///run/two.sock"',
+        '"tcp://two:2376"',
+        "line 9: hosts.1: a tcp:// engine needs tls = { ca, certificate, key }",
+    ),
+    "certificates for a socket": (
+        'address = "10.0.0.2"',
+        'address = "10.0.0.2"\ntls = { ca = "/a", certificate = "/b", key = "/c" }',
+        "hosts.1: tls is for tcp:// engines",
+    ),
+    "half of a key pair": (
+        'address = "10.0.0.2"',
+        'address = "10.0.0.2"\ntls = { ca = "/a", certificate = "/b" }',
+        "line 13: hosts.1.tls.key: is missing",
+    ),
+    "a device node outside of /dev": (
+        '"10.0.0.1"',
+        '"10.0.0.1"\ndevice_nodes = ["/etc/passwd"]',
+        "hosts.0.device_nodes: '/etc/passwd' is not a device node below /dev",
+    ),
+    "an NPU among the device nodes": (
+        '"10.0.0.1"',
+        '"10.0.0.1"\ndevice_nodes = ["/dev/davinci3"]',
+        "'/dev/davinci3' is an NPU; list its number in devices",
+    ),
+    "a driver mount with a comma": (
+        '"10.0.0.1"',
+        '"10.0.0.1"\ndriver_mounts = ["/a,readonly=false"]',
+        "hosts.0.driver_mounts.0: must not contain",
+    ),
+    "an NPU that the host has not": (
+        "port = 8100",
+        "port = 8100\ndevices = [3]",
+        "line 25: prefill.0.devices: one has no NPU 3 in its devices",
+    ),
+    "more NPUs than ranks": (
+        "port = 8100",
+        "port = 8100\ndevices = [0, 1]",
+        "prefill.0.devices: names 2 NPU(s), tensor_parallel times data_parallel is 1",
+    ),
+    "an NPU for two instances": (
+        '"10.0.0.1"\n',
+        '"10.0.0.1"\ndevices = [0]\n[[prefill]]\nhost = "one"\nport = 8101\ndevices = [0]\n'
+        '[[prefill]]\nhost = "one"\nport = 8102\ndevices = [0]\n',
+        "prefill.1.devices: NPU 0 of one is already taken by prefill.0.devices",
+    ),
+    "no replicas": (
+        "port = 8100",
+        "port = 8100\ndata_parallel = 0",
+        "prefill.0.data_parallel: Input should be greater",
+    ),
+    "an expert parallel size": (
+        "port = 8100",
+        "port = 8100\nexpert_parallel = 4",
+        "prefill.0.expert_parallel: Input should be a valid boolean",
+    ),
+    "a reserved option of one instance": (
+        "port = 8200",
+        "port = 8200\noptions = { data-parallel-size = 2 }",
+        "line 30: decode.0.options: 'data-parallel-size' is reserved: it is the instance's data_parallel",
+    ),
+    "expert parallelism as an option": (
+        "{ seed = 0 }",
+        "{ enable-expert-parallel = true }",
+        "'enable-expert-parallel' is reserved: it is the instance's expert_parallel",
+    ),
+    "a reserved variable of one instance": (
+        "port = 8200",
+        'port = 8200\nenvironment = { VLLM_HOST_IP = "1.2.3.4" }',
+        "decode.0.environment: 'VLLM_HOST_IP' is reserved: it is the host's address",
+    ),
+    "the tutorial's misspelt variable": (
+        'TZ = "UTC"',
+        'HCL_OP_EXPANSION_MODE = "AIV"',
+        "'HCL_OP_EXPANSION_MODE' is reserved: a letter is missing",
+    ),
+    "a token among the variables": (
+        'TZ = "UTC"',
+        'HF_TOKEN = "x"',
+        "'HF_TOKEN' looks like a secret, and docker inspect shows environments to everyone; name a file",
+    ),
+    "a secret file with a relative path": (
+        "[router]",
+        '[secrets]\nvllm_api_key = "key"\n\n[router]',
+        "line 42: secrets.vllm_api_key: must be an absolute path",
+    ),
+    "a secret under a reserved name": (
+        "[router]",
+        '[secrets]\nenvironment = { VLLM_API_KEY = "/k" }\n\n[router]',
+        "secrets.environment: 'VLLM_API_KEY' is reserved: it is [secrets] vllm_api_key",
+    ),
+    "spilling without a limit": (
+        "port = 31501",
+        'port = 31501\nspill = { directory = "/spill" }',
+        "line 35: datasystem.spill.size_mb: is missing",
+    ),
+    "spilling to a relative folder": (
+        "port = 31501",
+        'port = 31501\nspill = { directory = "spill", size_mb = 100 }',
+        "datasystem.spill.directory: must be an absolute path",
+    ),
+    "a flag of the worker that the deployment sets": (
+        "port = 31501",
+        "port = 31501\noptions = { shared_memory_size_mb = 5 }",
+        "datasystem.options: 'shared_memory_size_mb' is reserved: it is [datasystem] memory_mb",
+    ),
+    "a secret flag of the worker": (
+        "port = 31501",
+        'port = 31501\noptions = { etcd_password = "x" }',
+        "'etcd_password' carries a secret",
+    ),
+    "a flag of the worker with dashes": (
+        "port = 31501",
+        "port = 31501\noptions = { log-level = 1 }",
+        "'log-level' is not a flag of the worker; write it with underscores",
+    ),
+    "encryption without the clients' keys": (
+        "port = 31501",
+        'port = 31501\nencryption = { key_folder = "/k" }',
+        "datasystem.encryption.client_public_key: is missing",
+    ),
+    "etcd certificates without a key": (
+        "peer_port = 22441",
+        'peer_port = 22441\ntls = { ca = "/a" }',
+        "line 40: etcd.tls.certificate: is missing",
+    ),
+    "a load that ends before its calls": (
+        "[etcd]",
+        "[connector]\nload_timeout_ms = 10\nrequest_timeout_ms = 20\n\n[etcd]",
+        "line 36: connector: load_timeout_ms 10 is less than request_timeout_ms 20",
+    ),
+    "an unknown policy of the router": (
+        "port = 9000",
+        'port = 9000\nprefill_policy = "kv_aware"',
+        "line 44: router.prefill_policy: Input should be",
+    ),
+    "an option of the router that the deployment sets": (
+        "port = 9000",
+        "port = 9000\noptions = { health-check-interval-secs = 9 }",
+        "router.options: 'health-check-interval-secs' is reserved: it is [router] health_interval_s",
+    ),
+    "a key on the router's command line": (
+        "port = 9000",
+        'port = 9000\noptions = { api_key = "x" }',
+        "'api_key' is reserved: a secret on a command line",
+    ),
+    "a switch of the router turned off": (
+        "port = 9000",
+        "port = 9000\noptions = { disable-retries = false }",
+        "'disable-retries': vllm-router's switches are only ever given",
+    ),
+    "an option of the router set twice": (
+        "port = 9000",
+        "port = 9000\noptions = { queue-size = 1, queue_size = 2 }",
+        "router.options: 'queue_size' is set twice",
+    ),
+    "attempts without a policy that counts them": (
+        'restart = "no"',
+        'restart = "always"\nrestart_attempts = 3',
+        'line 47: containers.restart_attempts: only restart = "on-failure" counts its attempts',
+    ),
+    "a capability with its prefix": (
+        'restart = "no"',
+        'restart = "no"\ncapabilities = ["CAP_SYS_ADMIN"]',
+        "containers.capabilities: 'CAP_SYS_ADMIN': write it without CAP_",
+    ),
+    "all capabilities": (
+        'restart = "no"',
+        'restart = "no"\ncapabilities = ["ALL"]',
+        "containers.capabilities: 'ALL' is what privileged = true says",
+    ),
     "no TOML": ("[model]", "[model", "is not valid TOML"),
     "no prefill": (
         '[[prefill]]\nhost = "one"\nport = 8100\ncores = "0"\n',
@@ -185,6 +362,21 @@ def test_every_bad_inventory_has_a_message_of_its_own(tmp_path: Path) -> None:
             read(tmp_path, GOOD.replace(old, new, 1))
         messages.append(caught.value.message)
     assert len(set(messages)) == len(messages)
+
+
+def test_all_errors_of_an_inventory_are_told_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("memory_mb = 1024", "memory_mb = 1").replace('"float32"', '"auto"')
+    with pytest.raises(ConfigurationError) as caught:
+        read(tmp_path, text)
+    assert "model.dtype" in caught.value.message
+    assert caught.value.detail.splitlines()[1].startswith("bad.toml, line 33: datasystem.memory_mb: ")
+
+
+@pytest.mark.parametrize(
+    "table", [RESERVED_OPTIONS, RESERVED_ENVIRONMENT, RESERVED_WORKER_FLAGS, RESERVED_ROUTER_OPTIONS]
+)
+def test_every_reserved_name_has_a_reason_that_is_a_sentence(table: dict[str, str]) -> None:
+    assert all(len(reason.split()) > 2 and not reason.endswith(".") for reason in table.values())
 
 
 def test_a_good_inventory_is_read(tmp_path: Path) -> None:

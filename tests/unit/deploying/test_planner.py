@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yrpd.deploying.inventory import Connector, Inventory, load_inventory
-from yrpd.deploying.planner import Site, bound_cores, plan, reference
+from yrpd.deploying.placement import bound_cores
+from yrpd.deploying.planner import Site, plan, reference
 from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Mount, docker_line
 from yrpd.errors import ConfigurationError
 

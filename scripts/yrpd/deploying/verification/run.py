@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from rich.markup import escape
 from rich.table import Table
 
-from yrpd.deploying import model_folder, planner, ports
+from yrpd.deploying import model_folder, placement, planner, ports
 from yrpd.deploying.engines import connect_all
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status import status_document
@@ -197,7 +197,7 @@ class _Verification:
         return fresh, False
 
     def _reference_port(self) -> int:
-        host = self.inventory.host(planner.reference_host(self.inventory, self.deployment.image))
+        host = self.inventory.host(placement.reference_host(self.inventory, self.deployment.image.flavour))
         taken = {port for name, port, _ in self.inventory.ports() if name == host.name}
         for port in REFERENCE_PORTS:
             if port not in taken and not ports.answers(host.address, port):

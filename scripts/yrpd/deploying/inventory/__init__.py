@@ -1,0 +1,27 @@
+"""The model of ``hosts.toml`` and ``lab.toml``: where to deploy what, validated once, then plain frozen objects."""
+
+from yrpd.deploying.inventory.endpoint import Router
+from yrpd.deploying.inventory.hosts import Host, Tls
+from yrpd.deploying.inventory.instances import Containers, Instance, Model, Secrets
+from yrpd.deploying.inventory.loading import load_inventory
+from yrpd.deploying.inventory.stores import Connector, DataSystem, Encryption, Etcd, EtcdTls, Spill
+from yrpd.deploying.inventory.whole import Deadlines, Inventory
+
+__all__ = [
+    "Connector",
+    "Containers",
+    "DataSystem",
+    "Deadlines",
+    "Encryption",
+    "Etcd",
+    "EtcdTls",
+    "Host",
+    "Instance",
+    "Inventory",
+    "Model",
+    "Router",
+    "Secrets",
+    "Spill",
+    "Tls",
+    "load_inventory",
+]

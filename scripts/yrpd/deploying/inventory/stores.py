@@ -1,0 +1,141 @@
+"""``[datasystem]``, ``[etcd]`` and ``[connector]``: where KV blocks live, and how P and D reach them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from yrpd.deploying.inventory.fields import AbsolutePath, Port, Table
+from yrpd.deploying.options import check_worker_flags
+
+
+class Spill(Table):
+    """Where a worker puts blocks that no longer fit its memory.
+
+    Attributes:
+        directory: A folder on every host, on a fast disk; the worker alone writes there.
+        size_mb: The most it may take.
+    """
+
+    directory: AbsolutePath
+    size_mb: Annotated[int, Field(ge=64, le=1_073_741_824)]
+
+
+class Encryption(Table):
+    """CURVE keys (ZeroMQ's) that encrypt what workers and their clients say to each other; files on every host.
+
+    Attributes:
+        key_folder: The worker's key files.
+        client_public_key: P's and D's public key.
+        client_private_key: P's and D's private key.
+        server_public_key: The worker's public key.
+    """
+
+    key_folder: AbsolutePath
+    client_public_key: AbsolutePath
+    client_private_key: AbsolutePath
+    server_public_key: AbsolutePath
+
+
+class DataSystem(Table):
+    """openYuanrong's DataSystem: one worker on every host that serves.
+
+    Attributes:
+        memory_mb: The worker's memory pool on each host.
+        port: The worker's port on each host.
+        spill: Where blocks go that no longer fit; not given, they are evicted.
+        encryption: Keys for what workers and clients say to each other; not given, it is plain.
+        options: More flags of the worker, without the leading dashes.
+    """
+
+    memory_mb: Annotated[int, Field(ge=64, le=16_777_216)]
+    port: Port = 31501
+    spill: Spill | None = None
+    encryption: Encryption | None = None
+    options: dict[str, str | int | bool] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _options_are_free(cls, options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        return check_worker_flags(options)
+
+
+class EtcdTls(Table):
+    """Certificates of etcd and of the workers that speak to it; files on the hosts.
+
+    Attributes:
+        ca: Who signed all of them; etcd refuses clients without a certificate of it.
+        certificate: etcd's, valid for its host's address.
+        key: etcd's private key.
+        client_certificate: The workers'.
+        client_key: The workers' private key.
+    """
+
+    ca: AbsolutePath
+    certificate: AbsolutePath
+    key: AbsolutePath
+    client_certificate: AbsolutePath
+    client_key: AbsolutePath
+
+
+class Etcd(Table):
+    """The DataSystem's directory.
+
+    Attributes:
+        host: Which host it runs on.
+        port: Client port.
+        peer_port: Peer port.
+        tls: Certificates; not given, etcd speaks plain HTTP.
+    """
+
+    host: str
+    port: Port = 22440
+    peer_port: Port = 22441
+    tls: EtcdTls | None = None
+
+    @property
+    def scheme(self) -> str:
+        """How it is spoken to."""
+        return "https" if self.tls else "http"
+
+
+class Connector(Table):
+    """Settings of the KV connector, equal on P and D; what is not given is the connector's own default.
+
+    Attributes:
+        connect_timeout_ms: For reaching the worker.
+        lookup_timeout_ms: For asking which blocks are there; a scheduler step waits for it.
+        request_timeout_ms: For one call that moves blocks.
+        load_timeout_ms: For all blocks of one request; then they are computed.
+        sync_save_timeout_ms: How long a prefill's answer waits for its blocks to be published.
+        probe_interval_ms: How often a worker that is out of reach is tried again.
+        breaker_failures: Failures after which it counts as out of reach.
+        min_load_blocks: Fewer blocks than this are computed rather than loaded.
+        ttl_seconds: How long a block lives; 0 is until it is evicted.
+        checksum: How a block's bytes are checked.
+    """
+
+    connect_timeout_ms: PositiveInt | None = None
+    lookup_timeout_ms: PositiveInt | None = None
+    request_timeout_ms: PositiveInt | None = None
+    load_timeout_ms: PositiveInt | None = None
+    sync_save_timeout_ms: PositiveInt | None = None
+    probe_interval_ms: PositiveInt | None = None
+    breaker_failures: PositiveInt | None = None
+    min_load_blocks: PositiveInt | None = None
+    ttl_seconds: NonNegativeInt | None = None
+    checksum: Literal["sum64", "crc32", "none"] | None = None
+
+    def settings(self) -> tuple[tuple[str, int | str], ...]:
+        """Return what is given, by name."""
+        return tuple(sorted(self.model_dump(exclude_none=True).items()))
+
+    @model_validator(mode="after")
+    def _loads_outlast_their_calls(self) -> Self:
+        if self.load_timeout_ms and self.request_timeout_ms and self.load_timeout_ms < self.request_timeout_ms:
+            raise ValueError(
+                f"load_timeout_ms {self.load_timeout_ms} is less than request_timeout_ms {self.request_timeout_ms}: "
+                "no call could use its time"
+            )
+        return self

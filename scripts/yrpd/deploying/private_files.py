@@ -1,0 +1,89 @@
+"""Certificates, keys and secrets: files of the hosts that containers see read-only, and their place inside. Pure.
+
+A plan holds the paths alone; the contents are read inside the containers.
+"""
+
+from __future__ import annotations
+
+from yrpd.deploying.inventory import Inventory
+from yrpd.deploying.spec import Mount
+from yrpd.serving import command_lines
+from yrpd.serving.command_lines import SECRETS, Certificates
+
+CURVE = f"{SECRETS}/curve"
+CLIENT_KEYS = ("client_public_key", "client_private_key", "server_public_key")
+INSIDE = Certificates(f"{SECRETS}/ca.pem", f"{SECRETS}/certificate.pem", f"{SECRETS}/key.pem")
+
+
+def _mounted(ca: str, certificate: str, key: str) -> tuple[Mount, ...]:
+    targets = (INSIDE.ca, INSIDE.certificate, INSIDE.key)
+    return tuple(Mount(source, target) for source, target in zip((ca, certificate, key), targets, strict=True))
+
+
+def etcd_certificates(inventory: Inventory) -> tuple[tuple[Mount, ...], Certificates | None]:
+    """Return etcd's own certificate files: how they come in, and where they are; nothing without TLS."""
+    tls = inventory.etcd.tls
+    return (_mounted(tls.ca, tls.certificate, tls.key), INSIDE) if tls else ((), None)
+
+
+def etcd_question(endpoint: str) -> tuple[str, ...]:
+    """Return the command that asks etcd whether it is healthy, inside its container, where the certificates are."""
+    return (
+        "etcdctl", "--endpoints", endpoint,
+        "--cacert", INSIDE.ca, "--cert", INSIDE.certificate, "--key", INSIDE.key,
+        "endpoint", "health",
+    )  # fmt: skip
+
+
+def worker_flags(inventory: Inventory) -> dict[str, str]:
+    """Return the DataSystem worker's flags beyond addresses and memory."""
+    table = inventory.datasystem
+    flags = {
+        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in table.options.items()
+    }
+    if table.spill:
+        flags |= command_lines.spill_flags(table.spill.size_mb)
+    if table.encryption:
+        flags |= {"enable_curve_zmq": "true", "curve_key_dir": CURVE}
+    if inventory.etcd.tls:
+        flags |= {"enable_etcd_auth": "true", "etcd_ca": INSIDE.ca}
+        flags |= {"etcd_cert": INSIDE.certificate, "etcd_key": INSIDE.key}
+    return flags
+
+
+def worker_mounts(inventory: Inventory) -> tuple[Mount, ...]:
+    """Return the worker's files and folders of the host."""
+    table, tls = inventory.datasystem, inventory.etcd.tls
+    mounts = _mounted(tls.ca, tls.client_certificate, tls.client_key) if tls else ()
+    if table.spill:
+        mounts += (Mount(table.spill.directory, command_lines.SPILL, read_only=False),)
+    if table.encryption:
+        mounts += (Mount(table.encryption.key_folder, CURVE),)
+    return mounts
+
+
+def api_key(inventory: Inventory, variable: str) -> tuple[tuple[Mount, ...], dict[str, str]]:
+    """Return mount and file of the key that P and D ask for, under the variable that a program reads it from."""
+    key = inventory.secrets.vllm_api_key
+    if key is None:
+        return (), {}
+    target = f"{SECRETS}/vllm_api_key"
+    return (Mount(key, target),), {variable: target}
+
+
+def vllm_secrets(inventory: Inventory) -> tuple[tuple[Mount, ...], dict[str, str]]:
+    """Return the mounts of P and D, and the variables that they read out of them."""
+    mounts, files = api_key(inventory, "VLLM_API_KEY")
+    for name, source in sorted(inventory.secrets.environment.items()):
+        target = f"{SECRETS}/{name.lower()}"
+        mounts, files = (*mounts, Mount(source, target)), {**files, name: target}
+    if encryption := inventory.datasystem.encryption:
+        mounts += tuple(Mount(getattr(encryption, key), f"{SECRETS}/{key}") for key in CLIENT_KEYS)
+    return mounts, files
+
+
+def key_variables(inventory: Inventory) -> dict[str, str]:
+    """Return the variables that name the connector's key files."""
+    if inventory.datasystem.encryption is None:
+        return {}
+    return {f"YUANRONG_DS_{key.upper()}_FILE": f"{SECRETS}/{key}" for key in CLIENT_KEYS}
