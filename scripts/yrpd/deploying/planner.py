@@ -9,7 +9,7 @@ from typing import Literal
 from yrpd.deploying import placement, private_files, vllm_settings
 from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Host, Instance, Inventory
-from yrpd.deploying.spec import WAVES, CommandProbe, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
+from yrpd.deploying.spec import WAVES, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
 from yrpd.serving import command_lines
 
 # Reads model files whatever their owner; all other capabilities of root are dropped.
@@ -96,18 +96,21 @@ class _Factory:
             host,
             "etcd",
             "etcd",
-            command_lines.etcd(f"{self.inventory.name}-etcd", host.address, table.port, table.peer_port, certificates),
-            # With certificates it refuses whoever has none, and that is asked instead.
-            CommandProbe(
-                private_files.etcd_question(f"https://{host.address}:{table.port}"), self.inventory.deadlines.etcd
-            )
-            if certificates
-            else HttpProbe(
-                f"http://{host.address}:{table.port}/health",
+            command_lines.etcd(
+                f"{self.inventory.name}-etcd",
+                host.address,
+                table.port,
+                table.peer_port,
+                certificates,
+                table.metrics_port,
+            ),
+            # With certificates the client port refuses whoever has none; health and metrics have a port of their own.
+            HttpProbe(
+                f"http://{host.address}:{table.metrics_port if table.tls else table.port}/health",
                 contains=('"health":"true"',),
                 deadline_s=self.inventory.deadlines.etcd,
             ),
-            ports=(table.port, table.peer_port),
+            ports=(table.port, table.peer_port, *((table.metrics_port,) if table.tls else ())),
             mounts=mounts,
             # Ascend hosts are often arm64, where etcd 3.4 wants to be told that this is meant.
             env=(("ETCD_UNSUPPORTED_ARCH", "arm64"),) if self.image.flavour == "npu" else (),

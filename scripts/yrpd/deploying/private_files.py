@@ -26,15 +26,6 @@ def etcd_certificates(inventory: Inventory) -> tuple[tuple[Mount, ...], Certific
     return (_mounted(tls.ca, tls.certificate, tls.key), INSIDE) if tls else ((), None)
 
 
-def etcd_question(endpoint: str) -> tuple[str, ...]:
-    """Return the command that asks etcd whether it is healthy, inside its container, where the certificates are."""
-    return (
-        "etcdctl", "--endpoints", endpoint,
-        "--cacert", INSIDE.ca, "--cert", INSIDE.certificate, "--key", INSIDE.key,
-        "endpoint", "health",
-    )  # fmt: skip
-
-
 def worker_flags(inventory: Inventory) -> dict[str, str]:
     """Return the DataSystem worker's flags beyond addresses and memory."""
     table = inventory.datasystem

@@ -12,7 +12,7 @@ from docker.models.containers import Container
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from yrpd.deploying.containers import log_text
-from yrpd.deploying.spec import CommandProbe, ContainerSpec, FileProbe, HttpProbe, Probe
+from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Probe
 from yrpd.errors import DeployError
 
 INTERVAL_S = 0.5
@@ -33,8 +33,6 @@ def check_once(probe: Probe, container: Container) -> None:
     """
     if isinstance(probe, HttpProbe):
         _check_http(probe)
-    elif isinstance(probe, CommandProbe):
-        _check_command(probe, container)
     else:
         _check_file(probe, container)
 
@@ -109,16 +107,6 @@ def _check_http(probe: HttpProbe) -> None:
     missing = [part for part in probe.contains if part not in text]
     if missing:
         raise NotReadyError(f"{probe.url} answers without {missing[0]}: {text[:200]}")
-
-
-def _check_command(probe: CommandProbe, container: Container) -> None:
-    try:
-        code, output = container.exec_run(list(probe.argv))
-    except APIError as error:
-        raise NotReadyError(f"its container cannot be asked ({error.explanation})") from error
-    if code != 0:
-        said = (output if isinstance(output, bytes) else b"".join(output)).decode("utf-8", "replace").strip()
-        raise NotReadyError(f"{probe.argv[0]} says: {said[-200:]}")
 
 
 def _check_file(probe: FileProbe, container: Container) -> None:

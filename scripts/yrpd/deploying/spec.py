@@ -53,20 +53,7 @@ class FileProbe:
     deadline_s: int = 60
 
 
-@dataclass(frozen=True)
-class CommandProbe:
-    """Ready when a command inside the container succeeds.
-
-    Attributes:
-        argv: The command.
-        deadline_s: How long until it counts as failed.
-    """
-
-    argv: tuple[str, ...]
-    deadline_s: int = 60
-
-
-Probe = HttpProbe | FileProbe | CommandProbe
+Probe = HttpProbe | FileProbe
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,12 @@ class Certificates:
 
 
 def etcd(
-    name: str, address: str, port: int, peer_port: int, certificates: Certificates | None = None
+    name: str,
+    address: str,
+    port: int,
+    peer_port: int,
+    certificates: Certificates | None = None,
+    metrics_port: int = 0,
 ) -> tuple[str, ...]:
     """Return etcd's command line: one member, listening on one address only.
 
@@ -102,6 +107,7 @@ def etcd(
         port: Client port.
         peer_port: Peer port.
         certificates: Its own; clients and peers without one of the same authority are then refused.
+        metrics_port: Then health and metrics are answered here, without a certificate.
     """
     scheme = "https" if certificates else "http"
     client, peer = f"{scheme}://{address}:{port}", f"{scheme}://{address}:{peer_port}"
@@ -117,6 +123,7 @@ def etcd(
     )  # fmt: skip
     if certificates is None:
         return line
+    line += ("--listen-metrics-urls", f"http://{address}:{metrics_port}")
     for prefix in ("", "peer-"):
         line += (
             f"--{prefix}client-cert-auth",

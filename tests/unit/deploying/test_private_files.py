@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planner import plan
-from yrpd.deploying.spec import CommandProbe, ContainerSpec, HttpProbe, Mount, docker_line
+from yrpd.deploying.spec import ContainerSpec, HttpProbe, Mount, docker_line
 
 from tests.unit.deploying.inventories import NPU_IMAGE, SITE, full
 
@@ -25,12 +25,12 @@ def specs(inventory: Inventory) -> dict[str, ContainerSpec]:
     return {f"{spec.role}@{spec.host}": spec for spec in plan(inventory, NPU_IMAGE, SITE)}
 
 
-def test_etcd_asks_for_certificates_and_is_asked_with_one(specs: dict[str, ContainerSpec]) -> None:
+def test_etcd_asks_for_certificates_and_is_healthy_without_one(specs: dict[str, ContainerSpec]) -> None:
     etcd = specs["etcd@one"]
     assert {"--client-cert-auth", "--peer-client-cert-auth"} <= set(etcd.argv)
-    assert not [part for part in etcd.argv if part.startswith("http://")]
-    assert isinstance(etcd.probe, CommandProbe)
-    assert etcd.probe.argv[:3] == ("etcdctl", "--endpoints", "https://10.0.0.1:22440")
+    assert [part for part in etcd.argv if part.startswith("http://")] == ["http://10.0.0.1:22442"]
+    assert etcd.probe == HttpProbe("http://10.0.0.1:22442/health", ('"health":"true"',), 60)
+    assert etcd.ports == (22440, 22441, 22442)
     assert Mount("/e/key", "/run/secrets/key.pem") in etcd.mounts
 
 

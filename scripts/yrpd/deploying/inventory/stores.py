@@ -86,12 +86,15 @@ class Etcd(Table):
         host: Which host it runs on.
         port: Client port.
         peer_port: Peer port.
+        metrics_port: With TLS, where health and metrics are answered in plain HTTP, since the client port refuses
+            whoever has no certificate.
         tls: Certificates; not given, etcd speaks plain HTTP.
     """
 
     host: str
     port: Port = 22440
     peer_port: Port = 22441
+    metrics_port: Port = 22442
     tls: EtcdTls | None = None
 
     @property

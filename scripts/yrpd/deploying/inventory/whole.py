@@ -85,6 +85,8 @@ class Inventory(Table):
         """Yield every port that will be listened on: host name, port, what for."""
         yield self.etcd.host, self.etcd.port, "etcd.port"
         yield self.etcd.host, self.etcd.peer_port, "etcd.peer_port"
+        if self.etcd.tls:
+            yield self.etcd.host, self.etcd.metrics_port, "etcd.metrics_port"
         for host in self.serving_hosts():
             yield host.name, self.datasystem.port, "datasystem.port"
         for kind, index, instance in self.instances():
