@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from yrpd.deploying.inventory.whole import Inventory
-from yrpd.toml_lines import line_of
 from yrpd.errors import ConfigurationError
+from yrpd.toml_lines import line_of
 
 
 def load_inventory(path: Path) -> Inventory:
