@@ -88,6 +88,8 @@ class Reporter:
     @contextmanager
     def gauge(self, title: str) -> Iterator[Gauge]:
         """Show a bar whose total grows while it is learned, in bytes; nothing off a terminal."""
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
         columns = [TextColumn("    {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()]
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(title, total=None)
