@@ -313,8 +313,69 @@ def clean(
     _deploying("clean", hosts, flavour, json, verbose, dry_run=dry_run)
 
 
+@task(
+    auto_shortflags=False,
+    help={
+        **COMMON,
+        "shape": "grouped (the figure's), tutorial, document, multi-turn, repeated, unique or images.",
+        "length": "Tokens of the longest prompt.",
+        "groups": "Groups, documents, conversations, images or different prompts; 0: the shape's own number.",
+        "per-group": "Prompts of each; 0: the shape's own number.",
+        "share": "Share of a prompt that its group has in common; 0: the shape's own.",
+        "seed": "Decides text and order.",
+        "salt": "Sets the same dataset apart from itself: nothing of another salt is found again.",
+        "output": "Tokens to generate for each prompt.",
+        "vllm-seed": "The --seed that vllm bench serve will be given.",
+        "model": "Model folder, for its tokenizer and sizes; build/models/qwen2 when empty.",
+        "out": "Folder for the files; below build/bench/datasets when empty.",
+        "device-tokens": "Device cache, in tokens, that the expected hit rate is for.",
+        "block-size": "Tokens of a KV block.",
+        "export": "Also for these, with commas: aiperf, guidellm.",
+    },
+)
+def dataset(
+    _: Context,
+    shape: str = "grouped",
+    length: int = 1024,
+    groups: int = 0,
+    per_group: int = 0,
+    share: float = 0.0,
+    seed: int = 0,
+    salt: str = "",
+    output: int = 2,
+    vllm_seed: int = 0,
+    model: str = "",
+    out: str = "",
+    device_tokens: int = 265_000,
+    block_size: int = 128,
+    export: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Make prompts whose reuse is known, token by token, with their manifest."""
+    from yrpd.bench.dataset import commands
+
+    execute(
+        lambda project, reporter: commands.dataset(
+            project,
+            reporter,
+            commands.Wanted(shape, length, groups, per_group, share, seed, salt, output, vllm_seed),
+            model,
+            out,
+            device_tokens,
+            block_size,
+            export,
+            dry_run,
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
 ns = Collection(
     build,
+    Collection("bench", dataset),
     Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
     Collection("image", make),
     Collection("lab", up, down, builder),

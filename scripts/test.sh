@@ -31,7 +31,7 @@ site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 python=$(.venv/bin/python -c 'import json, pathlib; s = json.loads(next(pathlib.Path("build").glob("v*/state.json")).read_text()); print(s["build-cpu"]["python"])')
 status=0
 VLLM_PLUGINS='' "$python" -c 'import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
-    "$site" -p no:cacheprovider tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
+    "$site" -p no:cacheprovider tests/integration/connector tests/integration/vllm_ascend tests/integration/bench "$@" || status=$?
 
-.venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend "$@" || status=$?
+.venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend --ignore tests/integration/bench "$@" || status=$?
 exit "$status"
