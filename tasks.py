@@ -267,12 +267,28 @@ def rollout(
     _deploying("deploy", hosts, flavour, json, verbose, dry_run=dry_run)
 
 
-@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+@task(
+    auto_shortflags=False,
+    help={
+        **HOSTS,
+        **FLAVOUR,
+        **COMMON,
+        "format": "table, run (docker lines), json, compose (a file per host) or kubernetes.",
+        "output": "Folder that gets the files; printed when empty.",
+    },
+)
 def plan(
-    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    format: str = "table",
+    output: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> None:
-    """Print the containers that deploy would start, as the docker lines to type."""
-    _deploying("plan", hosts, flavour, json, verbose)
+    """Print the containers that deploy would start. Asks no host."""
+    _deploying("plan", hosts, flavour, json, verbose, plan_format=format, output=output, dry_run=dry_run)
 
 
 @task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})

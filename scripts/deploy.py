@@ -19,7 +19,7 @@ from yrpd.project import Project
 from yrpd.reporting import Reporter
 
 ACTIONS = ("deploy", "plan", "status", "logs", "verify", "clean")
-CHANGING = ("deploy", "verify", "clean")
+CHANGING = ("deploy", "plan", "verify", "clean")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,6 +29,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hosts", default="", help="inventory; else YRPD_HOSTS, lab.toml (cpu) or hosts.toml (npu)")
     parser.add_argument("--flavour", default="", help="npu or cpu; else YRPD_FLAVOUR, else npu")
     parser.add_argument("--tail", type=int, default=100, help="lines of each container's log")
+    parser.add_argument("--format", default="table", help="of plan: table, run, json, compose or kubernetes")
+    parser.add_argument("--output", default="", help="folder that gets the plan's files; printed when empty")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, all else on stderr")
     parser.add_argument("--verbose", action="store_true", help="details, and a traceback on failure")
@@ -38,9 +40,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the exit code is the error class's."""
     options = parse(arguments)
-    extra = {"dry_run": options.dry_run} if options.action in CHANGING else {}
+    extra: dict[str, object] = {"dry_run": options.dry_run} if options.action in CHANGING else {}
     if options.action == "logs":
         extra["tail"] = options.tail
+    if options.action == "plan":
+        extra |= {"plan_format": options.format, "output": options.output}
 
     def command(project: Project, reporter: Reporter) -> dict[str, object]:
         flavour = resolve_flavour(options.flavour)

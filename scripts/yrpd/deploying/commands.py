@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from docker import DockerClient
+from rich.console import Console
 from rich.table import Table
 
 from yrpd.building import engine as building_engine
-from yrpd.deploying import containers, model_folder, preflight, transfer
+from yrpd.deploying import containers, model_folder, plans, preflight, transfer
 from yrpd.deploying.engines import connect_all, lab_is_gone
 from yrpd.deploying.image_record import ImageRecord, load_image_record
 from yrpd.deploying.inventory import Inventory, load_inventory
@@ -22,7 +25,7 @@ from yrpd.deploying.planner import Site
 from yrpd.deploying.planner import plan as make_plan
 from yrpd.deploying.reconcile import Change, decide
 from yrpd.deploying.rollout import Rollout, log_folder, remove_all
-from yrpd.deploying.spec import ContainerSpec, docker_line
+from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status import status_document, status_table
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project
@@ -144,17 +147,50 @@ def deploy(
 
 
 def plan(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, dry_run: bool = False
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour,
+    plan_format: str = "table",
+    output: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Print the containers that deploy would start, as the docker lines to type. Asks no host, changes nothing."""
+    """Print what deploy would start: as a table, docker lines, JSON, Compose files or Kubernetes manifests.
+
+    Asks no host. Changes nothing but the files in ``output``, when that is given.
+
+    Raises:
+        ConfigurationError: The inventory is wrong, or there is no such format.
+    """
+    plans.check_format(plan_format)
     deployment = read_deployment(project, hosts_file, flavour)
+    document = deployment.document()
+    if plan_format == "table":
+        found = {f"{deployment.inventory.name}-plan.txt": _plan_text(deployment)}
+    elif plan_format == "json":
+        found = {f"{deployment.inventory.name}-plan.json": json.dumps(document, indent=2, sort_keys=True) + "\n"}
+    else:
+        found = plans.files(plan_format, deployment.inventory.name, deployment.specs)
+    if output and not dry_run:
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in found.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            reporter.say(f"wrote {folder / name}")
+    elif not (reporter.as_json and plan_format == "json"):
+        for text in found.values():
+            reporter.say(text.rstrip("\n") + ("\n---" if len(found) > 1 else ""))
+    return {**document, "format": plan_format, "files": found}
+
+
+def _plan_text(deployment: Deployment) -> str:
     table = Table("host", "role", "container", "ports", title=f"{deployment.inventory.name} at {deployment.endpoint}")
     for spec in deployment.specs:
         table.add_row(spec.host, spec.role, spec.name, ", ".join(map(str, spec.ports)))
-    reporter.render(table)
-    for spec in deployment.specs:
-        reporter.say(docker_line(spec))
-    return deployment.document()
+    console = Console(width=120, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 def status(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from yrpd.deploying import placement, private_files, vllm_settings
@@ -88,9 +89,18 @@ class _Factory:
     site: Site
     devices: Mapping[tuple[str, int], tuple[int, ...]]
 
+    def host(self, name: str) -> Host:
+        """Return a host by name, at once however many there are."""
+        return self.hosts[name]
+
+    @cached_property
+    def hosts(self) -> Mapping[str, Host]:
+        """The hosts by name."""
+        return {host.name: host for host in self.inventory.hosts}
+
     def etcd(self) -> ContainerSpec:
         table = self.inventory.etcd
-        host = self.inventory.host(table.host)
+        host = self.host(table.host)
         mounts, certificates = private_files.etcd_certificates(self.inventory)
         return self._spec(
             host,
@@ -118,7 +128,7 @@ class _Factory:
 
     def worker(self, host: Host, etcd: ContainerSpec) -> ContainerSpec:
         table = self.inventory.datasystem
-        etcd_host = self.inventory.host(self.inventory.etcd.host)
+        etcd_host = self.host(self.inventory.etcd.host)
         return self._spec(
             host,
             "worker",
@@ -138,7 +148,7 @@ class _Factory:
         )
 
     def vllm(self, role: _Kind, index: int, instance: Instance, worker: ContainerSpec) -> ContainerSpec:
-        host = self.inventory.host(instance.host)
+        host = self.host(instance.host)
         transfer = command_lines.KvTransfer(
             role="kv_producer" if role == "prefill" else "kv_consumer",
             worker_address=f"{host.address}:{self.inventory.datasystem.port}",
@@ -155,9 +165,9 @@ class _Factory:
 
     def router(self) -> ContainerSpec:
         table = self.inventory.router
-        host = self.inventory.host(table.host)
+        host = self.host(table.host)
         prefill, decode = (
-            [f"http://{self.inventory.host(each.host).address}:{each.port}" for each in instances]
+            [f"http://{self.host(each.host).address}:{each.port}" for each in instances]
             for instances in (self.inventory.prefill, self.inventory.decode)
         )
         policies = {
@@ -203,7 +213,7 @@ class _Factory:
         transfer: command_lines.KvTransfer | None,
         needs: tuple[tuple[str, str], ...],
     ) -> ContainerSpec:
-        host, model = self.inventory.host(instance.host), self.inventory.model
+        host, model = self.host(instance.host), self.inventory.model
         serve = command_lines.VllmServe(
             model=self.model_in_container,
             served_name=model.served_name,
@@ -234,7 +244,7 @@ class _Factory:
                 deadline_s=self.inventory.deadlines.vllm,
             ),
             ports=(instance.port,),
-            env=vllm_settings.environment(self.inventory, self.image, instance, devices, self.site.cores),
+            env=vllm_settings.environment(self.inventory, self.image, host, instance, devices, self.site.cores),
             mounts=(
                 Mount(self.site.model_folder, self.model_in_container),
                 *(Mount(path, path) for path in (host.driver_mounts if devices else ())),

@@ -32,18 +32,18 @@ VLLM_ENVIRONMENT: Mapping[str, str] = {
 
 
 def environment(
-    inventory: Inventory, image: ImageRecord, instance: Instance, devices: tuple[int, ...], cores: int
+    inventory: Inventory, image: ImageRecord, host: Host, instance: Instance, devices: tuple[int, ...], cores: int
 ) -> tuple[tuple[str, str], ...]:
     """Return the environment variables of a P or D, sorted.
 
     Args:
         inventory: What is wanted.
         image: What it runs.
+        host: The instance's host.
         instance: Which one.
         devices: Its NPUs.
         cores: CPU cores of this machine; bounds the bindings of hosts whose engine is on this machine.
     """
-    host: Host = inventory.host(instance.host)
     found = {**VLLM_ENVIRONMENT, "VLLM_HOST_IP": host.address}
     if image.flavour == "cpu":
         found |= CPU_ENVIRONMENT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -62,12 +61,7 @@ class Inventory(Table):
 
     def host(self, name: str) -> Host:
         """Return a host by name (validation has made sure that it is there)."""
-        return self._by_name[name]
-
-    @cached_property
-    def _by_name(self) -> dict[str, Host]:
-        # Plans of hundreds of hosts ask for each of them several times.
-        return {host.name: host for host in self.hosts}
+        return next(host for host in self.hosts if host.name == name)
 
     def serving_hosts(self) -> tuple[Host, ...]:
         """Return the hosts that run a P or a D, in the file's order: each has a DataSystem worker."""
@@ -135,6 +129,7 @@ class Inventory(Table):
     @model_validator(mode="after")
     def _devices_are_the_hosts_and_differ(self) -> Self:
         taken: dict[tuple[str, int], str] = {}
+        devices = {host.name: set(host.devices) for host in self.hosts}
         for kind, index, instance in self.instances():
             field = f"{kind}.{index}.devices"
             if instance.devices and len(instance.devices) != instance.npus:
@@ -143,7 +138,7 @@ class Inventory(Table):
                     f"is {instance.npus}"
                 )
             for device in instance.devices:
-                if device not in self.host(instance.host).devices:
+                if device not in devices[instance.host]:
                     raise ValueError(f"{field}: {instance.host} has no NPU {device} in its devices")
                 if (instance.host, device) in taken:
                     raise ValueError(
