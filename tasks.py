@@ -17,6 +17,7 @@ FLAVOUR = {"flavour": "npu or cpu; YRPD_FLAVOUR, else npu, when empty."}
 HOSTS = {"hosts": "Inventory file; YRPD_HOSTS, else lab.toml (cpu) or hosts.toml (npu), when empty."}
 TO = {"to": "An upstream tag of release.toml; to go on or give up, needed only when several rebases are under way."}
 ENGINE = {"engine": "What builds: sdk (the classic builder) or buildx; YRPD_ENGINE, else sdk, when empty."}
+OPENYUANRONG = {"openyuanrong": "A wheel of openyuanrong to install in place of the locked one."}
 COMMON = {
     "dry-run": "Print the plan and change nothing.",
     "json": "One JSON document on stdout, all else on stderr.",
@@ -178,12 +179,13 @@ def build(
     )
 
 
-@task(default=True, auto_shortflags=False, help={**FLAVOUR, **PIN, **ENGINE, **COMMON})
+@task(default=True, auto_shortflags=False, help={**FLAVOUR, **PIN, **ENGINE, **OPENYUANRONG, **COMMON})
 def make(
     _: Context,
     flavour: str = "",
     pin: str = "",
     engine: str = "",
+    openyuanrong: str = "",
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
@@ -198,6 +200,7 @@ def make(
             flavour=resolve_flavour(flavour),
             pin=pin,
             engine=engine,
+            openyuanrong=openyuanrong,
             dry_run=dry_run,
         ),
         as_json=json,

@@ -9,6 +9,7 @@ from yrpd.building.debian import cached_root
 from yrpd.building.engines import Engine, open_engine
 from yrpd.building.layers import Layer, explain
 from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer, provide_base
+from yrpd.building.openyuanrong import OpenYuanrong, verify_openyuanrong
 from yrpd.building.patched import Patched, load_patched
 from yrpd.building.rebuild import execute_build, plan_build
 from yrpd.building.record import previous_inputs, read_record, write_record
@@ -37,7 +38,14 @@ def build(
 
 
 def image(
-    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", engine: str = "", dry_run: bool = False
+    *,
+    project: Project,
+    reporter: Reporter,
+    flavour: Flavour,
+    pin: str = "",
+    engine: str = "",
+    openyuanrong: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Make the container image of a flavour, unless the engine has exactly this one.
 
@@ -47,39 +55,52 @@ def image(
     """
     release, patched = load_patched(project, pin)
     make = _image_cpu if flavour == "cpu" else _image_npu
-    return make(project, release, patched, reporter, engine, dry_run)
+    return make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, engine, dry_run)
 
 
 def _image_cpu(
-    project: Project, release: Release, patched: Patched, reporter: Reporter, engine_name: str, dry_run: bool
+    project: Project,
+    release: Release,
+    patched: Patched,
+    yuanrong: OpenYuanrong,
+    reporter: Reporter,
+    engine_name: str,
+    dry_run: bool,
 ) -> dict[str, Any]:
     locks = Locks.of(project)
     verify_wheels(project, locks)
+    verify_openyuanrong(project, yuanrong)
     root = cached_root(project, release.flavours["cpu"].base)
-    stack = plan_stack(project, release, patched, locks, root)
+    stack = plan_stack(project, release, patched, locks, yuanrong, root)
     previous = previous_inputs(read_record(project, "cpu"), patched.name)
     if dry_run:
-        return _planned(reporter, [stack.base, stack.runtime, stack.final], explain(previous, stack.final.inputs))
+        return _planned(reporter, list(stack.layers), explain(previous, stack.final.inputs))
     engine = _engine(project, patched, "cpu", engine_name, reporter)
     found = engine.find(stack.final)
     if found:
         return _unchanged(project, reporter, "cpu", patched, stack.final, found, stack.base.image)
     _say(reporter, explain(previous, stack.final.inputs))
-    made, image_id = make_stack(project, release, patched, locks, engine, reporter)
+    made, image_id = make_stack(project, release, patched, locks, yuanrong, engine, reporter)
     reasons = explain(previous, made.final.inputs)
     return _built(project, reporter, "cpu", patched, made.final, image_id, made.base.image, reasons)
 
 
 def _image_npu(
-    project: Project, release: Release, patched: Patched, reporter: Reporter, engine_name: str, dry_run: bool
+    project: Project,
+    release: Release,
+    patched: Patched,
+    yuanrong: OpenYuanrong,
+    reporter: Reporter,
+    engine_name: str,
+    dry_run: bool,
 ) -> dict[str, Any]:
     base = release.flavours["npu"].base
     previous = previous_inputs(read_record(project, "npu"), patched.name)
     if dry_run:
-        layer = plan_layer(project, release, patched, base)
+        layer = plan_layer(project, release, patched, yuanrong, base)
         return _planned(reporter, [layer], explain(previous, layer.inputs))
     engine = _engine(project, patched, "npu", engine_name, reporter)
-    layer = plan_layer(project, release, patched, provide_base(engine, base, reporter))
+    layer = plan_layer(project, release, patched, yuanrong, provide_base(engine, base, reporter))
     found = engine.find(layer)
     if found:
         return _unchanged(project, reporter, "npu", patched, layer, found, base)
@@ -87,7 +108,7 @@ def _image_npu(
     _say(reporter, reasons)
     reporter.say(f"    {patched.kernels}")
     dockerfile = project.root / release.flavours["npu"].dockerfile
-    context = make_context(project, patched, dockerfile, machine_of(engine.client), reporter)
+    context = make_context(project, patched, dockerfile, yuanrong, machine_of(engine.client), reporter)
     with reporter.step(f"build {layer.image}"):
         image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched))
     return _built(project, reporter, "npu", patched, layer, image_id, base, reasons)

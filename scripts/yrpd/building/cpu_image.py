@@ -1,4 +1,4 @@
-"""The cpu image, in three layers by how often they change: Debian, the runtime, the patched tree."""
+"""The cpu image, in four layers by how often they change: Debian, the runtime, openYuanrong, the patched tree."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from yrpd.building.context import Context
 from yrpd.building.debian import Root, provide_root
 from yrpd.building.engines import Engine
 from yrpd.building.layers import Layer, tag_version
+from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
 from yrpd.building.patched import Patched, archive
 from yrpd.building.runtime import Locks, runtime_wheels
 from yrpd.building.toolbox import find_tool
@@ -18,16 +19,23 @@ from yrpd.release import Release
 from yrpd.reporting import Reporter
 
 RUNTIME_DOCKERFILE = "Dockerfile.cpu-runtime"
+OPENYUANRONG_DOCKERFILE = "Dockerfile.cpu-openyuanrong"
 IMPORT_TEST = "import_connector.py"
 
 
 @dataclass(frozen=True)
 class CpuStack:
-    """The three layers, each with the digest of the one below among its inputs."""
+    """The four layers, each with the digest of the one below among its inputs."""
 
     base: Layer
     runtime: Layer
+    openyuanrong: Layer
     final: Layer
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All of them, the lowest first."""
+        return self.base, self.runtime, self.openyuanrong, self.final
 
 
 def serving_context(context: Context, project: Project, prefix: str) -> None:
@@ -60,6 +68,15 @@ def runtime_context(project: Project, vllm: tuple[Stored, ...], router: tuple[St
     return context
 
 
+def openyuanrong_context(project: Project, wheels: tuple[Stored, ...]) -> Context:
+    """Return the context of openYuanrong's layer."""
+    context = Context()
+    context.add_file("Dockerfile", project.docker / OPENYUANRONG_DOCKERFILE)
+    context.add_file("wheelhouse/uv", Path(find_tool("uv")))
+    add_wheels(context, project, wheels)
+    return context
+
+
 def release_labels(release: Release, patched: Patched, flavour: str) -> dict[str, str]:
     """Return the OCI labels of an image, and the pin's."""
     oci = "org.opencontainers.image"
@@ -79,14 +96,17 @@ def release_labels(release: Release, patched: Patched, flavour: str) -> dict[str
     }
 
 
-def plan_stack(project: Project, release: Release, patched: Patched, locks: Locks, root: Root | None) -> CpuStack:
-    """Return the three layers.
+def plan_stack(
+    project: Project, release: Release, patched: Patched, locks: Locks, yuanrong: OpenYuanrong, root: Root | None
+) -> CpuStack:
+    """Return the four layers.
 
     Args:
         project: The checkout.
         release: Its release file.
         patched: The patched tree.
         locks: What the runtime is made from.
+        yuanrong: What openYuanrong's environment is made from.
         root: The Debian root; ``None`` while it was never made (then the digests are not final).
     """
     name = release.release.name
@@ -104,6 +124,18 @@ def plan_stack(project: Project, release: Release, patched: Patched, locks: Lock
         },
         {},
     )
+    openyuanrong = Layer(
+        "openyuanrong",
+        f"{name}-openyuanrong",
+        "cpu-",
+        {
+            "runtime": runtime.digest,
+            "openYuanrong environment": yuanrong.digest,
+            LAUNCHER: hash_file(project.docker / LAUNCHER),
+            OPENYUANRONG_DOCKERFILE: hash_file(project.docker / OPENYUANRONG_DOCKERFILE),
+        },
+        {},
+    )
     dockerfile = project.root / release.flavours["cpu"].dockerfile
     context = final_context(project, patched, dockerfile)
     final = Layer(
@@ -111,7 +143,7 @@ def plan_stack(project: Project, release: Release, patched: Patched, locks: Lock
         name,
         f"{tag_version(patched.version)}-cpu-",
         {
-            "runtime": runtime.digest,
+            "openYuanrong": openyuanrong.digest,
             "pin": f"{patched.name} {patched.pin.state}",
             "patched commit": patched.commit,
             "patched tree": patched.tree,
@@ -123,42 +155,61 @@ def plan_stack(project: Project, release: Release, patched: Patched, locks: Lock
         },
         release_labels(release, patched, "cpu"),
     )
-    return CpuStack(base, runtime, final)
+    return CpuStack(base, runtime, openyuanrong, final)
 
 
 def make_stack(
-    project: Project, release: Release, patched: Patched, locks: Locks, engine: Engine, reporter: Reporter
+    project: Project,
+    release: Release,
+    patched: Patched,
+    locks: Locks,
+    yuanrong: OpenYuanrong,
+    engine: Engine,
+    reporter: Reporter,
 ) -> tuple[CpuStack, str]:
-    """Make what is missing of the three layers.
+    """Make what is missing of the four layers.
 
     Returns:
         The layers, and the id of the last one.
 
     Raises:
+        ConfigurationError: The wheel that the engineer gave does not fit.
         ImageError: The engine refused or failed.
-        BuildError: debootstrap or the wheel repair failed.
+        BuildError: debootstrap or a wheel's repair failed.
         PinMismatchError: A wheel is not the locked one.
     """
-    suite = release.flavours["cpu"].base
-    root = provide_root(project, suite, engine.log.with_name("debootstrap.log"), reporter)
-    stack = plan_stack(project, release, patched, locks, root)
-    if not engine.find(stack.runtime):
-        if not engine.find(stack.base):
-            with reporter.step(f"import {stack.base.image}"):
-                engine.import_root(stack.base, root.archive)
-        vllm = runtime_wheels(project, locks, reporter)
-        router = provide(project, locks.router, reporter)
-        with reporter.step(f"build {stack.runtime.image} (some minutes, only when a lock or the base changes)"):
-            context = runtime_context(project, vllm, router)
-            engine.build(stack.runtime, context, "Dockerfile", {"BASE": stack.base.image})
+    root = provide_root(project, release.flavours["cpu"].base, engine.log.with_name("debootstrap.log"), reporter)
+    stack = plan_stack(project, release, patched, locks, yuanrong, root)
+    if engine.find(stack.openyuanrong):
+        reporter.say(f"    kept {stack.openyuanrong.image}: locks, recipes and base are the same")
     else:
-        reporter.say(f"    kept {stack.runtime.image}: locks, recipes and base are the same")
+        _make_runtime(project, stack, locks, root, engine, reporter)
+        wheels = openyuanrong_wheels(project, yuanrong, reporter)
+        with reporter.step(f"build {stack.openyuanrong.image}"):
+            context = openyuanrong_context(project, wheels)
+            engine.build(stack.openyuanrong, context, "Dockerfile", {"RUNTIME": stack.runtime.image})
     with reporter.step(f"build {stack.final.image}"):
         arguments = {
-            "RUNTIME": stack.runtime.image,
+            "BASE": stack.openyuanrong.image,
             "VERSION": patched.version,
             "SOC_VERSION": release.flavours["cpu"].soc_version,
         }
         context = final_context(project, patched, project.root / release.flavours["cpu"].dockerfile)
         image = engine.build(stack.final, context, "Dockerfile", arguments)
     return stack, image
+
+
+def _make_runtime(
+    project: Project, stack: CpuStack, locks: Locks, root: Root, engine: Engine, reporter: Reporter
+) -> None:
+    if engine.find(stack.runtime):
+        reporter.say(f"    kept {stack.runtime.image}: locks, recipes and base are the same")
+        return
+    if not engine.find(stack.base):
+        with reporter.step(f"import {stack.base.image}"):
+            engine.import_root(stack.base, root.archive)
+    vllm = runtime_wheels(project, locks, reporter)
+    router = provide(project, locks.router, reporter)
+    with reporter.step(f"build {stack.runtime.image} (some minutes, only when a lock or the base changes)"):
+        context = runtime_context(project, vllm, router)
+        engine.build(stack.runtime, context, "Dockerfile", {"BASE": stack.base.image})

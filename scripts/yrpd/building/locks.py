@@ -25,6 +25,7 @@ PLATFORM = f"x86_64-manylinux_{GLIBC[0]}_{GLIBC[1]}"
 RUNTIME = "runtime-cpu"
 ROUTER = "router"
 NPU = "npu"
+OPENYUANRONG = "openyuanrong"
 REGENERATE = "PYTHONPATH=scripts python -m yrpd.building.locks"
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)")
@@ -120,7 +121,7 @@ def compile_arguments(docker: Path, name: str) -> list[str]:
 def regenerate(root: Path) -> list[Path]:
     """Make every lock anew from its ``.in`` and ``.overrides``; an existing lock's versions are kept where they fit."""
     made = []
-    for name in (RUNTIME, ROUTER, NPU):
+    for name in (RUNTIME, ROUTER, NPU, OPENYUANRONG):
         command = compile_arguments(root / "docker", name)
         program = Path(sys.executable).with_name("uv")
         header = f"{REGENERATE}, which runs: " + " ".join(command)

@@ -12,6 +12,7 @@ from yrpd.building.cpu_image import release_labels, serving_context
 from yrpd.building.engines import Engine
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.locks import NPU, ROUTER, read_lock
+from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
 from yrpd.building.patched import Patched, pin_listing
 from yrpd.building.wheelhouse import hash_file, provide, requirement_lines
 from yrpd.errors import ImageError
@@ -20,9 +21,6 @@ from yrpd.release import Release
 from yrpd.reporting import Reporter
 
 SCRIPTS = ("apply_series.sh", "rebuild.sh")
-DATASYSTEM = "openyuanrong-datasystem"
-# Its etcd alone is used; the package itself and the DataSystem's do not share a process.
-ETCD_SOURCE = "openyuanrong"
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -42,13 +40,14 @@ def sources(project: Project, patched: Patched, dockerfile: Path) -> Context:
     return context
 
 
-def plan_layer(project: Project, release: Release, patched: Patched, base: str) -> Layer:
+def plan_layer(project: Project, release: Release, patched: Patched, yuanrong: OpenYuanrong, base: str) -> Layer:
     """Return the npu image's layer.
 
     Args:
         project: The checkout.
         release: Its release file.
         patched: The patched tree.
+        yuanrong: What openYuanrong's environment is made from.
         base: The base image's id, or its name while it is not known.
     """
     table = release.flavours["npu"]
@@ -64,6 +63,8 @@ def plan_layer(project: Project, release: Release, patched: Patched, base: str) 
         "torch-npu": table.torch_npu or "",
         "kernels": _kernels(patched),
         "npu.lock": read_lock(project.docker / f"{NPU}.lock").sha256,
+        "openYuanrong environment": yuanrong.digest,
+        LAUNCHER: hash_file(project.docker / LAUNCHER),
         "router.lock": read_lock(project.docker / f"{ROUTER}.lock").sha256,
         dockerfile.name: hash_file(dockerfile),
         "context": sources(project, patched, dockerfile).digest,
@@ -110,23 +111,23 @@ def provide_base(engine: Engine, base: str, reporter: Reporter) -> str:
         ) from error
 
 
-def make_context(project: Project, patched: Patched, dockerfile: Path, machine: str, reporter: Reporter) -> Context:
+def make_context(
+    project: Project, patched: Patched, dockerfile: Path, yuanrong: OpenYuanrong, machine: str, reporter: Reporter
+) -> Context:
     """Return the whole context, with the wheels for the engine's machine.
 
     Raises:
+        ConfigurationError: The wheel that the engineer gave does not fit.
         PinMismatchError: A wheel is not the locked one.
+        BuildError: openYuanrong's repair failed.
     """
     context = sources(project, patched, dockerfile)
-    yuanrong = provide(project, read_lock(project.docker / f"{NPU}.lock"), reporter, machine)
-    router = provide(project, read_lock(project.docker / f"{ROUTER}.lock"), reporter, machine)
-    datasystem = [one for one in yuanrong if one.wheel.name == DATASYSTEM]
-    context.add_bytes("wheelhouse/datasystem.txt", requirement_lines(datasystem).encode("utf-8"))
-    context.add_bytes("wheelhouse/router.txt", requirement_lines(router).encode("utf-8"))
-    for one in (*datasystem, *router):
-        context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)
-    for one in yuanrong:
-        if one.wheel.name == ETCD_SOURCE:
-            context.add_file("wheelhouse/openyuanrong.whl", one.path, sha256=one.wheel.sha256)
+    for file, lock in (("datasystem", NPU), ("router", ROUTER)):
+        wheels = provide(project, read_lock(project.docker / f"{lock}.lock"), reporter, machine)
+        context.add_bytes(f"wheelhouse/{file}.txt", requirement_lines(wheels).encode("utf-8"))
+        for one in wheels:
+            context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)
+    add_wheels(context, project, openyuanrong_wheels(project, yuanrong, reporter, machine))
     return context
 
 

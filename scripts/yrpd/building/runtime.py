@@ -11,22 +11,16 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from yrpd.building import cuda_stubs, repair
 from yrpd.building.context import digest_of
-from yrpd.building.index import Wheel
 from yrpd.building.locks import REGENERATE, ROUTER, RUNTIME, Lock, read_lock
+from yrpd.building.prepared import kept, making, with_build_tag
 from yrpd.building.toolbox import find_tool, run_logged
-from yrpd.building.wheelhouse import (
-    Stored,
-    hash_file,
-    provide,
-    requirement_lines,
-    verify_present,
-)
+from yrpd.building.wheelhouse import Stored, provide, requirement_lines, verify_present
 from yrpd.errors import BuildError, PinMismatchError
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
@@ -73,42 +67,17 @@ def _only(stored: Sequence[Stored], name: str) -> Stored:
     raise PinMismatchError(f"{RUNTIME}.lock has no {name}.", next_command=REGENERATE)
 
 
-def _made(folder: Path, name: str, version: str, file: str) -> Stored | None:
-    """Return a wheel that was made before, when it is whole."""
-    path = folder / file
-    try:
-        sha256 = str(json.loads((folder / "made.json").read_text(encoding="utf-8"))["sha256"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    if not path.exists() or hash_file(path) != sha256:
-        return None
-    return Stored(Wheel(name, version, file, sha256), path)
-
-
-@contextlib.contextmanager
-def _making(folder: Path, file: str) -> Iterator[Path]:
-    """Give a place to write a wheel to; it appears in the folder only when it is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path = Path(scratch) / file
-        yield path
-        sha256 = hash_file(path)
-        os.replace(path, folder / file)
-    write_json(folder / "made.json", {"sha256": sha256})
-
-
 def _repaired_vllm(project: Project, source: Stored, reporter: Reporter) -> Stored:
-    name, version, *tags = source.wheel.file.removesuffix(".whl").split("-")
-    file = "-".join([name, version, BUILD_TAG, *tags]) + ".whl"
+    file = with_build_tag(source.wheel.file, BUILD_TAG)
     folder = project.cache / "made" / digest_of({"source": source.wheel.sha256, "recipe": repair.RECIPE})
-    made = _made(folder, source.wheel.name, source.wheel.version, file)
+    made = kept(folder, source.wheel.name, source.wheel.version, file)
     if made:
         return made
     with reporter.step(f"repair {source.wheel.file} for this libstdc++"):
-        with _making(folder, file) as path:
+        with making(folder, file) as path:
             repaired = repair.repair_wheel(source.path, path)
         reporter.say(f"    repaired: {', '.join(repaired) or 'nothing, it loads as it is'}")
-    made = _made(folder, source.wheel.name, source.wheel.version, file)
+    made = kept(folder, source.wheel.name, source.wheel.version, file)
     if made is None:
         raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke build --flavour cpu")
     return made
@@ -119,14 +88,14 @@ def _cuda_stubs(project: Project, torch: Stored, reporter: Reporter) -> Stored:
     file = f"{cuda_stubs.NAME}-{version}-{cuda_stubs.TAG}.whl"
     name = cuda_stubs.NAME.replace("_", "-")
     folder = project.cache / "made" / digest_of({"source": torch.wheel.sha256, "recipe": cuda_stubs.RECIPE})
-    made = _made(folder, name, version, file)
+    made = kept(folder, name, version, file)
     if made:
         return made
     with reporter.step("make stand-ins for the CUDA libraries that a CPU never calls"):
-        with _making(folder, file) as path:
+        with making(folder, file) as path:
             functions = cuda_stubs.make_stubs(torch.path, version, path)
         reporter.say(f"    {len(functions)} libraries, {sum(functions.values())} functions that refuse")
-    made = _made(folder, name, version, file)
+    made = kept(folder, name, version, file)
     if made is None:
         raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke build --flavour cpu")
     return made

