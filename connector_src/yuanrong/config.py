@@ -103,7 +103,7 @@ class ConnectorConfig:
     min_load_blocks: int = 1
     ttl_seconds: int = 0
     checksum: str = "sum64"
-    batch_bytes: int = 16 << 20
+    batch_bytes: int = 128 << 20
     load_threads: int = 2
     connect_timeout_ms: int = 2000
     lookup_timeout_ms: int = 500

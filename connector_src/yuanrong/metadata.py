@@ -33,11 +33,13 @@ class SaveSpec:
         request_id: The request that computed them.
         digests: Block digests (32 bytes each), in block order.
         blocks: KV block ids, one per digest.
+        absent: The request's lookup found none of them in the DataSystem, so it need not be asked again.
     """
 
     request_id: str
     digests: list[bytes]
     blocks: list[int]
+    absent: bool = False
 
 
 @dataclass

@@ -47,6 +47,7 @@ class _Tracked:
     phase: Phase = Phase.KNOWN
     blocks: list[int] = field(default_factory=list)
     hit_blocks: int = 0  # blocks known to be in the DataSystem, from the first one on
+    absent_from: int | None = None  # from this block on, the last lookup found none; None: nobody knows
     looked_up: float | None = None
     next_save: int = 0  # first block whose saving is not settled
     loads: bool = True  # False once external blocks must not be used any more
@@ -192,7 +193,7 @@ class SchedulerSide:
         usable = int(request.num_tokens - 1) // size
         now = self._clock()
         if tracked.looked_up is None or (now - tracked.looked_up) * 1000 >= self._config.lookup_cache_ms:
-            tracked.hit_blocks = self._present(tracked.chain.digests)
+            tracked.hit_blocks, tracked.absent_from = self._present(tracked.chain.digests)
             tracked.looked_up = now
         external = min(tracked.hit_blocks, usable) - num_local // size
         if external < self._config.min_load_blocks:
@@ -238,14 +239,18 @@ class SchedulerSide:
         tracked = self._tracked[request.request_id] = _Tracked(request, chain)
         return tracked
 
-    def _present(self, digests: list[bytes]) -> int:
-        """Return how many blocks, from the first one on, every rank can read."""
+    def _present(self, digests: list[bytes]) -> tuple[int, int | None]:
+        """Return how many blocks, from the first one on, every rank can read, and from which one on no rank has any."""
         if not digests:
-            return 0
+            return 0, None
         keys = [block_key(self._namespace, shard, digest) for digest in digests for shard in self._shards]
-        found = self._transport.exist(keys).found
+        answer = self._transport.exist(keys)
+        if answer.cause is not None:
+            return 0, None
+        found = answer.found
         missing = next((i for i, flag in enumerate(found) if not flag), len(keys))
-        return missing // len(self._shards)
+        last = next((i for i in range(len(found) - 1, -1, -1) if found[i]), -1)
+        return missing // len(self._shards), last // len(self._shards) + 1
 
     def _count(self, tracked: _Tracked) -> None:
         if not tracked.counted:
@@ -291,10 +296,11 @@ class SchedulerSide:
             if full > len(tracked.chain.digests):
                 tracked.chain.extend(request.all_token_ids, full * self._block_size)
             wanted = slice(tracked.next_save, full)
+            absent = tracked.absent_from is not None and tracked.next_save >= tracked.absent_from
             digests, blocks = tracked.chain.digests[wanted], tracked.blocks[wanted]
             tracked.next_save = full
             if len(digests) == len(blocks):
-                plan.saves.append(SaveSpec(req_id, digests, blocks))
+                plan.saves.append(SaveSpec(req_id, digests, blocks, absent))
         if not tracked.prefilled and after >= request.num_prompt_tokens:
             tracked.prefilled = True
             if self._config.saves_before_answer:

@@ -26,6 +26,9 @@ logger = logging.getLogger("vllm.yuanrong")
 #: How long to wait for a copy under way before a load is left to end by itself; one block takes well under this.
 _CALL_OFF_SECONDS = 0.02
 
+#: How many names of published blocks are remembered.
+_PUBLISHED_KEYS = 10_000
+
 #: Takes one ``(ended, succeeded)`` pair per outstanding load, and returns for each the minimum over all ranks.
 Agree = Callable[[list[tuple[bool, bool]]], list[tuple[bool, bool]]]
 
@@ -37,6 +40,7 @@ class _Job:
         self.request_id = spec.request_id
         self.keys = keys
         self.blocks = spec.blocks
+        self.absent = isinstance(spec, SaveSpec) and spec.absent
         self.guard = Guard()
         self.started = time.monotonic()
         self.drained = False
@@ -86,6 +90,7 @@ class WorkerSide:
         self._transport: Transport | None = None
         self._layout: KVLayout | None = None
         self._computed = False
+        self._published: dict[str, None] = {}
 
     def attach(self, layout: KVLayout, transport: Transport) -> None:
         """Begin service, once the KV caches exist.
@@ -223,22 +228,31 @@ class WorkerSide:
         if job.guard.revoked:
             return self._unsaved(job, REVOKED, len(job.keys))
         begin = time.monotonic()
-        # Another request may have saved the same blocks since they were planned, or they outlived the scheduler's view.
-        present = self._transport.exist(job.keys)
-        if present.cause is not None:
-            return self._unsaved(job, present.cause, len(job.keys))
-        missing = [i for i, found in enumerate(present.found) if not found]
-        if not missing:
-            return None
+        missing = list(range(len(job.keys)))
+        # Another request of this engine may have saved the same blocks since this one's lookup.
+        if not job.absent or any(key in self._published for key in job.keys):
+            present = self._transport.exist(job.keys)
+            if present.cause is not None:
+                return self._unsaved(job, present.cause, len(job.keys))
+            missing = [i for i in missing if not present.found[i]]
+            if not missing:
+                return None
         if job.fence is not None:
             job.fence()
         moved = self._transport.put([job.keys[i] for i in missing], [job.blocks[i] for i in missing], job.guard)
         saved = moved.causes.count(None)
+        self._remember(job.keys)
         self._metrics.add("saved_blocks", saved)
         self._metrics.add("saved_bytes", moved.moved_bytes)
         self._metrics.observe("save_seconds", time.monotonic() - begin)
         logger.debug("request %s: %d of %d blocks saved", job.request_id, saved, len(missing))
         return None if moved.cause is None else self._unsaved(job, moved.cause, len(missing) - saved)
+
+    def _remember(self, keys: list[str]) -> None:
+        """Keep the names of the blocks written last; only the saving thread comes here."""
+        self._published.update(dict.fromkeys(keys))
+        for key in list(self._published)[: max(0, len(self._published) - _PUBLISHED_KEYS)]:
+            del self._published[key]
 
     def _unsaved(self, job: _Job, cause: str, count: int) -> str:
         self._metrics.fail("save_failures", cause, count)

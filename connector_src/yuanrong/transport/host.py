@@ -12,27 +12,56 @@ client's own request timeout; no thread could interrupt them.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import struct
-import zlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import ConnectorConfig
 from ..layout import KVLayout
-from .base import CORRUPT, LAYOUT, MISSING, REVOKED, Guard, Presence, Transfer, batches, classify
+from .base import CORRUPT, FULL, LAYOUT, MISSING, REVOKED, Guard, Presence, Transfer, batches, classify
+from .copying import CRC32, NONE, SUM64, BlockCopier
 
 logger = logging.getLogger("vllm.yuanrong")
 
 HEADER = struct.Struct("<4sHBx16sQQ16s8x")  # magic, version, checksum kind, layout, bytes, checksum, block digest
+_PREFIX, _SUFFIX = struct.Struct("<4sHBx16sQ"), struct.Struct("<Q16s8x")  # its two halves
 MAGIC = b"YRKV"
 VERSION = 1
-CHECKSUM_KINDS = {"none": 0, "crc32": 1, "sum64": 2}
+CHECKSUM_KINDS = {"none": NONE, "crc32": CRC32, "sum64": SUM64}
 MAX_EXIST_KEYS = 8000
 MAX_BATCH_KEYS = 1000
-_MASK = (1 << 64) - 1
-_ODD = 0x9E3779B97F4A7C15
+#: Bytes that are copied (in well under a millisecond) before it is asked again whether the blocks were taken back.
+GUARD_BYTES = 1 << 20
+CALL_SECONDS = 0.02
+FIRST_READ_BYTES = 16 << 20
+
+
+class Pace:
+    """How much one reading call asks for, so that it holds the interpreter lock for about ``CALL_SECONDS``.
+
+    Objects in the shared memory of the worker on this host take no time to get, those of another worker have to travel:
+    a call that was quick lets the next one ask for twice as much, a slow one for half.
+
+    Args:
+        limit: Most bytes of a call.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = self._floor = min(limit, FIRST_READ_BYTES)
+
+    def count(self, item_bytes: int) -> int:
+        """Return how many items of a size to ask for, 1 or more."""
+        return max(1, min(MAX_BATCH_KEYS, self._bytes // item_bytes))
+
+    def took(self, size: int, seconds: float) -> None:
+        """Learn from a call that asked for ``size`` bytes."""
+        if seconds > 2 * CALL_SECONDS:
+            self._bytes = max(self._floor, self._bytes // 2)
+        elif seconds < CALL_SECONDS and 2 * size > self._bytes:
+            self._bytes = min(self._limit, self._bytes * 2)
 
 
 class HostTransport:
@@ -52,14 +81,13 @@ class HostTransport:
         self._write_mode = write_mode
         self._zero_copy_write = hasattr(client, "mcreate") and hasattr(client, "mset_buffer")
         self._zero_copy_read = hasattr(client, "get_buffers")
-        self._views: list[tuple[memoryview, int, int]] = []
+        self._pace = Pace(config.batch_bytes)
+        self._copier: BlockCopier | None = None
         if layout is not None:
-            self._views = [
-                (_memory(s.base, s.stride * (layout.num_blocks - 1) + s.size), s.stride, s.size)
-                for s in layout.segments
-            ]
+            self._copier = BlockCopier(layout, CHECKSUM_KINDS[config.checksum], HEADER.size)
             self._block_bytes = layout.block_bytes
             self._object_bytes = HEADER.size + layout.block_bytes
+            self._prefix = _PREFIX.pack(MAGIC, VERSION, self._copier.kind, layout.fingerprint, layout.block_bytes)
 
     def exist(self, keys: Sequence[str]) -> Presence:
         """Tell which keys can be read; stops asking at the first batch with a miss."""
@@ -76,36 +104,50 @@ class HostTransport:
         return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)))
 
     def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
-        """Copy blocks out under the guard, then publish them; a revoked batch is published up to where it was."""
+        """Copy blocks out under the guard, then publish them; a revoked batch is published up to where it was.
+
+        A batch for which the DataSystem has no room is tried again in halves: what is about to be published cannot be
+        evicted, so a small pool takes a large batch only piece by piece.
+        """
         causes: list[str | None] = []
-        moved = 0
-        for part in batches(len(keys), self._object_bytes, self._config.batch_bytes, MAX_BATCH_KEYS):
+        todo = list(reversed(batches(len(keys), self._object_bytes, self._config.batch_bytes, MAX_BATCH_KEYS)))
+        while todo:
+            part = todo.pop()
+            count = part.stop - part.start
             try:
                 done = self._put_batch(list(keys[part]), blocks[part], guard)
             except Exception as error:
+                cause = classify(error)
+                if cause == FULL and count > 1:
+                    middle = part.start + count // 2
+                    todo += [slice(middle, part.stop), slice(part.start, middle)]
+                    continue
                 logger.debug("put failed: %s", error)
-                causes += [classify(error)] * (part.stop - part.start)
+                causes.append(cause)
                 break
-            causes += [None] * done + [REVOKED] * (part.stop - part.start - done)
-            moved += done * self._block_bytes
+            causes += [None] * done
+            if done < count:
+                break
         last = next((cause for cause in reversed(causes) if cause), REVOKED)
+        moved = causes.count(None) * self._block_bytes
         return Transfer(causes + [last] * (len(keys) - len(causes)), moved)
 
     def get(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
         """Check each object and copy it into its block under the guard; stops at the first batch with a failure."""
         causes: list[str | None] = []
         moved = 0
-        for part in batches(len(keys), self._object_bytes, self._config.batch_bytes, MAX_BATCH_KEYS):
+        while len(causes) < len(keys):
+            count = self._pace.count(self._object_bytes)
+            part = slice(len(causes), min(len(causes) + count, len(keys)))
             wanted = list(keys[part])
             try:
                 values = self._read(wanted)
             except Exception as error:
-                causes += [classify(error)] * len(wanted)
+                causes.append(classify(error))
                 break
-            for key, value, block in zip(wanted, values, blocks[part], strict=True):
-                cause = MISSING if value is None else self._copy_in(key, memoryview(value), block, guard)
-                causes.append(cause)
-                moved += 0 if cause else self._block_bytes
+            done = self._copy_in(wanted, values, blocks[part], guard)
+            causes += done
+            moved += done.count(None) * self._block_bytes
             self._drop_corrupt(wanted, causes[part.start :])
             if any(causes[part.start :]):
                 break
@@ -125,46 +167,81 @@ class HostTransport:
         if self._zero_copy_write:
             sizes = [self._object_bytes] * len(keys)
             buffers = list(self._client.mcreate(keys, sizes, self._write_mode, self._config.ttl_seconds))
-            filled = 0
-            for key, buffer, block in zip(keys, buffers, blocks, strict=True):
-                if not self._copy_out(key, memoryview(buffer.MutableData()), block, guard):
-                    break
-                filled += 1
+            filled = self._copy_out(keys, [buffer.MutableData() for buffer in buffers], blocks, guard)
             if filled:
                 self._client.mset_buffer(buffers[:filled])
             return filled
-        for index, (key, block) in enumerate(zip(keys, blocks, strict=True)):
-            value = bytearray(self._object_bytes)
-            if not self._copy_out(key, memoryview(value), block, guard):
-                return index
+        values = [bytearray(self._object_bytes) for _ in keys]
+        filled = self._copy_out(keys, values, blocks, guard)
+        for key, value in zip(keys[:filled], values, strict=False):
             self._client.set(key, value, self._write_mode, self._config.ttl_seconds)
-        return len(keys)
+        return filled
 
     def _read(self, keys: list[str]) -> list[Any]:
+        begin = time.perf_counter()
         values = list(self._client.get_buffers(keys, 0) if self._zero_copy_read else self._client.get(keys))
+        self._pace.took(len(keys) * self._object_bytes, time.perf_counter() - begin)
         return values + [None] * (len(keys) - len(values))
 
-    def _copy_out(self, key: str, target: memoryview, block: int, guard: Guard) -> bool:
-        assert self._layout is not None  # noqa: S101 - only the worker side, which has a layout, moves blocks
-        if not guard.enter():
-            return False
-        try:
-            position = HEADER.size
-            for view, stride, size in self._views:
-                target[position : position + size] = view[block * stride : block * stride + size]
-                position += size
-        finally:
-            guard.leave()
-        # The checksum is of the copy, so it can be taken after the blocks were given back.
-        kind = CHECKSUM_KINDS[self._config.checksum]
-        check = checksum(kind, self._runs(target))
-        HEADER.pack_into(
-            target, 0, MAGIC, VERSION, kind, self._layout.fingerprint, self._block_bytes, check, _digest(key)
-        )
-        return True
+    def _sections(self, count: int) -> list[slice]:
+        return batches(count, self._block_bytes, GUARD_BYTES, count)
 
-    def _copy_in(self, key: str, source: memoryview, block: int, guard: Guard) -> str | None:
+    def _copy_out(self, keys: Sequence[str], values: Sequence[Any], blocks: Sequence[int], guard: Guard) -> int:
+        """Fill objects; returns how many of the first ones are, which is all unless the guard was revoked."""
+        assert self._copier is not None  # noqa: S101 - only the worker side, which has a layout, moves blocks
+        for part in self._sections(len(keys)):
+            start: int = part.start
+            targets = [memoryview(value) for value in values[part]]
+            if not guard.enter():
+                return start
+            try:
+                checks = self._copier.copy_out(targets, blocks[part])
+            finally:
+                guard.leave()
+            for key, target, check in zip(keys[part], targets, checks, strict=True):
+                target[: HEADER.size] = self._prefix + _SUFFIX.pack(check, _digest(key))
+        return len(keys)
+
+    def _copy_in(
+        self, keys: Sequence[str], values: Sequence[Any], blocks: Sequence[int], guard: Guard
+    ) -> list[str | None]:
+        """Fill blocks; returns the cause of each failure.
+
+        The checksum is taken after the copy, while the bytes are in the processor's cache. So a block may hold the
+        bytes of a damaged object after a failure, as after any torn load: nobody reads it before it was computed.
+        """
+        assert self._copier is not None  # noqa: S101 - see _copy_out
+        causes: list[str | None] = []
+        for part in self._sections(len(keys)):
+            done: list[str | None] = []
+            opened: list[tuple[int, Any, int, int]] = []
+            for index, key in enumerate(keys[part]):
+                found = self._open(key, values[part.start + index])
+                done.append(found if isinstance(found, str) else None)
+                if not isinstance(found, str):
+                    opened.append((index, *found))
+            if opened:
+                if not guard.enter():
+                    return causes + [cause or REVOKED for cause in done]
+                try:
+                    checks = self._copier.copy_in(
+                        [source for _, source, _, _ in opened],
+                        [blocks[part.start + index] for index, _, _, _ in opened],
+                        [kind for _, _, kind, _ in opened],
+                    )
+                finally:
+                    guard.leave()
+                for (index, _, _, expected), check in zip(opened, checks, strict=True):
+                    done[index] = None if check == expected else CORRUPT
+            causes += done
+        return causes
+
+    def _open(self, key: str, value: Any) -> tuple[memoryview, int, int] | str:
+        """Read an object's header: the object, the kind of its checksum and the checksum, or why it is not usable."""
         assert self._layout is not None  # noqa: S101 - see _copy_out
+        if value is None:
+            return MISSING
+        source = memoryview(value)
         if len(source) < HEADER.size:
             return CORRUPT
         magic, version, kind, fingerprint, size, check, digest = HEADER.unpack_from(source)
@@ -175,25 +252,7 @@ class HostTransport:
         # The DataSystem may round a buffer up, so only a shorter one is a truncated one.
         if size != self._block_bytes or len(source) < self._object_bytes:
             return CORRUPT
-        if checksum(kind, self._runs(source)) != check:
-            return CORRUPT
-        if not guard.enter():
-            return REVOKED
-        try:
-            position = HEADER.size
-            for view, stride, run in self._views:
-                view[block * stride : block * stride + run] = source[position : position + run]
-                position += run
-        finally:
-            guard.leave()
-        return None
-
-    def _runs(self, whole: memoryview) -> list[memoryview]:
-        position, runs = HEADER.size, []
-        for _, _, size in self._views:
-            runs.append(whole[position : position + size])
-            position += size
-        return runs
+        return source, kind, check
 
     def _drop_corrupt(self, keys: list[str], causes: Sequence[str | None]) -> None:
         """Delete broken objects, so that the recomputed block is written again instead of failing for ever."""
@@ -204,48 +263,6 @@ class HostTransport:
             self._client.delete(broken)
         except Exception as error:
             logger.debug("could not delete %d corrupt objects: %s", len(broken), error)
-
-
-def checksum(kind: int, runs: Sequence[memoryview]) -> int:
-    """Return a 64-bit checksum over runs of bytes.
-
-    ``sum64`` adds 64-bit words and weighs each run by its position. It is several times cheaper than a CRC (it runs at
-    memory speed), and it finds what happens to objects: truncation, zeroed pages, mixed-up blocks, flipped bits.
-    """
-    if kind == CHECKSUM_KINDS["crc32"]:
-        value = 0
-        for run in runs:
-            value = zlib.crc32(run, value)
-        return value
-    if kind == CHECKSUM_KINDS["sum64"]:
-        value = 0
-        for run in runs:
-            whole = len(run) - len(run) % 8
-            total = _sum_words(run[:whole]) + int.from_bytes(run[whole:], "little")
-            value = ((value + total) * _ODD + 1) & _MASK
-        return value
-    return 0
-
-
-def _sum_words(run: memoryview) -> int:
-    if _numpy is None or not len(run):
-        return sum(struct.unpack(f"<{len(run) // 8}Q", run))
-    return int(_numpy.frombuffer(run, dtype="<u8").sum(dtype="<u8"))
-
-
-def _load_numpy() -> Any:
-    try:
-        import numpy
-    except ImportError:  # pragma: no cover - vLLM brings numpy; only a bare unit-test environment may lack it
-        return None
-    return numpy
-
-
-_numpy = _load_numpy()
-
-
-def _memory(address: int, size: int) -> memoryview:
-    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
 
 
 def _digest(key: str) -> bytes:

@@ -86,9 +86,11 @@ class _Bench:
         self.config = ConnectorConfig.from_extra(extra, "kv_producer", {})
         elements = shape.run_bytes // 2
         torch.manual_seed(1)
-        self.caches = {
-            f"layers.{i}": torch.randn(2, shape.count, elements).to(torch.bfloat16) for i in range(shape.layers)
+        self.caches = {  # one after the other, as vLLM allocates them
+            f"layers.{i}": torch.zeros(2, shape.count, elements, dtype=torch.bfloat16) for i in range(shape.layers)
         }
+        for cache in self.caches.values():
+            cache.normal_()
         self.layout = KVLayout.from_caches(self.caches)
         self.blocks = list(range(shape.count))
         host, port = address.rsplit(":", 1)
@@ -169,7 +171,7 @@ class _Bench:
 
     def _worker_save(self, number: int, digests: list[bytes]) -> None:
         request = f"save-{number}"
-        spec = SaveSpec(request, digests, self.blocks)
+        spec = SaveSpec(request, digests, self.blocks, absent=True)  # as the scheduler says after a miss
         self.worker.save(StepPlan(_NAMESPACE, saves=[spec], sync_saves=[request]))  # returns when published
 
     # -- around them ---------------------------------------------------------------------------------------------------

@@ -88,9 +88,7 @@ def test_objects_that_others_damaged_are_found_out_and_healed(workers: tuple[Dae
     vandal.delete(names)
     for name, value in zip(names, (whole[0][:-8], b"nonsense", whole[1]), strict=True):
         vandal.set(name, bytes(value), WriteMode.NONE_L2_CACHE_EVICT)
-    before = [read_block(layout, b) for b in (10, 11, 12)]
     assert transport.get(names, [10, 11, 12], Guard()).causes == [base.CORRUPT] * 3
-    assert [read_block(layout, b) for b in (10, 11, 12)] == before
     assert transport.put(names, [0, 1, 2], Guard()).cause is None
     assert transport.get(names, [10, 11, 12], Guard()).cause is None
 

@@ -14,7 +14,7 @@ from yuanrong.keys import BlockChain, block_key
 from yuanrong.metadata import FAILURE_MARK, LoadSpec, SaveSpec
 from yuanrong.metrics import Metrics
 from yuanrong.scheduler import SchedulerSide
-from yuanrong.transport.base import UNAVAILABLE
+from yuanrong.transport.base import TIMEOUT, UNAVAILABLE
 
 from tests.unit.connector.fakes import Cached, FakeRequest, Lora, MemoryTransport, New, Output, Range, Sampling, Status
 
@@ -190,14 +190,14 @@ def test_a_chunked_prefill_saves_each_full_block_once() -> None:
     digests = BlockChain(NS, BS).extend(list(range(14)))
     assert rig.side.match(req, 0) == 0
     first = rig.side.plan(step(req, [5, 6], 0, 6))
-    assert first.saves == [SaveSpec("r", digests[:1], [5])]
+    assert first.saves == [SaveSpec("r", digests[:1], [5], absent=True)]
     assert first.new_blocks == [5, 6]
     assert not first.sync_saves
     second = rig.side.plan(more(req, [7], 6, 5))
-    assert second.saves == [SaveSpec("r", digests[1:2], [6])]
+    assert second.saves == [SaveSpec("r", digests[1:2], [6], absent=True)]
     assert second.new_blocks == [7]
     third = rig.side.plan(more(req, [8], 11, 3))
-    assert third.saves == [SaveSpec("r", digests[2:3], [7])]
+    assert third.saves == [SaveSpec("r", digests[2:3], [7], absent=True)]
     assert third.sync_saves == ["r"], "the answer waits for the whole prompt"
     req.output = [1]
     decode = rig.side.plan(more(req, [], 14, 1))
@@ -215,7 +215,7 @@ def test_outputs_are_saved_only_on_request() -> None:
         plan = rig.side.plan(more(req, [], 6, 2))
         assert len(plan.saves) == saved
         if saved:
-            assert plan.saves[0] == SaveSpec("r", BlockChain(NS, BS).extend([*range(6), 9, 9])[1:], [6])
+            assert plan.saves[0] == SaveSpec("r", BlockChain(NS, BS).extend([*range(6), 9, 9])[1:], [6], absent=True)
 
 
 def test_what_is_present_is_not_saved_again() -> None:
@@ -224,8 +224,31 @@ def test_what_is_present_is_not_saved_again() -> None:
     req = request(14)
     rig.side.match(req, 3 * BS)  # more is cached locally than the DataSystem has
     plan = rig.side.plan(step(req, [1, 2, 3, 4], 12, 2))
-    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(14)))[2:], [3])]
+    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(14)))[2:], [3], absent=True)]
     assert plan.new_blocks == [4], "cached blocks are not written"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_only_blocks_after_the_last_one_found_are_known_to_be_absent(ranks: int) -> None:
+    rig = Rig(shards=tuple(f"{r}of{ranks}" for r in range(ranks)))
+    prompt = list(range(5 * BS))
+    for index, digest in enumerate(BlockChain(NS, BS).extend(prompt)):
+        if index in (0, 2):  # the second was evicted
+            rig.transport.store[block_key(NS, rig.shards[-1], digest)] = b""
+    req = request(5 * BS)
+    assert rig.side.match(req, 0) == (BS if ranks == 1 else 0)
+    rig.side.allocated(req, [1], BS if ranks == 1 else 0)
+    assert not rig.side.plan(step(req, [1, 2], 0, 2 * BS)).saves[0].absent
+    assert not rig.side.plan(more(req, [3], 2 * BS, BS)).saves[0].absent
+    assert rig.side.plan(more(req, [4, 5], 3 * BS, 2 * BS)).saves[0].absent
+
+
+def test_after_a_failed_lookup_nothing_is_known_to_be_absent() -> None:
+    rig = Rig()
+    rig.transport.fault = lambda op, key: TIMEOUT
+    req = request(2 * BS)
+    assert rig.side.match(req, 0) == 0
+    assert not rig.side.plan(step(req, [1, 2], 0, 2 * BS)).saves[0].absent
 
 
 def test_a_resumed_request_forgets_its_old_blocks() -> None:
@@ -237,7 +260,7 @@ def test_a_resumed_request_forgets_its_old_blocks() -> None:
     assert rig.side.match(req, 0) == 0
     rig.side.allocated(req, [1, 2, 3], 0)
     plan = rig.side.plan(more(req, [1, 2, 3], 0, 12, resumed=True))
-    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(14))), [1, 2, 3])]
+    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(14))), [1, 2, 3], absent=True)]
     assert plan.new_blocks == [1, 2, 3]
 
 
@@ -286,7 +309,7 @@ def test_after_a_load_the_rest_is_saved() -> None:
     rig.side.load_finished("r", ok=True)
     rig.side.allocated(req, [2, 3], 0)
     plan = rig.side.plan(step(req, [1, 2, 3], BS, 6))
-    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(10)))[1:], [2])]
+    assert plan.saves == [SaveSpec("r", BlockChain(NS, BS).extend(list(range(10)))[1:], [2], absent=True)]
 
 
 def test_after_a_failed_load_nothing_is_loaded_and_everything_is_saved() -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from yuanrong import worker
 from yuanrong.config import ConnectorConfig
 from yuanrong.keys import block_key
 from yuanrong.layout import KVLayout
@@ -257,6 +258,25 @@ def test_what_is_there_already_is_not_written_again() -> None:
         rig.side.save(save(sync_saves=["r"]))
         rig.side.save(save(sync_saves=["r"]))
         assert [call for call in rig.transport.calls if call[0] == "put"] == [("put", 1)]
+
+
+def test_what_the_lookup_did_not_find_is_asked_for_only_if_this_engine_wrote_it_since() -> None:
+    def absent(rid: str, indices: tuple[int, ...]) -> StepPlan:
+        spec = SaveSpec(rid, [DIGESTS[i] for i in indices], [2 + i for i in indices], absent=True)
+        return StepPlan(NS, saves=[spec], sync_saves=[rid])
+
+    with running(Rig("kv_producer")) as rig:
+        rig.side.save(absent("a", (0, 1)))
+        assert rig.transport.calls == [("put", 2)]
+        rig.side.save(absent("b", (1, 2)))
+        assert rig.transport.calls[1:] == [("exist", 2), ("put", 1)]
+
+
+def test_the_memory_of_what_was_written_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_PUBLISHED_KEYS", 2)
+    with running(Rig("kv_producer")) as rig:
+        rig.side.save(save(indices=(0, 1, 2), blocks=(1, 2, 3), sync_saves=["r"]))
+        assert list(rig.side._published) == [rig.key(1), rig.key(2)]
 
 
 @pytest.mark.parametrize("op", ["exist", "put"])
