@@ -124,6 +124,11 @@ class _Chunk:
     first: int
     runs: int
 
+    @property
+    def last(self) -> int:
+        """Number of the run after the last."""
+        return self.first + self.runs
+
 
 class BlockCopier:
     """Copies whole blocks in and out.
@@ -185,7 +190,7 @@ class BlockCopier:
                 if kind == CRC32:
                     checks[index] = zlib.crc32(copied, checks[index])
                 elif kind == SUM64 and fast:
-                    add(copied.reshape(chunk.runs, -1), 1, None, totals[index, chunk.first : chunk.first + chunk.runs])
+                    add(copied.reshape(chunk.runs, -1), axis=1, out=totals[index, chunk.first : chunk.last])
             if kind == SUM64 and not fast:
                 checks[index] = sum64(memoryview(payload), self._sizes)
         if fast and SUM64 in kinds:
