@@ -18,6 +18,14 @@ HOSTS = {"hosts": "Inventory file; YRPD_HOSTS, else lab.toml (cpu) or hosts.toml
 TO = {"to": "An upstream tag of release.toml; to go on or give up, needed only when several rebases are under way."}
 ENGINE = {"engine": "What builds: sdk (the classic builder) or buildx; YRPD_ENGINE, else sdk, when empty."}
 OPENYUANRONG = {"openyuanrong": "A wheel of openyuanrong to install in place of the locked one."}
+RELEASE = {"release": "Name in dist/ or folder of a release; the last image's when empty."}
+HOST = {"host": "A host of the inventory; this machine's engine when empty."}
+PULL = {"pull": "From the registry that it was pushed to, instead of the tarball."}
+TARGETS = {
+    "tarball": "A saved image.",
+    "image": "An image on the engine, by name or id.",
+    "container": "A container on the engine, by name or id.",
+}
 COMMON = {
     "dry-run": "Print the plan and change nothing.",
     "json": "One JSON document on stdout, all else on stderr.",
@@ -201,6 +209,115 @@ def make(
             pin=pin,
             engine=engine,
             openyuanrong=openyuanrong,
+            dry_run=dry_run,
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(name="save", auto_shortflags=False, help={**RELEASE, **FLAVOUR, **COMMON})
+def save_image(
+    _: Context, release: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+) -> None:
+    """Write the image's tarball into its release folder, compressed and hashed on the way."""
+    from yrpd.releasing import commands
+
+    execute(
+        lambda project, reporter: commands.save(
+            project=project, reporter=reporter, flavour=resolve_flavour(flavour), release=release, dry_run=dry_run
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(name="load", auto_shortflags=False, help={**RELEASE, **HOST, **HOSTS, **FLAVOUR, **COMMON, **PULL})
+def load_image(
+    _: Context,
+    release: str = "",
+    host: str = "",
+    hosts: str = "",
+    pull: bool = False,
+    flavour: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Bring a release's image to a host; layers that the host has are not sent."""
+    from yrpd.releasing import commands
+
+    execute(
+        lambda project, reporter: commands.load(
+            project=project,
+            reporter=reporter,
+            flavour=resolve_flavour(flavour),
+            release=release,
+            host=host,
+            hosts_file=_hosts_file(hosts, flavour),
+            pull=pull,
+            dry_run=dry_run,
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(name="push", auto_shortflags=False, help={**RELEASE, **FLAVOUR, **COMMON, "to": "Repository without a tag."})
+def push_image(
+    _: Context,
+    to: str = "",
+    release: str = "",
+    flavour: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Push a release's image to a registry, and record the digest that it has there."""
+    from yrpd.releasing import commands
+
+    execute(
+        lambda project, reporter: commands.push(
+            project=project,
+            reporter=reporter,
+            flavour=resolve_flavour(flavour),
+            to=to,
+            release=release,
+            dry_run=dry_run,
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(name="verify", auto_shortflags=False, help={**RELEASE, **HOST, **HOSTS, **FLAVOUR, **COMMON, **TARGETS})
+def verify_image(
+    _: Context,
+    release: str = "",
+    tarball: str = "",
+    image: str = "",
+    container: str = "",
+    host: str = "",
+    hosts: str = "",
+    flavour: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Prove the chain from the series to a tarball, an image or a container, or name the broken link."""
+    from yrpd.releasing import commands
+
+    execute(
+        lambda project, reporter: commands.verify(
+            project=project,
+            reporter=reporter,
+            flavour=resolve_flavour(flavour),
+            release=release,
+            tarball=tarball,
+            image=image,
+            container=container,
+            host=host,
+            hosts_file=_hosts_file(hosts, flavour),
             dry_run=dry_run,
         ),
         as_json=json,
@@ -396,7 +513,7 @@ ns = Collection(
     build,
     Collection("bench", dataset),
     Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
-    Collection("image", make),
+    Collection("image", make, save_image, load_image, push_image, verify_image),
     Collection("lab", up, down, builder),
     Collection("deploy", rollout, plan, status, logs, verify, clean),
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from yrpd.building.cpu_image import make_stack, plan_stack
 from yrpd.building.debian import cached_root
+from yrpd.building.engine import connect
 from yrpd.building.engines import Engine, open_engine
 from yrpd.building.layers import Layer, explain
 from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer, provide_base
@@ -16,6 +18,7 @@ from yrpd.building.record import previous_inputs, read_record, write_record
 from yrpd.building.runtime import Locks, verify_wheels
 from yrpd.project import Project
 from yrpd.release import Flavour, Release
+from yrpd.releasing.making import provide_release
 from yrpd.reporting import Reporter
 
 
@@ -47,7 +50,7 @@ def image(
     openyuanrong: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Make the container image of a flavour, unless the engine has exactly this one.
+    """Make the container image of a flavour and its release folder, unless they are there.
 
     Raises:
         YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
@@ -55,7 +58,12 @@ def image(
     """
     release, patched = load_patched(project, pin)
     make = _image_cpu if flavour == "cpu" else _image_npu
-    return make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, engine, dry_run)
+    document = make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, engine, dry_run)
+    if dry_run:
+        return document
+    with closing(connect()) as client:
+        folder = provide_release(project, patched, document, client, reporter)
+    return {**document, "release": folder.name}
 
 
 def _image_cpu(

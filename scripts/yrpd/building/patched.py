@@ -135,6 +135,12 @@ def dirt(patched: Patched) -> str:
         return str(repository.git.status("--porcelain"))
 
 
+def tree_listing(patched: Patched) -> str:
+    """Return the patched tree's files as ``git ls-tree -r`` prints them, no path quoted."""
+    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
+        return str(repository.git.ls_tree("-r", "-z", patched.tree)).rstrip("\0").replace("\0", "\n") + "\n"
+
+
 def pin_listing(patched: Patched) -> tuple[bytes, bytes]:
     """Return the pinned tree's files twice: paths ended by NUL, and lines as ``git ls-files -s`` prints them."""
     with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):

@@ -166,12 +166,11 @@ class Tiny:
         return {path.name: path.read_bytes() for path in sorted(self.patches.iterdir())}
 
 
-@pytest.fixture
-def bare_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """The project before anything was exported; upstream is in reach by git and as an sdist."""
+def make_tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """Make the project before anything was exported; upstream is in reach by git and as an sdist."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    upstream, links, root = tmp_path / "upstream", tmp_path / "links", tmp_path / "project"
+    upstream, links, root = folder / "upstream", folder / "links", folder / "project"
     links.mkdir()
     put(upstream, UPSTREAM)
     git(upstream, "init", "-q", "-b", "main")
@@ -189,14 +188,25 @@ def bare_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     return Tiny(Project(root), upstream, links)
 
 
+def add_series(tiny: Tiny) -> Tiny:
+    """Give the project a series of two patches."""
+    tiny.run("export")
+    tiny.run("patch")
+    hook = tiny.tree / "vllm_ascend/distributed/__init__.py"
+    hook.write_text(hook.read_text(encoding="utf-8").replace("line 20\n", "line 20\nhook\n"), encoding="utf-8")
+    git(tiny.tree, "commit", "-q", "-a", "-m", HOOK, GIT_AUTHOR_DATE="2026-01-05T00:00:00+0100")
+    tiny.run("export")
+    tiny.run("patch")
+    return tiny
+
+
+@pytest.fixture
+def bare_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """The project before anything was exported."""
+    return make_tiny(tmp_path, monkeypatch)
+
+
 @pytest.fixture
 def tiny(bare_tiny: Tiny) -> Tiny:
-    """The project with a series of two patches, not applied yet."""
-    bare_tiny.run("export")
-    bare_tiny.run("patch")
-    hook = bare_tiny.tree / "vllm_ascend/distributed/__init__.py"
-    hook.write_text(hook.read_text(encoding="utf-8").replace("line 20\n", "line 20\nhook\n"), encoding="utf-8")
-    git(bare_tiny.tree, "commit", "-q", "-a", "-m", HOOK, GIT_AUTHOR_DATE="2026-01-05T00:00:00+0100")
-    bare_tiny.run("export")
-    bare_tiny.run("patch")
-    return bare_tiny
+    """The project with a series of two patches."""
+    return add_series(bare_tiny)

@@ -1,0 +1,209 @@
+"""``invoke image.save``, ``.load``, ``.push`` and ``.verify``: each returns its JSON document."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from docker import DockerClient
+from rich.table import Table
+
+from yrpd.building import engine
+from yrpd.building.record import read_record
+from yrpd.deploying import engines
+from yrpd.deploying.inventory import load_inventory
+from yrpd.errors import ConfigurationError, ImageError, VerificationError
+from yrpd.project import Project
+from yrpd.release import Flavour
+from yrpd.releasing import loading, registry, saving, signing
+from yrpd.releasing.folder import MANIFEST, ReleaseFolder, release_name
+from yrpd.releasing.manifest import Manifest, read_manifest
+from yrpd.releasing.verifying import Link, verify_container, verify_folder, verify_image, verify_tarball
+from yrpd.reporting import Reporter
+
+
+def find_release(project: Project, flavour: Flavour, release: str = "") -> ReleaseFolder:
+    """Return a release folder: by path, by name in ``dist/``, else that of the last image of a flavour.
+
+    Raises:
+        ImageError: There is none.
+    """
+    if release:
+        for path in (project.dist / release, Path(release)):
+            if (path / MANIFEST).exists():
+                return ReleaseFolder(path.resolve())
+        raise ImageError(f"There is no release {release!r}.", next_command=f"ls {project.dist}")
+    record = read_record(project, flavour)
+    if record is None:
+        raise ImageError(f"There is no {flavour} image yet.", next_command=f"invoke image --flavour {flavour}")
+    folder = ReleaseFolder(project.dist / release_name(str(record["image"])))
+    if not (folder.path / MANIFEST).exists():
+        raise ImageError(
+            f"The last {flavour} image has no release folder.", next_command=f"invoke image --flavour {flavour}"
+        )
+    return folder
+
+
+def save(
+    *, project: Project, reporter: Reporter, flavour: Flavour, release: str = "", dry_run: bool = False
+) -> dict[str, Any]:
+    """Write the image's tarball into its release folder.
+
+    Raises:
+        YrpdError: 6 the engine does not have the image, broke off, or the disk is full; 8 no engine answers.
+    """
+    folder = find_release(project, flavour, release)
+    manifest = read_manifest(folder)
+    if dry_run:
+        reporter.say(f"save {manifest.image} to {folder.tarball}")
+        return {"state": "planned", "release": folder.name, "tarball": str(folder.tarball)}
+    with closing(engine.connect()) as client:
+        manifest = saving.save(client, folder, reporter)
+    signed = signing.sign(folder, reporter)
+    return {"state": "saved", "signed": signed, **_summary(manifest)}
+
+
+def load(
+    *,
+    project: Project,
+    reporter: Reporter,
+    flavour: Flavour,
+    release: str = "",
+    host: str = "",
+    hosts_file: Path,
+    pull: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Bring the image to an engine, from the tarball or from the registry that it was pushed to.
+
+    Args:
+        project: The checkout.
+        reporter: Says what is done.
+        flavour: Whose last release, when none is named.
+        release: Name or folder of the release.
+        host: A host of the inventory; empty for this machine's engine (``DOCKER_HOST``).
+        hosts_file: The inventory.
+        pull: From the registry instead of the tarball.
+        dry_run: Say what would be done.
+
+    Raises:
+        YrpdError: 2 no such host, 6 the tarball is not the release's, or the engine or registry failed; 8 the engine
+            does not answer.
+    """
+    folder = find_release(project, flavour, release)
+    manifest = read_manifest(folder)
+    if dry_run:
+        reporter.say(f"{'pull' if pull else 'load'} {manifest.image} on {host or 'this engine'}")
+        return {"state": "planned", "release": folder.name, "host": host}
+    with closing(_connect(host, hosts_file)) as client:
+        done = loading.pull(client, manifest, reporter) if pull else loading.load(client, folder, manifest, reporter)
+    if done.moved_bytes:
+        reporter.say(f"    {done.moved_bytes / 1e6:.1f} MB sent, {done.kept_layers} layers were there already")
+    return {"host": host, **asdict(done), **_summary(manifest)}
+
+
+def push(
+    *, project: Project, reporter: Reporter, flavour: Flavour, to: str, release: str = "", dry_run: bool = False
+) -> dict[str, Any]:
+    """Push the image to a registry and record its digest there.
+
+    Raises:
+        YrpdError: 2 no repository, or one with a tag; 6 the registry refused, died or has something else; 8 no engine.
+    """
+    if not to:
+        raise ConfigurationError(
+            "Where to push is not said.", next_command="invoke image.push --to REGISTRY/REPOSITORY"
+        )
+    folder = find_release(project, flavour, release)
+    if dry_run:
+        reporter.say(f"push {read_manifest(folder).image} to {to}")
+        return {"state": "planned", "release": folder.name, "to": to}
+    with closing(engine.connect()) as client:
+        manifest, pushed = registry.push(client, folder, to, reporter)
+    signed = signing.sign(folder, reporter)
+    reporter.say(f"{pushed.repository}@{pushed.digest}")
+    return {"state": "pushed", "digest": pushed.digest, "signed": signed, **_summary(manifest)}
+
+
+def verify(
+    *,
+    project: Project,
+    reporter: Reporter,
+    flavour: Flavour,
+    release: str = "",
+    tarball: str = "",
+    image: str = "",
+    container: str = "",
+    host: str = "",
+    hosts_file: Path,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Prove the chain from the series to what is named: a tarball, an image, a container.
+
+    With none of them named it is the release's own tarball, when it was saved, and its image on this engine.
+
+    Raises:
+        YrpdError: 6 there is no release, 8 no engine answers, 9 a link does not hold (it is named first).
+    """
+    folder = find_release(project, flavour, release)
+    manifest = read_manifest(folder)
+    chosen = bool(tarball or image or container)
+    tarball = tarball or ("" if chosen or manifest.tarball is None else str(folder.tarball))
+    image = image or ("" if chosen else manifest.image)
+    if dry_run:
+        planned = [one for one in (folder.name, tarball, image, container) if one]
+        reporter.say("verify " + ", ".join(planned))
+        return {"state": "planned", "release": folder.name, "targets": planned}
+    links = verify_folder(folder, manifest) + signing.verify(folder)
+    if tarball:
+        links += verify_tarball(folder, manifest, Path(tarball))
+    if image or container:
+        with closing(_connect(host, hosts_file)) as client:
+            links += verify_image(client, folder, manifest, image) if image else []
+            links += verify_container(client, folder, manifest, container) if container else []
+    reporter.render(_table(folder.name, links))
+    broken = [one for one in links if not one.passed]
+    document = {
+        "release": folder.name,
+        "passed": not broken,
+        "broken": broken[0].name if broken else "",
+        "checks": [asdict(one) for one in links],
+    }
+    if broken:
+        raise VerificationError(
+            f"The chain of {folder.name} is broken at '{broken[0].name}': {broken[0].detail}.",
+            next_command="invoke image.verify --json",
+            document=document,
+        )
+    return document
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "release": manifest.release,
+        "image": manifest.image,
+        "id": manifest.id,
+        "tarball": json.loads(manifest.tarball.model_dump_json(exclude={"layers"})) if manifest.tarball else None,
+        "pushed": [one.model_dump() for one in manifest.pushed],
+    }
+
+
+def _connect(host: str, hosts_file: Path) -> DockerClient:
+    if not host:
+        return engine.connect()
+    inventory = load_inventory(hosts_file)
+    for one in inventory.hosts:
+        if one.name == host:
+            return engines.connect(one, timeout_s=engine.TIMEOUT_SECONDS)
+    names = ", ".join(one.name for one in inventory.hosts)
+    raise ConfigurationError(f"{hosts_file} has no host {host!r}; it has: {names}.", next_command="invoke deploy.plan")
+
+
+def _table(release: str, links: list[Link]) -> Table:
+    table = Table("link", "holds", "found", title=release)
+    for one in links:
+        table.add_row(one.name, "yes" if one.passed else "NO", one.detail)
+    return table

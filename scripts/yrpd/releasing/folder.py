@@ -1,0 +1,177 @@
+"""The release folder: its file names, its checksums, and how it appears on disk whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from yrpd.errors import ImageError
+
+MANIFEST = "manifest.json"
+SBOM = "sbom.cdx.json"
+PROVENANCE = "provenance.intoto.json"
+LICENCES = "LICENCES.md"
+NOTES = "RELEASE_NOTES.md"
+TREE = "tree.txt"
+PATCHES = "patches"
+TARBALL = "image.tar.zst"
+CHECKSUMS = "SHA256SUMS"
+SIGNATURE = "SHA256SUMS.sig"
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ReleaseFolder:
+    """One release on disk.
+
+    Attributes:
+        path: The folder, named like the release.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The release's name."""
+        return self.path.resolve().name
+
+    @property
+    def tarball(self) -> Path:
+        """The image, once it was saved."""
+        return self.path / TARBALL
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            ImageError: It is not there.
+        """
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise ImageError(
+                f"{self.path} is not a whole release folder: {name}: {error.strerror}.", next_command="invoke image"
+            ) from error
+
+
+def release_name(reference: str) -> str:
+    """Return the name of an image's release.
+
+    >>> release_name("vllm-ascend-yuanrong:0.10.0rc1-yuanrong.1-cpu-0dc659137560")
+    'vllm-ascend-yuanrong-0.10.0rc1-yuanrong.1-cpu-0dc659137560'
+    """
+    return reference.replace("/", "-").replace(":", "-")
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's sha256."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def render_checksums(hashes: Mapping[str, str]) -> str:
+    """Return ``SHA256SUMS`` as ``sha256sum --check`` reads it."""
+    return "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+
+
+def parse_checksums(text: str) -> dict[str, str]:
+    """Return file name to sha256; the inverse of `render_checksums`."""
+    rows = (line.partition("  ") for line in text.splitlines() if line)
+    return {name: digest for digest, _, name in rows}
+
+
+def listed_files(folder: Path) -> list[str]:
+    """Return the files that checksums are for: all but the checksums, their signature and unfinished ones."""
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return sorted(name for name in found if name not in (CHECKSUMS, SIGNATURE) and not Path(name).name.startswith("."))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file in one step, readable by everyone whatever the umask is."""
+    with replacing(path) as scratch:
+        scratch.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; it gets its real name only when the block ends without an error.
+
+    Raises:
+        ImageError: The disk is full, or the folder may not be written to; nothing is left of it.
+    """
+    scratch: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        scratch = Path(name)
+        yield scratch
+        scratch.chmod(0o644)
+        scratch.replace(path)
+    except OSError as error:
+        # Network errors of requests are OSErrors too; those without a number are not the disk's.
+        if error.errno is None:
+            raise
+        raise ImageError(
+            f"{path} could not be written: {error.strerror}.", next_command=f"df -h {path.parent}"
+        ) from error
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put a folder with these files and their checksums in place of whatever has its name.
+
+    Args:
+        folder: The release folder.
+        files: Content by name relative to it.
+
+    Raises:
+        ImageError: The disk is full, or it may not be written to; the old folder stays.
+    """
+    scratch: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        made = scratch / "new"
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        for name, data in {**files, CHECKSUMS: render_checksums(hashes).encode()}.items():
+            path = made / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        for path in (made, *made.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if folder.exists():
+            folder.replace(scratch / "old")
+        made.replace(folder)
+    except OSError as error:
+        raise ImageError(
+            f"{folder} could not be written: {error.strerror}.", next_command=f"df -h {folder.parent}"
+        ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def update_folder(folder: Path, files: Mapping[str, bytes], known: Mapping[str, str]) -> None:
+    """Replace files of a release folder one by one, the checksums last.
+
+    Args:
+        folder: The release folder.
+        files: New content by name.
+        known: sha256 of large files that are hashed already.
+    """
+    hashes = {**parse_checksums((folder / CHECKSUMS).read_text(encoding="utf-8")), **known}
+    for name, data in files.items():
+        write_file(folder / name, data)
+        hashes[name] = hashlib.sha256(data).hexdigest()
+    write_file(folder / CHECKSUMS, render_checksums(hashes).encode())
+    # A signature of other checksums is worse than none.
+    (folder / SIGNATURE).unlink(missing_ok=True)

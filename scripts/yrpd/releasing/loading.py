@@ -1,0 +1,226 @@
+"""``image.load``: the release's image onto an engine, from the tarball or by digest from a registry.
+
+The tarball is proved before the engine gets a byte of it. Layers that the engine has already are not sent: it looks for
+them by content (chain id) before it opens the archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import zstandard
+from docker import DockerClient
+from docker.errors import ImageNotFound
+
+from yrpd.building.engine import read_stream
+from yrpd.errors import ImageError
+from yrpd.releasing.archive import ChunkReader
+from yrpd.releasing.folder import CHUNK, ReleaseFolder
+from yrpd.releasing.manifest import Manifest, Tarball
+from yrpd.releasing.saving import engine_failures
+from yrpd.reporting import Reporter
+
+CONTAINERD_STORE = "io.containerd.snapshotter.v1"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load did.
+
+    Attributes:
+        state: ``loaded``, or ``unchanged`` when the engine had the image.
+        moved_bytes: What was sent to the engine.
+        kept_layers: Layers that it had already.
+    """
+
+    state: str
+    moved_bytes: int
+    kept_layers: int
+
+
+def load(client: DockerClient, folder: ReleaseFolder, manifest: Manifest, reporter: Reporter) -> Loaded:
+    """Load the release's tarball into an engine, and prove that it has exactly the release's image then.
+
+    Raises:
+        ImageError: There is no tarball, it is not the release's, or the engine refused, broke off or was silent for too
+            long. The image's name is given only to the release's image.
+    """
+    if holds(client, manifest):
+        reporter.say(f"    kept {manifest.image}: the engine has it")
+        return Loaded("unchanged", 0, len(manifest.diff_ids))
+    saved = manifest.tarball
+    if saved is None:
+        raise ImageError(f"dist/{folder.name} has no tarball.", next_command="invoke image.save")
+    try:
+        stream = folder.tarball.open("rb")
+    except OSError as error:
+        raise ImageError(f"{folder.tarball}: {error.strerror}.", next_command="invoke image.save") from error
+    with stream:
+        _prove(stream, folder, saved)
+        there = common_layers(client, manifest)
+        title = f"load {manifest.image}"
+        moved = 0
+        with reporter.step(title), reporter.progress(title, saved.bytes_unpacked, in_bytes=True) as advance:
+            skipped = {one.member for one in saved.layers[:there]} - {one.member for one in saved.layers[there:]}
+
+            def chunks() -> Iterator[bytes]:
+                nonlocal moved
+                for chunk in archive(stream, skipped):
+                    moved += len(chunk)
+                    advance(len(chunk))
+                    yield chunk
+
+            _send(client, chunks, manifest, reporter)
+    require(client, manifest)
+    return Loaded("loaded", moved, there)
+
+
+def holds(client: DockerClient, manifest: Manifest) -> bool:
+    """Return whether the engine has exactly the release's image under its name."""
+    with engine_failures(f"asking for {manifest.image}"):
+        try:
+            found = client.images.get(manifest.image)
+        except ImageNotFound:
+            return False
+        return is_image(found.attrs, manifest, names_by_config=not by_manifest(client))
+
+
+def is_image(attributes: dict[str, Any], manifest: Manifest, *, names_by_config: bool) -> bool:
+    """Return whether an engine's description of an image is the release's.
+
+    Args:
+        attributes: The description.
+        manifest: The release.
+        names_by_config: Whether the engine's ids are digests of configurations; the containerd store has other ids, and
+            the layers decide.
+    """
+    layers = tuple(attributes["RootFS"].get("Layers") or ()) == manifest.diff_ids
+    return layers and (attributes["Id"] == manifest.id or not names_by_config)
+
+
+def by_manifest(client: DockerClient) -> bool:
+    """Return whether an engine names images by manifest (containerd image store) and not by configuration."""
+    status = client.info().get("DriverStatus") or []
+    return any(CONTAINERD_STORE in str(value) for _, value in status)
+
+
+def require(client: DockerClient, manifest: Manifest) -> None:
+    """Prove that the engine has the release's image now.
+
+    Raises:
+        ImageError: It has something else.
+    """
+    if not holds(client, manifest):
+        raise ImageError(
+            f"What arrived is not {manifest.image} ({manifest.id}).",
+            next_command=f"invoke image.verify --release {manifest.release}",
+        )
+
+
+def common_layers(client: DockerClient, manifest: Manifest) -> int:
+    """Return how many of the image's layers, from the lowest up, the engine has in one of its images."""
+    with engine_failures("listing the engine's images"):
+        if by_manifest(client):
+            return 0
+        best = 0
+        for one in client.api.images(all=True):
+            try:
+                layers = client.images.get(one["Id"]).attrs["RootFS"].get("Layers") or []
+            except ImageNotFound:  # removed by someone meanwhile
+                continue
+            same = 0
+            for ours, theirs in zip(manifest.diff_ids, layers, strict=False):
+                if ours != theirs:
+                    break
+                same += 1
+            best = max(best, same)
+        return best
+
+
+def unpacked(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield a compressed file's content.
+
+    Raises:
+        ImageError: It is damaged or breaks off.
+    """
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(stream, read_size=CHUNK, closefd=False) as reader:
+            while chunk := reader.read(CHUNK):
+                yield chunk
+    except zstandard.ZstdError as error:
+        raise ImageError(f"The tarball is damaged: {error}.", next_command="invoke image.save") from error
+
+
+def archive(stream: IO[bytes], skipped: set[str]) -> Iterator[bytes]:
+    """Yield a compressed image archive unpacked, without some of its members."""
+    if not skipped:
+        yield from unpacked(stream)
+        return
+    with tarfile.open(fileobj=cast(IO[bytes], ChunkReader(unpacked(stream))), mode="r|", bufsize=CHUNK) as tar:
+        for info in tar:
+            if info.name in skipped:
+                continue
+            yield info.tobuf(tarfile.GNU_FORMAT)
+            content = tar.extractfile(info) if info.isfile() else None
+            while content is not None and (chunk := content.read(CHUNK)):
+                yield chunk
+            yield b"\0" * (-info.size % tarfile.BLOCKSIZE)
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _prove(stream: IO[bytes], folder: ReleaseFolder, saved: Tarball) -> None:
+    found = hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+    stream.seek(0)
+    if found != saved.sha256:
+        raise ImageError(
+            f"dist/{folder.name}/{saved.file} is not the release's: expected sha256 {saved.sha256}, found {found}.",
+            next_command="invoke image.save   (after the file was removed)",
+        )
+
+
+def _send(client: DockerClient, chunks: Callable[[], Iterator[bytes]], manifest: Manifest, reporter: Reporter) -> None:
+    def post() -> Iterator[dict[str, Any]]:
+        # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
+        load_image: Any = client.api.load_image
+        yield from load_image(chunks())
+
+    read_stream(post(), reporter.detail, what=f"loading {manifest.image}")
+
+
+def pull(client: DockerClient, manifest: Manifest, reporter: Reporter) -> Loaded:
+    """Pull the release's image by the digest that a push recorded, and give it its name.
+
+    Raises:
+        ImageError: It was never pushed, the registry does not answer, or what it has is something else.
+    """
+    if holds(client, manifest):
+        reporter.say(f"    kept {manifest.image}: the engine has it")
+        return Loaded("unchanged", 0, len(manifest.diff_ids))
+    if not manifest.pushed:
+        raise ImageError(
+            f"{manifest.release} was not pushed.", next_command="invoke image.push --to REGISTRY/REPOSITORY"
+        )
+    there = common_layers(client, manifest)
+    pushed = manifest.pushed[-1]
+    reference = f"{pushed.repository}@{pushed.digest}"
+
+    def post() -> Iterator[dict[str, Any]]:
+        yield from client.api.pull(pushed.repository, tag=pushed.digest, stream=True, decode=True)
+
+    with reporter.step(f"pull {reference}"):
+        read_stream(post(), reporter.detail, what=f"pulling {reference}")
+        with engine_failures(f"naming {manifest.image}"):
+            found = client.images.get(reference)
+            if not is_image(found.attrs, manifest, names_by_config=not by_manifest(client)):
+                raise ImageError(
+                    f"{reference} is not {manifest.image}: its id is {found.id}.",
+                    next_command=f"invoke image.verify --release {manifest.release}",
+                )
+            repository, _, tag = manifest.image.rpartition(":")
+            found.tag(repository, tag)
+    require(client, manifest)
+    return Loaded("loaded", 0, there)

@@ -1,0 +1,89 @@
+"""``image.push``: the release's image into a registry, and the digest that it has there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from docker import DockerClient
+from docker.errors import DockerException, ImageNotFound
+
+from yrpd.building.engine import read_stream
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.releasing.folder import ReleaseFolder
+from yrpd.releasing.manifest import Manifest, Pushed, read_manifest
+from yrpd.releasing.saving import engine_failures, record
+from yrpd.reporting import Reporter
+
+
+def push(client: DockerClient, folder: ReleaseFolder, repository: str, reporter: Reporter) -> tuple[Manifest, Pushed]:
+    """Push the image under its own tag, and record the registry's digest in the release folder.
+
+    Args:
+        client: The engine that has the image.
+        folder: The release.
+        repository: Where to, without a tag: ``registry.example:5000/team/name``.
+        reporter: Shows progress.
+
+    Raises:
+        ConfigurationError: The repository has a tag or digest.
+        ImageError: The engine does not have the image, the registry refused, died or gave another digest. The folder
+            is as it was, and no name for that registry stays on the engine.
+    """
+    if "@" in repository or ":" in repository.rpartition("/")[2]:
+        raise ConfigurationError(
+            f"{repository!r} has a tag or digest; the release's own tag is used.",
+            next_command=f"invoke image.push --to {repository.partition('@')[0].rpartition(':')[0]}",
+        )
+    manifest = read_manifest(folder)
+    tag = manifest.image.rpartition(":")[2]
+    target = f"{repository}:{tag}"
+    with reporter.step(f"push {target}"):
+        had = _has(client, target)
+        try:
+            digest = _push(client, manifest, repository, tag, reporter)
+        except ImageError:
+            if not had:
+                _untag(client, target)
+            raise
+    pushed = Pushed(repository=repository, digest=digest)
+    others = tuple(one for one in manifest.pushed if one.repository != repository)
+    return record(folder, manifest.model_copy(update={"pushed": (*others, pushed)})), pushed
+
+
+def _push(client: DockerClient, manifest: Manifest, repository: str, tag: str, reporter: Reporter) -> str:
+    what = f"pushing {repository}:{tag}"
+
+    def post() -> Iterator[dict[str, Any]]:
+        yield from client.api.push(repository, tag=tag, stream=True, decode=True)
+
+    with engine_failures(what):
+        client.images.get(manifest.id).tag(repository, tag)
+    digest = read_stream(post(), reporter.detail, what=what).image_id
+    with engine_failures(what):
+        # Asked of the registry itself: what it serves under this tag is what was sent.
+        served = client.images.get_registry_data(f"{repository}:{tag}").id
+    if not digest or served != digest:
+        raise ImageError(
+            f"{repository}:{tag} is {served} in the registry, and {digest or 'nothing'} was sent.",
+            next_command=f"invoke image.push --to {repository}",
+        )
+    return digest
+
+
+def _has(client: DockerClient, reference: str) -> bool:
+    with engine_failures(f"asking for {reference}"):
+        try:
+            client.images.get(reference)
+        except ImageNotFound:
+            return False
+        return True
+
+
+def _untag(client: DockerClient, reference: str) -> None:
+    try:
+        client.images.remove(reference, noprune=True)
+    except (DockerException, requests.RequestException):
+        # The engine went away with its names, or never gave this one.
+        return

@@ -1,0 +1,61 @@
+"""The two files for people: release notes from the series' messages, and the licences of what is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from yrpd.releasing.facts import PatchText, ReleaseFacts
+
+TRAILERS = ("Why", "Upstream", "Removal")
+UNKNOWN = "not stated by the package"
+
+
+def render_notes(facts: ReleaseFacts) -> bytes:
+    """Return the release notes: what was changed, why, and what makes each change go."""
+    manifest, upstream = facts.manifest, facts.manifest.upstream
+    versions = [[name, version] for name, version in sorted(manifest.versions.items())]
+    parts = [
+        f"# {manifest.release}",
+        f"vllm-ascend {manifest.version}, flavour `{manifest.flavour}`, for {manifest.platform}: upstream "
+        f"`{upstream.tag}` (tree `{upstream.tree}`) with {len(facts.patches)} patches. Image: `{manifest.image}`.",
+        "## Changes to upstream",
+        *(_patch(one) for one in facts.patches),
+        "## Versions",
+        _table(("part", "version"), [["vllm-ascend", manifest.version], *versions]),
+        "## Check it",
+        f"`sha256sum --check SHA256SUMS` proves the files, `invoke image.verify --release {manifest.release}` the "
+        "whole chain from the series to a running container.",
+    ]
+    return ("\n\n".join(parts) + "\n").encode()
+
+
+def render_licences(facts: ReleaseFacts) -> bytes:
+    """Return the list of licences, as each package states its own."""
+    inventory = facts.inventory
+    python = [[one.name, one.version, one.licence or UNKNOWN] for one in inventory.python]
+    system = [[one.name, one.version, one.licence or UNKNOWN] for one in inventory.packages]
+    head = ("package", "version", "licence")
+    parts = [
+        f"# Licences of {facts.manifest.release}",
+        "What each package's own metadata says; nothing here is a legal judgement.",
+        "## Python",
+        _table(head, sorted({tuple(row) for row in python})),
+        f"## {inventory.system or 'System'} {inventory.system_version}".rstrip(),
+        _table(head, system),
+    ]
+    return ("\n\n".join(parts) + "\n").encode()
+
+
+def _patch(one: PatchText) -> str:
+    trailers = one.message.trailers
+    rows = [f"- {name}: {trailers[name]}" for name in TRAILERS if name in trailers]
+    paragraphs = one.message.body.strip().split("\n\n")
+    text = "\n\n".join(paragraphs[:-1] if trailers else paragraphs)
+    return "\n\n".join(part for part in (f"### {one.message.subject}", text, "\n".join(rows)) if part)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
