@@ -509,9 +509,66 @@ def dataset(
     )
 
 
+@task(
+    default=True,
+    auto_shortflags=False,
+    help={
+        **COMMON,
+        "profile": "quick or full; smoke is for the tests.",
+        "model": "Model folder; build/models/qwen2 when empty.",
+        "fresh": "Throw away what an earlier run of the profile measured.",
+    },
+)
+def measure(
+    _: Context,
+    profile: str = "quick",
+    model: str = "",
+    fresh: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Run vllm bench serve on plain vLLM and ours in alternation; go on where an earlier run was cut."""
+    from yrpd.bench.runs import commands
+
+    execute(
+        lambda project, reporter: commands.bench(project, reporter, profile, model, fresh, dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        **COMMON,
+        "run": "Folder of a run; the newest when empty.",
+        "out": "Folder for the report.",
+        "against": "A stored report (latest.json); figures that became worse are exit code 9.",
+    },
+)
+def report(
+    _: Context,
+    run: str = "",
+    out: str = "docs/bench",
+    against: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Compute tables and figure anew from a run's raw results."""
+    from yrpd.bench.reporting import commands
+
+    execute(
+        lambda project, reporter: commands.report(project, reporter, run, out, against, dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
 ns = Collection(
     build,
-    Collection("bench", dataset),
+    Collection("bench", measure, dataset, report),
     Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
     Collection("image", make, save_image, load_image, push_image, verify_image),
     Collection("lab", up, down, builder),

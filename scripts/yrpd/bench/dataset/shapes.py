@@ -259,3 +259,37 @@ class Images:
         question, image = divmod(index, self.images)
         shown = Segment(f"i{image}", self.image_tokens, self.questions > 1, f"image-{image}.png")
         return Request((shown, Segment(f"i{image}.{question}", self.question)), f"i{image}.{question}")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Another shape behind one short request that shares nothing: vLLM's benchmark sends the first request twice.
+
+    Attributes:
+        shape: What follows.
+        opening: Tokens of the short request.
+    """
+
+    shape: Shape
+    opening: int
+
+    @property
+    def name(self) -> str:
+        """The other shape's."""
+        return self.shape.name
+
+    @property
+    def count(self) -> int:
+        """Requests in all."""
+        return self.shape.count + 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self.shape.longest, self.opening)
+
+    def request(self, index: int) -> Request:
+        """Return the request that is sent as number ``index``."""
+        if index == 0:
+            return Request((Segment("opening", self.opening),), "opening")
+        return self.shape.request(index - 1)

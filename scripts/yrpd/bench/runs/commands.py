@@ -1,0 +1,89 @@
+"""``invoke bench``: measure in the built environment, then report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from yrpd.bench.runs.profiles import describe, profile_named
+from yrpd.errors import EnvironmentFailure, YrpdError
+from yrpd.project import Project, read_state
+from yrpd.release import load_release
+from yrpd.reporting import Reporter
+
+_INNER = "import sys; sys.path.append(sys.argv.pop(1)); from yrpd.bench.runs.main import main; main()"
+
+
+class RunFailed(YrpdError):
+    """The measuring process failed; it has said why, and its exit code is this one's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("The benchmark ended early; what it measured is kept.", next_command="invoke bench")
+        self.exit_code = code  # type: ignore[misc] # the error class is the inner process's
+
+
+def bench(
+    project: Project,
+    reporter: Reporter,
+    profile: str,
+    model: str = "",
+    fresh: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Measure a profile and report it.
+
+    Raises:
+        ConfigurationError: There is no such profile.
+        EnvironmentFailure: The cpu environment was not built, or the model was not made.
+        RunFailed: The measuring process failed.
+    """
+    from yrpd.bench.reporting.commands import report  # matplotlib and scipy take a while to import
+
+    planned = profile_named(profile)
+    folder = project.build / "bench" / "runs" / profile
+    if dry_run:
+        table = Table("case", "prompts", "arms, by repetition")
+        for each in describe(planned):
+            table.add_row(each["case"], str(each["prompts"]), " · ".join(", ".join(turn) for turn in each["order"]))
+        reporter.render(table)
+        return {"state": "planned", "profile": profile, "folder": str(folder), "cases": describe(planned)}
+    weights = (Path(model) if model else project.build / "models" / "qwen2").resolve()
+    if not (weights / "config.json").is_file():
+        raise EnvironmentFailure(f"There is no model in {weights}.", next_command="invoke lab.up")
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    command = f"invoke bench --profile {profile}" + (f" --model {model}" if model else "")
+    inner = [str(_python(project)), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
+    inner += ["--model", str(weights), "--folder", str(folder), "--command", command]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(project.root / "scripts"),
+        "VLLM_PLUGINS": "",
+        "VLLM_USE_V1": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+    code = subprocess.run(
+        [*inner, *(["--verbose"] if reporter.verbose else [])], env=environment, stdout=sys.stderr, check=False
+    ).returncode
+    if code:
+        raise RunFailed(code)
+    return report(project, reporter, str(folder))
+
+
+def _python(project: Project) -> Path:
+    pin, _ = load_release(project.release_file).pin()
+    python: Path = project.root / read_state(project, pin).get("build-cpu", {}).get("python", "missing")
+    if not python.is_file():
+        raise EnvironmentFailure(
+            f"The cpu environment of {pin} was not built.", next_command="invoke patch build --flavour cpu"
+        )
+    return python

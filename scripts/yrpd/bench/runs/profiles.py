@@ -1,0 +1,187 @@
+"""What a profile of ``invoke bench`` runs, as data. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from yrpd.bench.dataset.commands import Wanted
+from yrpd.bench.statistics import alternation
+from yrpd.errors import ConfigurationError
+
+#: Arms: plain vLLM; plain vLLM whose device cache holds everything, the upper bound; with the connector (``kv_both``).
+BASELINE, LARGE, SINGLE = "baseline", "large", "single"
+OPENING_TOKENS = 16  # less than a block, so that the request that vLLM's benchmark sends twice changes no hit rate
+OUTPUT_TOKENS = 2  # as in the tutorial: one to wait for, one to time
+
+
+@dataclass(frozen=True)
+class Load:
+    """How requests arrive.
+
+    Attributes:
+        name: In file names and tables.
+        concurrency: Requests at a time; 0 for an open loop.
+        of_capacity: Open loop: Poisson arrivals at this share of what the baseline did at concurrency 1.
+    """
+
+    name: str
+    concurrency: int = 0
+    of_capacity: float = 0.0
+
+
+ONE, EIGHT, OPEN = Load("c1", 1), Load("c8", 8), Load("open", of_capacity=0.7)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        wanted: The dataset, without its salt.
+        load: How it is sent.
+        arms: Which engines.
+        rounds: Repetitions of each arm.
+    """
+
+    wanted: Wanted
+    load: Load
+    arms: tuple[str, ...]
+    rounds: int
+
+    @property
+    def name(self) -> str:
+        """In file names."""
+        return f"{self.wanted.shape}-{self.wanted.length}-{self.load.name}"
+
+    def order(self) -> list[list[str]]:
+        """Return the arms of each round, in alternation: A B, B A, A B."""
+        turns: list[list[str]] = [[] for _ in range(self.rounds)]
+        for number, arm in alternation(self.arms, self.rounds):
+            turns[number].append(arm)
+        return turns
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A whole benchmark.
+
+    Attributes:
+        name: On the command line.
+        cases: In the order of running.
+        device_tokens: Device cache of baseline and ours.
+        block_size: Tokens of a KV block.
+        datasystem_mb: Memory of the DataSystem worker.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    device_tokens: int
+    block_size: int = 128
+    datasystem_mb: int = 3072
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Every engine that some case uses."""
+        return tuple(dict.fromkeys(arm for case in self.cases for arm in case.arms))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        return max(case.wanted.length for case in self.cases) + OUTPUT_TOKENS
+
+    @property
+    def device_blocks(self) -> int:
+        """``--num-gpu-blocks-override`` of baseline and ours; one is vLLM's null block."""
+        return self.device_tokens // self.block_size + 1
+
+    @property
+    def large_blocks(self) -> int:
+        """The same of the upper bound: room for the largest dataset."""
+        sizes = [(case.wanted.groups * max(case.wanted.per_group, 1) * _blocks(case, self)) for case in self.cases]
+        return max(sizes) + _blocks_of(self.longest, self.block_size) + 1
+
+
+def _blocks(case: Case, profile: Profile) -> int:
+    return _blocks_of(case.wanted.length + OUTPUT_TOKENS, profile.block_size)
+
+
+def _blocks_of(tokens: int, block_size: int) -> int:
+    return -(-tokens // block_size)
+
+
+#: The figure's 300 groups and 265,000 tokens of device cache, both by 30.
+_GROUPS, _PER_GROUP, _DEVICE_TOKENS = 10, 10, 8832
+
+
+def _grouped(length: int, load: Load, rounds: int, groups: int = _GROUPS) -> Case:
+    return Case(Wanted("grouped", length, groups, _PER_GROUP, 0.5), load, (BASELINE, SINGLE), rounds)
+
+
+def _apart(length: int, rounds: int, prompts: int, documents: int, questions: int) -> tuple[Case, ...]:
+    """Return the cases beside the tutorial's: nothing, everything, and nine tenths of a prompt found again."""
+    return (
+        Case(Wanted("unique", length, prompts, 1), ONE, (BASELINE, SINGLE), rounds),
+        Case(Wanted("repeated", length, prompts, 2), ONE, (LARGE, SINGLE), rounds),
+        Case(Wanted("document", length, documents, questions, 0.9), ONE, (BASELINE, SINGLE), rounds),
+    )
+
+
+def _quick() -> Profile:
+    cases = (
+        _grouped(1024, ONE, 3),
+        _grouped(2048, ONE, 3),
+        _grouped(2048, EIGHT, 3),
+        *_apart(4096, 3, prompts=6, documents=4, questions=3),
+    )
+    return Profile("quick", cases, _DEVICE_TOKENS)
+
+
+def _full(lengths: Sequence[int] = (1024, 2048, 4096, 8192), rounds: int = 3) -> Profile:
+    cases = tuple(
+        case
+        for length in lengths
+        for case in (
+            _grouped(length, ONE, rounds),
+            _grouped(length, EIGHT, rounds),
+            _grouped(length, OPEN, rounds),
+            *_apart(length, rounds, prompts=10 if length > 1024 else 20, documents=10, questions=3),
+        )
+    )
+    return Profile("full", cases, _DEVICE_TOKENS, datasystem_mb=4096)
+
+
+def _smoke() -> Profile:
+    """Return the smallest run that has every part; for the tests."""
+    cases = (
+        Case(Wanted("grouped", 256, 3, 2, 0.5), ONE, (BASELINE, SINGLE), 1),
+        Case(Wanted("repeated", 256, 4, 2), ONE, (LARGE, SINGLE), 1),
+    )
+    return Profile("smoke", cases, 384, datasystem_mb=512)
+
+
+def profile_named(name: str) -> Profile:
+    """Return a profile.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+    """
+    makers = {"quick": _quick, "full": _full, "smoke": _smoke}
+    if name not in makers:
+        raise ConfigurationError(
+            f"There is no profile {name!r}; there are: {', '.join(makers)}.", next_command="invoke bench"
+        )
+    return makers[name]()
+
+
+def describe(profile: Profile) -> list[dict[str, Any]]:
+    """Return the cases as a document, for a plan and for the record."""
+    return [
+        {
+            "case": case.name,
+            "prompts": case.wanted.groups * max(case.wanted.per_group, 1),
+            "order": case.order(),
+        }
+        for case in profile.cases
+    ]

@@ -1,0 +1,172 @@
+"""Runs a profile: engines up, every case in alternation, raw results into the ledger. In the built environment."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yrpd.bench.commands import environment as measured_environment
+from yrpd.bench.dataset.caching import expect
+from yrpd.bench.dataset.commands import Wanted, make_shape
+from yrpd.bench.dataset.files import write_vllm
+from yrpd.bench.dataset.manifest import model_sizes
+from yrpd.bench.dataset.shapes import Opened
+from yrpd.bench.dataset.text import Writer
+from yrpd.bench.dataset.words import Words, load_words
+from yrpd.bench.runs import counters
+from yrpd.bench.runs.engines import Engine, command_line, engines
+from yrpd.bench.runs.generator import Generator, argv, generator
+from yrpd.bench.runs.ledger import Ledger
+from yrpd.bench.runs.profiles import (
+    BASELINE,
+    ONE,
+    OPENING_TOKENS,
+    OUTPUT_TOKENS,
+    Case,
+    Profile,
+    describe,
+)
+from yrpd.datasystem import datasystem
+from yrpd.deploying.model_folder import local_digest
+from yrpd.errors import ConfigurationError
+from yrpd.project import Project
+from yrpd.reporting import Reporter
+
+_VOLATILE = ("load_average",)
+_WARM_UP_PROMPTS = 2
+
+
+def run(
+    project: Project, reporter: Reporter, profile: Profile, model: Path, folder: Path, command: str
+) -> dict[str, Any]:
+    """Measure what the run's folder does not have yet.
+
+    Raises:
+        ConfigurationError: The folder holds a run of another configuration, or a prompt does not fit.
+        EnvironmentFailure: An engine, the DataSystem or the load generator failed.
+    """
+    words, sizes = load_words(model), model_sizes(model)
+    ledger = Ledger.begin(folder, configuration(project, profile, model, sizes.dtype), command)
+    missing = [case for case in profile.cases if not all(ledger.has(case.name, n) for n in range(case.rounds))]
+    if not missing:
+        reporter.say("every repetition of this profile is there; --fresh measures anew")
+        return {"folder": str(folder), "state": "unchanged"}
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yrpd-bench-")))
+        store = home / "datasystem"
+        store.mkdir()
+        arms = [arm for arm in profile.arms if any(arm in case.arms for case in missing)]
+        with reporter.step(f"engines: {', '.join(arms)}"):
+            worker = stack.enter_context(datasystem(store, profile.datasystem_mb))
+            load = stack.enter_context(generator(home / "generator"))
+            tag = f"bench-{ledger.document['salt']}"
+            up = stack.enter_context(engines(profile, arms, model, sizes.dtype, home / "engines", worker, tag))
+        session = _Session(profile, model, words, ledger, up, load, home)
+        with reporter.step("warm-up with prompts of their own"):
+            session.warm_up()
+        for case in missing:
+            for number, order in enumerate(case.order()):
+                if not ledger.has(case.name, number):
+                    with reporter.step(f"{case.name}, repetition {number + 1} of {case.rounds}: {', '.join(order)}"):
+                        session.measure(case, number, order)
+    return {"folder": str(folder), "state": "measured"}
+
+
+def configuration(project: Project, profile: Profile, model: Path, dtype: str) -> dict[str, Any]:
+    """Return all that a result depends on; two runs compare when it is equal."""
+    seen = {key: value for key, value in measured_environment(project).items() if key not in _VOLATILE}
+    return {
+        "profile": profile.name,
+        "cases": describe(profile),
+        "device_tokens": profile.device_tokens,
+        "block_size": profile.block_size,
+        "datasystem_mb": profile.datasystem_mb,
+        "model": json.loads((model / "config.json").read_text(encoding="utf-8")),
+        "model_digest": local_digest(model),
+        "kv_bytes_per_token": model_sizes(model).bytes_per_token,
+        "engines": {arm: list(command_line(profile, arm, model, dtype, 0, "", "")) for arm in profile.arms},
+        "processor": _processor(),
+        **seen,
+    }
+
+
+class _Session:
+    """The engines of one session and what is asked of them."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        model: Path,
+        words: Words,
+        ledger: Ledger,
+        up: Mapping[str, Engine],
+        load: Generator,
+        home: Path,
+    ) -> None:
+        self.profile, self.model, self.words, self.ledger = profile, model, words, ledger
+        self.up, self.load, self.home = up, load, home
+
+    def warm_up(self) -> None:
+        """Send every engine prompts that nothing else has, of the longest length."""
+        wanted = Wanted("unique", self.profile.longest - OUTPUT_TOKENS, _WARM_UP_PROMPTS, 1, output=OUTPUT_TOKENS)
+        for arm in self.up:
+            self._serve(arm, wanted, f"warm-up-{arm}-{self.ledger.attempt()}", 1, 0.0)
+
+    def measure(self, case: Case, number: int, order: list[str]) -> None:
+        """Run one repetition on all arms: the same prompts for each, which no other repetition or attempt has."""
+        salt = self.ledger.attempt()
+        rate = self._rate(case)
+        results = {arm: self._serve(arm, case.wanted, salt, case.load.concurrency, rate) for arm in order}
+        self.ledger.add(case.name, number, results)
+
+    def _serve(self, arm: str, wanted: Wanted, salt: str, concurrency: int, rate: float) -> dict[str, Any]:
+        # The order of the prompts is drawn anew with every salt, too.
+        shape = make_shape(replace(wanted, salt=salt, output=OUTPUT_TOKENS))
+        opened = Opened(shape, OPENING_TOKENS)
+        path, result = self.home / "prompts.jsonl", self.home / "result.json"
+        digest = write_vllm(path, Writer(self.words, wanted.seed, salt), opened, 0, OUTPUT_TOKENS, lambda _: None)
+        engine = self.up[arm]
+        before = counters.read(engine.metrics())
+        self.load.run(argv(engine, self.model, path, opened.count, concurrency, rate, result))
+        after = counters.read(engine.metrics())
+        raw = json.loads(result.read_text(encoding="utf-8"))
+        result.unlink()
+        expected = expect(shape, self.profile.device_blocks - 1, self.profile.block_size, OUTPUT_TOKENS)
+        return {
+            "arm": arm,
+            "dataset": {
+                "shape": shape.name,
+                "length": shape.longest,
+                "groups": wanted.groups,
+                "prompts": shape.count,
+                "prompt_tokens": expected.tokens,
+                "ceiling": expected.ceiling_rate,
+                "expected_device": expected.device_rate,
+                "opening_tokens": OPENING_TOKENS,
+                "salt": salt,
+                "sha256": digest,
+            },
+            "load": {"concurrency": concurrency, "rate": rate},
+            "counters": counters.growth(before, after),
+            "result": raw,
+        }
+
+    def _rate(self, case: Case) -> float:
+        if not case.load.of_capacity:
+            return 0.0
+        closed = f"{case.wanted.shape}-{case.wanted.length}-{ONE.name}"
+        rounds = self.ledger.results().get(closed)
+        if not rounds:
+            raise ConfigurationError(f"The open loop of {case.name} needs the capacity that {closed} measures first.")
+        return case.load.of_capacity * float(rounds[0][BASELINE]["result"]["request_throughput"])
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

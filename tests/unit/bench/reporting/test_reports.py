@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yrpd.bench.reporting.commands import collect, report
+from yrpd.bench.reporting.raw import arm_result
+from yrpd.bench.reporting.regression import regressions
+from yrpd.bench.reporting.targets import targets
+from yrpd.bench.runs.ledger import Ledger
+from yrpd.errors import ConfigurationError, VerificationError
+from yrpd.project import Project
+from yrpd.reporting import Reporter
+
+from tests.unit.bench.raw_results import CONFIGURATION, made_up_run, raw
+
+
+def made(tmp_path: Path, **options: Any) -> dict[str, Any]:
+    return report(Project(tmp_path), Reporter(as_json=True), str(tmp_path / "run"), str(tmp_path / "out"), **options)
+
+
+def values(document: dict[str, Any]) -> dict[str, float]:
+    return {f"{row['name']}, {row['load']}": row["value"] for row in document["targets"]}
+
+
+def test_every_target_is_the_share_of_what_is_possible(tmp_path: Path) -> None:
+    made_up_run(tmp_path / "run")
+    document = made(tmp_path)
+    assert values(document) == pytest.approx(
+        {
+            "hit rate / ceiling, c1": 1.0,
+            "throughput gain / ideal gain, c1": 1.0,  # 0.8 / 0.5 = 1.6 = (1 - 0.2) / (1 - 0.5)
+            "TTFT cut / ideal cut, c1": 1.0,  # 37.5 % = 1 - 0.5 / 0.8
+            "TTFT on a full DataSystem hit / on a full local hit, c1": 1.2,
+            "TTFT without reuse, ours / plain vLLM, c1": 1.01,
+            "TTFT with 90 % reuse, ours / plain vLLM without reuse, c1": 0.14,
+            "answers equal to plain vLLM's, grouped c1": 1.0,
+            "answers equal to plain vLLM's, repeated c1": 1.0,
+            "answers equal to plain vLLM's, unique c1": 1.0,
+            "answers equal to plain vLLM's, document c1": 1.0,
+        },
+        abs=0.002,
+    )
+    assert all(row["met"] for row in document["targets"])
+    assert json.loads((tmp_path / "out" / "latest.json").read_text()) == document
+    assert {"name", "length", "value", "target", "met"} <= set(document["targets"][0])
+    assert document["command"] == "invoke bench --profile made-up"
+    assert document["environment"]["packages"] == {"vllm": "0.10.0"}
+
+
+def test_a_report_made_again_from_the_same_files_is_the_same_and_its_page_and_figure_too(tmp_path: Path) -> None:
+    made_up_run(tmp_path / "run")
+    made(tmp_path)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    made(tmp_path)
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert set(first) == {"latest.json", "latest.md", "latest.png", "latest.svg"}
+    page = first["latest.md"].decode()
+    assert "| hit rate / ceiling | 1000 | c1 | 1.000 |" in page
+    assert "800 (800 .. 800)" in page  # baseline's mean TTFT in ms
+
+
+@pytest.mark.parametrize("change", ["ttfts", "missing"])
+def test_a_doctored_result_is_refused(tmp_path: Path, change: str) -> None:
+    made_up_run(tmp_path / "run")
+    path = tmp_path / "run" / "grouped-1000-c1" / "1-single.json"
+    if change == "missing":
+        path.unlink()
+    else:
+        document = json.loads(path.read_text())
+        document["result"]["ttfts"][3] = 0.0001
+        path.write_text(json.dumps(document))
+    with pytest.raises(VerificationError, match=r"1-single\.json"):
+        made(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_a_failed_request_is_refused(tmp_path: Path) -> None:
+    bad = raw("single", 0.5, 0.1, 0.4)
+    bad["result"]["errors"][4] = "Service Unavailable"
+    with pytest.raises(VerificationError, match="Service Unavailable"):
+        arm_result([bad], 100)
+
+
+def test_prompts_of_another_length_than_they_were_made_with_are_refused() -> None:
+    bad = raw("single", 0.5, 0.1, 0.4)
+    bad["result"]["input_lens"][4] += 30
+    with pytest.raises(VerificationError, match="other lengths"):
+        arm_result([bad], 100)
+
+
+def test_one_other_answer_misses_the_target(tmp_path: Path) -> None:
+    ledger = Ledger.begin(tmp_path / "run", CONFIGURATION, "")
+    ours = raw("single", 0.5, 0.1, 0.4)
+    ours["result"]["generated_texts"][7] = "no"
+    ledger.add("grouped-1000-c1", 0, {"baseline": raw("baseline", 0.8, 0.2, 0.0), "single": ours})
+    answers = next(row for row in targets(collect(ledger)) if row.name.startswith("answers"))
+    assert answers.estimate.value == pytest.approx(0.9)
+    assert not answers.met
+
+
+def test_a_figure_that_became_worse_is_named_and_one_that_did_not_is_not(tmp_path: Path) -> None:
+    made_up_run(tmp_path / "run")
+    stored = made(tmp_path)
+    assert regressions(stored, stored) == []
+    made_up_run(tmp_path / "slow" / "run", slower=1.2)
+    slow = report(Project(tmp_path), Reporter(as_json=True), str(tmp_path / "slow" / "run"), str(tmp_path / "slow"))
+    worse = regressions(slow, stored)
+    assert len(worse) == 5
+    assert "TTFT cut / ideal cut at 1000 (c1): 1.000 became 0.667" in worse
+    assert regressions(stored, slow) == []
+    with pytest.raises(VerificationError, match="5 figures are worse"):
+        report(
+            Project(tmp_path), Reporter(as_json=True), str(tmp_path / "slow" / "run"), str(tmp_path / "slow"),
+            against=str(tmp_path / "out" / "latest.json"),
+        )  # fmt: skip
+
+
+def test_a_target_that_is_not_measured_any_more_is_a_regression(tmp_path: Path) -> None:
+    made_up_run(tmp_path / "run")
+    stored = made(tmp_path)
+    less = {**stored, "targets": stored["targets"][1:]}
+    assert regressions(less, stored) == ["hit rate / ceiling at 1000 (c1): not measured any more"]
+
+
+def test_reports_of_different_models_do_not_compare(tmp_path: Path) -> None:
+    made_up_run(tmp_path / "run")
+    stored = made(tmp_path)
+    other = {**stored, "environment": {**stored["environment"], "model_digest": "another"}}
+    with pytest.raises(ConfigurationError, match="model_digest"):
+        regressions(stored, other)
