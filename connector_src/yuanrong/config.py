@@ -115,6 +115,7 @@ class ConnectorConfig:
     probe_interval_ms: int = 2000
     poll_ms: int = 5
     breaker_failures: int = 1
+    announce: bool = True
     metrics: bool = True
     credentials: Credentials = field(default_factory=Credentials)
 

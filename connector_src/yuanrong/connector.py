@@ -18,6 +18,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.logger import init_logger
 
+from .announcement import Announcer, exchange_by_process
 from .config import ConfigError, ConnectorConfig
 from .keys import Namespace, shard_name
 from .layout import KVLayout
@@ -168,6 +169,8 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         ranks = 1 if self._mla else size
         space = namespace_of(vllm_config, self._config, current_platform.device_type)
         logger.info("KV namespace %s of role %s", space.digest()[:8].hex(), self._config.role)
+        if self._config.announce:
+            Announcer(space, self._config.role, exchange_by_process(self._config, reachable)).start()
         return SchedulerSide(
             self._config,
             space.digest(),

@@ -64,11 +64,6 @@ class Namespace:
         text = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(b"yuanrong-kv-namespace\0" + text.encode()).digest()
 
-    def differences(self, other: Namespace) -> list[str]:
-        """Return the names of the fields in which two namespaces differ."""
-        mine, theirs = asdict(self), asdict(other)
-        return [name for name in mine if mine[name] != theirs[name]]
-
 
 @dataclass(frozen=True)
 class MediaItem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
 pytest.importorskip("yr.datasystem.kv_client")
 
+from vllm_ascend.distributed.yuanrong.announcement import Announcer, exchange_by_process  # noqa: E402
 from vllm_ascend.distributed.yuanrong.config import ConnectorConfig  # noqa: E402
+from vllm_ascend.distributed.yuanrong.keys import Namespace  # noqa: E402
 from vllm_ascend.distributed.yuanrong.layout import KVLayout  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport import base, connect, npu, reachable  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport.base import Guard  # noqa: E402
@@ -34,6 +37,13 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, 
             folder.mkdir()
         first, second = (stack.enter_context(worker(folder, store.address, 256)) for folder in folders)
         yield first, second
+
+
+SPACE = Namespace(
+    model="/models/qwen", revision="", config_digest="c0ffee", dtype="torch.bfloat16", kv_dtype="auto:",
+    quantization="", block_size=4, num_layers=28, num_kv_heads=4, head_size=128, tp_size=2, layout="cpu:kv",
+)  # fmt: skip
+CHANGES: dict[str, Any] = {"tp_size": 4, "dtype": "torch.float16", "quantization": "ascend"}
 
 
 def wait_until(ready: Any, seconds: float = 60) -> None:
@@ -139,6 +149,24 @@ def test_a_worker_that_was_never_there_degrades_at_once(workers: tuple[Daemon, D
     breaker.start()
     assert not breaker.available
     breaker.close()
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_engines_of_other_namespaces_find_each_other_across_workers(
+    workers: tuple[Daemon, Daemon], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tag = f"announce-{name}"
+    here, there = replace(SPACE, tag=tag), replace(SPACE, tag=tag, **{name: CHANGES[name]})
+    prefill = Announcer(here, "kv_producer", exchange_by_process(settings(workers[0]), reachable))
+    decode = Announcer(there, "kv_consumer", exchange_by_process(settings(workers[1]), reachable))
+    prefill.look()
+    assert not caplog.records
+    decode.look()
+    decode.look()
+    prefill.look()
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 2, "one of each engine"
+    assert all(f"They differ in {name} (" in message for message in messages)
 
 
 # -- the NPU transport, with the installed client library -------------------------------------------------------------

@@ -67,7 +67,6 @@ def test_golden_vectors_hold_in_other_processes_with_any_hash_seed() -> None:
 def test_every_field_of_the_namespace_separates(change: dict[str, Any]) -> None:
     other = replace(SPACE, **change)
     assert other.digest() != NS
-    assert SPACE.differences(other) == list(change)
     assert BlockChain(other.digest(), 4).extend([1, 2, 3, 4]) != chain([1, 2, 3, 4])
 
 
