@@ -3,11 +3,12 @@
 
 # What each Debian package is for:
 #   docker.io debootstrap iproute2 util-linux   engines, the image's base, the two-host lab
+#   g++                                         the emulated NPU of the tests
 #   gcc libc6-dev                               repair of the vLLM CPU wheel (facts in docs/image.md)
 #   libgomp1 libnuma1                           libraries that vLLM's CPU kernels load
 #   etcd-server                                 the DataSystem tests that run outside containers
 # shellcheck disable=SC2034
-DEBIAN_PACKAGES=(ca-certificates git docker.io debootstrap iproute2 util-linux gcc libc6-dev libgomp1 libnuma1 etcd-server)
+DEBIAN_PACKAGES=(ca-certificates git docker.io debootstrap iproute2 util-linux g++ gcc libc6-dev libgomp1 libnuma1 etcd-server)
 
 say() { printf '%s\n' "$*" >&2; }
 

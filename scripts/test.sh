@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The test suite: `bash scripts/test.sh [unit|full] [pytest options]`.
-#   unit   the unit tests alone; nothing is installed but .venv
-#   (none) everything: unit, integration, end to end
-#   full   everything, with the long form of the property, fault and bench tests
+# The test suite: `bash scripts/test.sh [unit|emulated|full] [pytest options]`.
+#   unit      the unit tests alone; nothing is installed but .venv
+#   emulated  the patched vllm-ascend itself on the emulated NPU
+#   (none)    everything: unit, emulated, integration, end to end
+#   full      everything, with the long form of the property, fault and bench tests
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 
 mode=all
-case "${1:-}" in unit | full) mode=$1 && shift ;; esac
+case "${1:-}" in unit | emulated | full) mode=$1 && shift ;; esac
 
 if [ "$mode" = unit ]; then
     make_venv
@@ -26,12 +27,21 @@ make_venv
 # The connector's tests on real vLLM run in the environment that `invoke build` makes, with the test tools behind it.
 export YRPD_FLAVOUR=cpu
 .venv/bin/invoke patch build
-build_engine
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-python=$(.venv/bin/python -c 'import json, pathlib; s = json.loads(next(pathlib.Path("build").glob("v*/state.json")).read_text()); print(s["build-cpu"]["python"])')
+on_vllm() {
+    "$python" -c 'import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
+        "$site" -p no:cacheprovider "$@"
+}
+# The patched vllm-ascend itself, installed and chosen by its entry points, on an NPU that is emulated.
+prepared=$(PYTHONPATH=scripts .venv/bin/python tests/emulated_npu/prepare.py)
+read -r python library <<<"$prepared"
 status=0
-VLLM_PLUGINS='' "$python" -c 'import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
-    "$site" -p no:cacheprovider tests/integration/connector tests/integration/vllm_ascend tests/integration/bench "$@" || status=$?
+PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library VLLM_VERSION=0.10.0 \
+    on_vllm tests/emulated_npu "$@" || status=$?
+[ "$mode" = emulated ] && exit "$status"
+
+build_engine
+VLLM_PLUGINS='' on_vllm tests/integration/connector tests/integration/vllm_ascend tests/integration/bench "$@" || status=$?
 
 .venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend --ignore tests/integration/bench "$@" || status=$?
 exit "$status"

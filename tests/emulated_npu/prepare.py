@@ -1,0 +1,59 @@
+"""Make what the emulated NPU needs, and print the interpreter and the device's library.
+
+Needs ``invoke patch build`` with the ``cpu`` flavour before it: that environment's vLLM is the 0.10.0 whose Python code
+an NPU host runs, and its packages are locked by hash. What is added is the device's library (g++), the file that
+vllm-ascend's ``build_py`` writes (``develop`` does not, and only NPU code reads it), and the tiny models.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from yrpd.project import Project, read_state
+from yrpd.release import load_release
+from yrpd.reporting import Reporter
+from yrpd.serving.models import ensure_models, model_python
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.emulated_npu import device
+
+
+def write_build_info(python: Path, tree: Path, version: str, soc: str) -> None:
+    """Let the tree's own setup write ``_build_info.py``, unless it is there.
+
+    Args:
+        python: Interpreter of the environment.
+        tree: The patched tree.
+        version: Its version, which setuptools-scm cannot find in a work tree.
+        soc: SOC_VERSION of release.toml.
+    """
+    if (tree / "vllm_ascend" / "_build_info.py").exists():
+        return
+    variables = {"COMPILE_CUSTOM_KERNELS": "0", "SOC_VERSION": soc, "SETUPTOOLS_SCM_PRETEND_VERSION": version}
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run(
+            [str(python), "setup.py", "-q", "build_py", "--build-lib", scratch],
+            cwd=tree, env={**os.environ, **variables}, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Prepare, and print two paths."""
+    project = Project.here()
+    release = load_release(project.release_file)
+    pin = release.pin()[0]
+    patched = read_state(project, pin)["patch"]
+    python = model_python(project, pin)
+    ensure_models(project, Reporter(as_json=True), pin)
+    write_build_info(
+        python, project.root / patched["worktree"], patched["version"], release.flavours["cpu"].soc_version
+    )
+    print(python, device.build(python, project.cache))
+
+
+if __name__ == "__main__":
+    main()

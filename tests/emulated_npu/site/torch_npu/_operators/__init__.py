@@ -1,0 +1,1 @@
+"""Operators of torch_npu in plain torch, from their documented semantics."""

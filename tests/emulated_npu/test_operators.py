@@ -1,0 +1,333 @@
+"""Each operator against a computation that shares nothing with it: loops over numbers, or transformers' functions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch_npu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.emulated
+NPU = "npu:0"
+
+
+def drawn(seed: int, *shape: int) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def softmax(scores: list[float]) -> list[float]:
+    top = max(scores)
+    weights = [math.exp(score - top) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+def attention_by_hand(query: Any, key: Any, value: Any, scale: float, visible: Any) -> Any:
+    """Attention number by number; ``visible(i, j)`` tells whether token i sees key j."""
+    shared = query.shape[1] // key.shape[1]
+    out = torch.zeros(query.shape[0], query.shape[1], value.shape[2])
+    for i in range(query.shape[0]):
+        for head in range(query.shape[1]):
+            seen = [j for j in range(key.shape[0]) if visible(i, j)]
+            weights = softmax([float(query[i, head] @ key[j, head // shared]) * scale for j in seen])
+            for j, weight in zip(seen, weights, strict=True):
+                out[i, head] += weight * value[j, head // shared]
+    return out
+
+
+def close(got: Any, wanted: Any) -> None:
+    torch.testing.assert_close(got.cpu().float(), wanted.float(), rtol=1e-4, atol=1e-5)
+
+
+def paged(seed: int, lengths: list[int], heads: int, sizes: tuple[int, int], block: int = 4) -> tuple[Any, ...]:
+    """Return contiguous keys and values of sequences, and the same in shuffled blocks with their table."""
+    needed = [-(-length // block) for length in lengths]
+    order = torch.randperm(sum(needed) + 3, generator=torch.Generator().manual_seed(seed)).tolist()
+    caches = [drawn(seed + 7, len(order), block, heads, size) for size in sizes]
+    table = torch.zeros(len(lengths), max(needed), dtype=torch.int32)
+    plain: list[Any] = []
+    for row, length in enumerate(lengths):
+        blocks = [order.pop() for _ in range(needed[row])]
+        table[row, : len(blocks)] = torch.tensor(blocks)
+        plain.append([torch.cat([cache[number] for number in blocks])[:length] for cache in caches])
+    return plain, [cache.to(NPU) for cache in caches], table.to(NPU)
+
+
+def lengths_of(*numbers: int) -> Any:
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+# -- norms, activations, rotations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_divides_by_the_root_of_the_mean_square(dtype: Any) -> None:
+    x, gamma = drawn(1, 3, 8).to(dtype), drawn(2, 8).to(dtype)
+    y, scale = torch_npu.npu_rms_norm(x.to(NPU), gamma.to(NPU), 1e-6)
+    for row in range(3):
+        root = math.sqrt(sum(float(v) ** 2 for v in x[row]) / 8 + 1e-6)
+        torch.testing.assert_close(
+            y[row].cpu().float(),
+            x[row].float() / root * gamma.float(),
+            rtol=1e-2 if dtype != torch.float32 else 1e-5,
+            atol=1e-5,
+        )
+        assert float(scale[row, 0]) == pytest.approx(1 / root, rel=1e-5)
+    assert y.dtype == dtype
+
+
+def test_add_rms_norm_is_the_norm_of_the_sum_and_returns_the_sum() -> None:
+    a, b, gamma = drawn(1, 3, 8), drawn(2, 3, 8), drawn(3, 8)
+    y, _, total = torch_npu.npu_add_rms_norm(a.to(NPU), b.to(NPU), gamma.to(NPU), 1e-6)
+    close(total, a + b)
+    close(y, torch.nn.functional.rms_norm(a + b, (8,), gamma, 1e-6))
+
+
+def test_swiglu_multiplies_by_silu_of_the_first_half() -> None:
+    x = drawn(1, 2, 6)
+    rows = [[float(r[i]) / (1 + math.exp(-float(r[i]))) * float(r[i + 3]) for i in range(3)] for r in x]
+    close(torch_npu.npu_swiglu(x.to(NPU)), torch.tensor(rows))
+
+
+def test_fast_gelu_is_the_sigmoid_form() -> None:
+    x = drawn(1, 7)
+    close(torch_npu.npu_fast_gelu(x.to(NPU)), torch.tensor([float(v) / (1 + math.exp(-1.702 * float(v))) for v in x]))
+
+
+@pytest.mark.parametrize("neox", [True, False])
+def test_rotary_embedding_turns_pairs_in_place(neox: bool) -> None:
+    size, heads = 8, 2
+    angles = torch.outer(torch.arange(20.0), 1 / 100 ** (torch.arange(0, size, 2) / size))
+    positions, x = torch.tensor([3, 17, 0]), drawn(1, 3, heads * size)
+    wanted = x.clone().view(3, heads, size)
+    for row, position in enumerate(positions.tolist()):
+        for head in range(heads):
+            for i in range(size // 2):
+                a, b = (i, i + size // 2) if neox else (2 * i, 2 * i + 1)
+                u, v = float(x.view(3, heads, size)[row, head, a]), float(x.view(3, heads, size)[row, head, b])
+                angle = float(angles[position, i])
+                wanted[row, head, a] = u * math.cos(angle) - v * math.sin(angle)
+                wanted[row, head, b] = v * math.cos(angle) + u * math.sin(angle)
+    query, key = x.to(NPU), x[:, :size].contiguous().to(NPU)
+    table = torch.cat((angles.cos(), angles.sin()), -1).to(NPU)
+    torch_npu._npu_rotary_embedding(positions.to(NPU), query, key, size, table, neox)
+    close(query, wanted.view(3, -1))
+    close(key, wanted[:, 0])
+
+
+def test_rotary_mul_is_transformers_rotation() -> None:
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
+
+    q, angles = drawn(1, 5, 2, 8), drawn(2, 5, 4)
+    full = torch.cat((angles, angles), -1)
+    wanted, _ = apply_rotary_pos_emb_vision(q, q, full.cos(), full.sin())
+    cos, sin = (f.view(1, 5, 1, 8).to(NPU) for f in (full.cos(), full.sin()))
+    close(torch_npu.npu_rotary_mul(q[None].to(NPU), cos, sin)[0], wanted)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 12), st.floats(0.05, 1.0), st.integers(0, 99))
+def test_top_k_top_p_keeps_what_vllm_keeps(k: int, p: float, seed: int) -> None:
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+
+    logits = drawn(seed, 3, 12)
+    ks, ps = torch.full((3,), k), torch.full((3,), p)
+    wanted = apply_top_k_top_p(logits.clone(), ks, ps)
+    got = torch_npu.npu_top_k_top_p(logits.to(NPU), ps.to(NPU), ks.to(torch.int32).to(NPU)).cpu()
+    assert torch.equal(got.isinf(), wanted.isinf())
+
+
+# -- the cache and attention over it -----------------------------------------------------------------------------------
+
+
+def test_reshape_and_cache_writes_each_token_to_its_slot_and_nothing_else() -> None:
+    caches = [torch.full((3, 4, 2, size), 9.0).to(NPU) for size in (8, 6)]
+    key, value = drawn(1, 3, 2, 8), drawn(2, 3, 2, 6)
+    slots = torch.tensor([11, -1, 4], dtype=torch.int32).to(NPU)
+    torch_npu._npu_reshape_and_cache(
+        key=key.to(NPU), value=value.to(NPU), key_cache=caches[0], value_cache=caches[1], slot_indices=slots
+    )
+    for new, cache in ((key, caches[0]), (value, caches[1])):
+        rows = cache.cpu().view(12, 2, -1)
+        assert torch.equal(rows[11], new[0])
+        assert torch.equal(rows[4], new[2])
+        assert bool((rows[[i for i in range(12) if i not in (4, 11)]] == 9).all())
+
+
+@pytest.mark.parametrize(
+    ("slots", "why"), [(torch.tensor([1]), "int32"), (torch.tensor([12], dtype=torch.int32), "outside the cache")]
+)
+def test_reshape_and_cache_refuses_what_atb_refuses(slots: Any, why: str) -> None:
+    cache = torch.zeros(3, 4, 2, 8).to(NPU)
+    new = torch.zeros(1, 2, 8).to(NPU)
+    with pytest.raises(RuntimeError, match=why):
+        torch_npu._npu_reshape_and_cache(
+            key=new, value=new, key_cache=cache, value_cache=cache, slot_indices=slots.to(NPU)
+        )
+
+
+def test_flash_attention_keeps_prompts_apart_and_leaves_padding() -> None:
+    query, key, value = drawn(1, 8, 4, 8), drawn(2, 8, 2, 8), drawn(3, 8, 2, 6)
+    out = torch.full((8, 4, 6), 5.0).to(NPU)
+    mask = torch.ones(8, 8).triu(1).to(NPU)
+    torch_npu._npu_flash_attention(
+        query=query.to(NPU),
+        key=key.to(NPU),
+        value=value.to(NPU),
+        mask=mask,
+        seq_len=lengths_of(3, 4),
+        scale_value=0.3,
+        num_heads=4,
+        num_kv_heads=2,
+        out=out,
+    )
+    for part in (slice(0, 3), slice(3, 7)):
+        close(out[part], attention_by_hand(query[part], key[part], value[part], 0.3, lambda i, j: j <= i))
+    assert bool((out[7].cpu() == 5).all())
+
+
+def test_flash_attention_obeys_the_mask_that_it_gets() -> None:
+    query = drawn(1, 4, 1, 8)
+    mask = torch.zeros(4, 4)
+    mask[2, 0] = 1
+    out = torch.empty(4, 1, 8).to(NPU)
+    torch_npu._npu_flash_attention(
+        query=query.to(NPU),
+        key=query.to(NPU),
+        value=query.to(NPU),
+        mask=mask.to(NPU),
+        seq_len=lengths_of(4),
+        scale_value=1.0,
+        num_heads=1,
+        num_kv_heads=1,
+        out=out,
+    )
+    close(out, attention_by_hand(query, query, query, 1.0, lambda i, j: (i, j) != (2, 0)))
+
+
+def test_flash_attention_unpad_sees_all_of_its_own_sequence() -> None:
+    query, key, value = (drawn(seed, 7, 2, 8) for seed in (1, 2, 3))
+    out = torch.empty(7, 2, 8).to(NPU)
+    torch_npu._npu_flash_attention_unpad(
+        query=query.to(NPU),
+        key=key.to(NPU),
+        value=value.to(NPU),
+        seq_len=lengths_of(5, 2),
+        scale_value=0.3,
+        num_heads=2,
+        num_kv_heads=2,
+        out=out,
+    )
+    for part in (slice(0, 5), slice(5, 7)):
+        close(out[part], attention_by_hand(query[part], key[part], value[part], 0.3, lambda i, j: True))
+
+
+def test_paged_attention_finds_its_blocks() -> None:
+    plain, caches, table = paged(1, [6, 1, 9], 2, (8, 8))
+    query = drawn(5, 3, 4, 8)
+    out = torch.empty(3, 4, 8).to(NPU)
+    torch_npu._npu_paged_attention(
+        query=query.to(NPU),
+        key_cache=caches[0],
+        value_cache=caches[1],
+        num_kv_heads=2,
+        num_heads=4,
+        scale_value=0.3,
+        block_table=table,
+        context_lens=lengths_of(6, 1, 9),
+        out=out,
+    )
+    for row, (key, value) in enumerate(plain):
+        close(out[row : row + 1], attention_by_hand(query[row : row + 1], key, value, 0.3, lambda i, j: True))
+
+
+def test_paged_attention_mla_takes_values_from_the_keys() -> None:
+    plain, caches, table = paged(1, [6, 9], 1, (10, 1))
+    query = drawn(5, 2, 4, 10)
+    out = torch.empty(2, 4, 7).to(NPU)
+    torch_npu._npu_paged_attention_mla(
+        query=query.to(NPU),
+        key_cache=caches[0],
+        num_kv_heads=1,
+        num_heads=4,
+        scale_value=0.3,
+        block_table=table,
+        context_lens=lengths_of(6, 9),
+        mla_vheadsize=7,
+        out=out,
+    )
+    for row, (key, _) in enumerate(plain):
+        close(out[row : row + 1], attention_by_hand(query[row : row + 1], key, key[..., :7], 0.3, lambda i, j: True))
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_chunks_see_their_past_and_themselves_up_to_the_diagonal(compressed: bool) -> None:
+    news, wholes = [3, 1, 5], [6, 4, 5]
+    plain, caches, table = paged(2, wholes, 2, (8, 8))
+    query = drawn(5, sum(news), 4, 8)
+    out = torch.empty(sum(news), 4, 8).to(NPU)
+    common = {
+        "query": query.to(NPU),
+        "key_cache": caches[0],
+        "value_cache": caches[1],
+        "block_table": table,
+        "seq_len": lengths_of(*news),
+        "context_lens": lengths_of(*wholes),
+        "num_kv_heads": 2,
+        "num_heads": 4,
+        "scale_value": 0.3,
+        "out": out,
+    }
+    if compressed:
+        torch_npu._npu_flash_attention_qlens(mask=torch.ones(128, 128).triu(1).to(NPU), **common)
+    else:
+        positions = torch.cat([torch.arange(w - n, w) for n, w in zip(news, wholes, strict=True)])
+        rows = (torch.ones(6, 6).triu(1) * -10000)[positions]
+        torch_npu._npu_paged_attention_splitfuse(mask=rows.to(NPU), **common)
+    start = 0
+    for (key, value), new, whole in zip(plain, news, wholes, strict=True):
+        past = whole - new
+        part = slice(start, start + new)
+        close(out[part], attention_by_hand(query[part], key, value, 0.3, lambda i, j, past=past: j <= i + past))
+        start += new
+
+
+def test_attention_wants_its_lengths_on_the_host() -> None:
+    _, caches, table = paged(1, [6], 2, (8, 8))
+    query = drawn(5, 1, 4, 8).to(NPU)
+    with pytest.raises(RuntimeError, match="on the host"):
+        torch_npu._npu_paged_attention(
+            query=query,
+            key_cache=caches[0],
+            value_cache=caches[1],
+            num_kv_heads=2,
+            num_heads=4,
+            scale_value=0.3,
+            block_table=table,
+            context_lens=lengths_of(6).to(NPU),
+            out=query,
+        )
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: torch_npu.npu_quant_matmul(1, 2),
+        lambda: torch_npu.npu_never_heard_of,
+        lambda: torch_npu.npu_format_cast(torch.zeros(2).to(NPU), 29),
+        lambda: torch_npu.npu_rotary_mul(torch.zeros(2), 1, 1, "interleave"),
+        lambda: torch_npu.atb.npu_ring_mla(),
+        lambda: torch.npu.NPUGraph(),
+        lambda: torch.npu.never_heard_of,
+        lambda: torch.npu.memory.MemPool(),
+    ],
+)
+def test_what_is_not_emulated_is_refused(call: Any) -> None:
+    with pytest.raises(NotImplementedError, match="not emulated"):
+        call()

@@ -1,0 +1,136 @@
+"""Qwen2 on NPUPlatform: NPUWorker, NPUModelRunner, Ascend attention, and the connector's NPU transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.emulated_npu.conftest import ASCEND, RECOVERY, make_prompt, transfer
+from tests.emulated_npu.engine import Engine
+
+pytestmark = pytest.mark.emulated
+BLOCK = 128
+
+
+def options(models: Path, **more: Any) -> dict[str, Any]:
+    return {"model": str(models / "qwen2"), "max_model_len": 1024, "max_num_seqs": 4,
+            "max_num_batched_tokens": 1024, **more}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with vLLM's scheduler and the connector; chunks of 256 tokens, so that long prompts are chunked."""
+    chosen = options(models, max_num_batched_tokens=256, kv_transfer_config=transfer(worker, probe_interval_ms=200),
+                     scheduler_cls=f"{RECOVERY}.RecoveringScheduler", enable_chunked_prefill=True)  # fmt: skip
+    with Engine(chosen, tmp_path_factory.mktemp("text") / "engine.log") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def ascend(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with AscendScheduler, which does not chunk, and the connector."""
+    chosen = options(models, kv_transfer_config=transfer(worker, probe_interval_ms=200),
+                     additional_config=ASCEND)  # fmt: skip
+    with Engine(chosen, tmp_path_factory.mktemp("ascend") / "engine.log") as started:
+        yield started
+
+
+def test_what_serves_is_what_an_npu_host_runs(engine: Engine) -> None:
+    assert engine.facts == {
+        "platform": "NPUPlatform",
+        "scheduler": "RecoveringScheduler",
+        "worker": "NPUWorker",
+        "runner": "NPUModelRunner",
+        "attention": "AscendAttentionBackendImpl",
+        "cache": ["tuple", ["npu:0", "npu:0"]],
+        "model": "Qwen2ForCausalLM",
+    }
+
+
+def test_answers_are_those_of_the_reference_implementation(engine: Engine, reference: Any) -> None:
+    """Whole prompts, chunks, several requests at once, single tokens: each attention state of the back end."""
+    prompts = [make_prompt(f"reference {tokens}", tokens) for tokens in (5, 127, 128, 129, 700)]
+    for prompt, answer in zip(prompts, engine.generate(prompts), strict=True):
+        assert not answer.differs(reference(prompt))
+
+
+def test_blocks_come_back_from_the_datasystem_and_answers_stay(engine: Engine, reference: Any) -> None:
+    prompt = make_prompt("back", 3 * BLOCK + 40)
+    before = engine.metrics()
+    first = engine.generate([prompt])[0]
+    saved = engine.metrics()
+    assert saved["saved_blocks"] - before["saved_blocks"] == 3
+    engine.forget()
+    again = engine.generate([prompt])[0]
+    after = engine.metrics()
+    assert after["loaded_blocks"] - saved["loaded_blocks"] == 3
+    assert after["matched_tokens"] - saved["matched_tokens"] == 3 * BLOCK
+    assert not first.differs(reference(prompt))
+    assert not again.differs(first)
+
+
+@pytest.mark.parametrize("name", ["no_fence", "swapped_k_and_v", "shifted_block", "dropped_layer"])
+def test_a_broken_connector_is_found_by_its_answers(engine: Engine, reference: Any, name: str) -> None:
+    prompt = make_prompt(name, 3 * BLOCK + 40)
+    engine.generate([make_prompt(f"{name} before", 5 * BLOCK)])  # leaves other bytes in the blocks that come next
+    engine.forget()
+    engine.call("mutate", name=name)
+    try:
+        assert not engine.generate([prompt])[0].differs(reference(prompt)), "computing is not broken"
+        engine.forget()
+        before = engine.metrics()["loaded_blocks"]
+        broken = engine.generate([prompt])[0]
+        assert engine.metrics()["loaded_blocks"] - before == 3, "the broken blocks were loaded"
+    finally:
+        engine.call("mend")
+        engine.forget()
+    assert broken.differs(reference(prompt))
+
+
+def test_an_eviction_between_lookup_and_load_is_a_recompute(engine: Engine, reference: Any) -> None:
+    prompt = make_prompt("evicted", 3 * BLOCK + 40)
+    engine.generate([prompt])
+    engine.forget()
+    before = engine.metrics()
+    engine.call("mutate", name="evicted")
+    try:
+        answer = engine.generate([prompt])[0]
+    finally:
+        engine.call("mend")
+    after = engine.metrics()
+    assert after["recomputed_requests"] - before.get("recomputed_requests", 0) == 1
+    assert after["loaded_blocks"] == before["loaded_blocks"]
+    assert not answer.differs(reference(prompt))
+
+
+def test_ascend_scheduler_serves_the_same_answers(ascend: Engine, reference: Any) -> None:
+    assert ascend.facts["scheduler"] == "RecoveringAscendScheduler"
+    prompts = [make_prompt(f"reference {tokens}", tokens) for tokens in (5, 127, 128, 129, 700)]
+    for prompt, answer in zip(prompts, ascend.generate(prompts), strict=True):
+        assert not answer.differs(reference(prompt))
+
+
+def test_ascend_scheduler_loads_and_goes_on_from_a_prefix(ascend: Engine, reference: Any) -> None:
+    """A loaded prefix with several tokens behind it is the back end's state for a cache hit without chunks."""
+    prompt = make_prompt("ascend", 3 * BLOCK + 40)
+    ascend.generate([prompt])
+    ascend.forget()
+    before = ascend.metrics()["loaded_blocks"]
+    answers = ascend.generate([prompt, [*prompt[: 2 * BLOCK], *make_prompt("other end", 70)]])
+    assert ascend.metrics()["loaded_blocks"] - before == 5
+    assert not answers[0].differs(reference(prompt))
+    assert not answers[1].differs(reference([*prompt[: 2 * BLOCK], *make_prompt("other end", 70)]))
+
+
+def test_a_prompt_prefilled_on_one_engine_is_decoded_on_the_other(
+    engine: Engine, ascend: Engine, reference: Any
+) -> None:
+    prompt = make_prompt("from one to the other", 4 * BLOCK + 9)
+    engine.generate([prompt], tokens=1)
+    before = ascend.metrics()["loaded_blocks"]
+    answer = ascend.generate([prompt])[0]
+    assert ascend.metrics()["loaded_blocks"] - before == 4
+    assert not answer.differs(reference(prompt))
