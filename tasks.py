@@ -10,9 +10,9 @@ from invoke import Collection, Context, task
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "scripts"))
 
-from yrpd.cli import default_hosts_file, execute, resolve_flavour
+from yrpd.cli import default_hosts_file, execute, resolve_flavour, resolve_pin
 
-PIN = {"pin": "Table under [pins] of release.toml; the default pin when empty."}
+PIN = {"pin": "Table under [pins] of release.toml; YRPD_PIN, else the default pin, when empty."}
 FLAVOUR = {"flavour": "npu or cpu; YRPD_FLAVOUR, else npu, when empty."}
 HOSTS = {"hosts": "Inventory file; YRPD_HOSTS, else lab.toml (cpu) or hosts.toml (npu), when empty."}
 TO = {"to": "An upstream tag of release.toml; to go on or give up, needed only when several rebases are under way."}
@@ -50,7 +50,7 @@ def apply(
 
     execute(
         lambda project, reporter: commands.patch(
-            project=project, reporter=reporter, pin=pin, discard=discard, dry_run=dry_run
+            project=project, reporter=reporter, pin=resolve_pin(pin), discard=discard, dry_run=dry_run
         ),
         as_json=json,
         verbose=verbose,
@@ -63,7 +63,7 @@ def check(_: Context, pin: str = "", dry_run: bool = False, json: bool = False, 
     from yrpd.patching import commands
 
     execute(
-        lambda project, reporter: commands.check(project=project, reporter=reporter, pin=pin),
+        lambda project, reporter: commands.check(project=project, reporter=reporter, pin=resolve_pin(pin)),
         as_json=json,
         verbose=verbose,
     )
@@ -75,7 +75,9 @@ def export(_: Context, pin: str = "", dry_run: bool = False, json: bool = False,
     from yrpd.patching import commands
 
     execute(
-        lambda project, reporter: commands.export(project=project, reporter=reporter, pin=pin, dry_run=dry_run),
+        lambda project, reporter: commands.export(
+            project=project, reporter=reporter, pin=resolve_pin(pin), dry_run=dry_run
+        ),
         as_json=json,
         verbose=verbose,
     )
@@ -87,7 +89,7 @@ def lint(_: Context, pin: str = "", dry_run: bool = False, json: bool = False, v
     from yrpd.patching import commands
 
     execute(
-        lambda project, reporter: commands.lint(project=project, reporter=reporter, pin=pin),
+        lambda project, reporter: commands.lint(project=project, reporter=reporter, pin=resolve_pin(pin)),
         as_json=json,
         verbose=verbose,
     )
@@ -99,7 +101,7 @@ def standing(_: Context, pin: str = "", dry_run: bool = False, json: bool = Fals
     from yrpd.patching import commands
 
     execute(
-        lambda project, reporter: commands.status(project=project, reporter=reporter, pin=pin),
+        lambda project, reporter: commands.status(project=project, reporter=reporter, pin=resolve_pin(pin)),
         as_json=json,
         verbose=verbose,
     )
@@ -113,7 +115,9 @@ def rebase(
     from yrpd.patching import moving
 
     execute(
-        lambda project, reporter: moving.begin(project=project, reporter=reporter, to=to, pin=pin, dry_run=dry_run),
+        lambda project, reporter: moving.begin(
+            project=project, reporter=reporter, to=to, pin=resolve_pin(pin), dry_run=dry_run
+        ),
         as_json=json,
         verbose=verbose,
     )
@@ -149,7 +153,7 @@ def matrix(_: Context, pin: str = "", dry_run: bool = False, json: bool = False,
     from yrpd.patching import moving
 
     execute(
-        lambda project, reporter: moving.fits(project=project, reporter=reporter, pin=pin),
+        lambda project, reporter: moving.fits(project=project, reporter=reporter, pin=resolve_pin(pin)),
         as_json=json,
         verbose=verbose,
     )
@@ -164,7 +168,7 @@ def figures(
 
     execute(
         lambda project, reporter: measuring.measure(
-            project=project, reporter=reporter, pin=pin, rounds=rounds, dry_run=dry_run
+            project=project, reporter=reporter, pin=resolve_pin(pin), rounds=rounds, dry_run=dry_run
         ),
         as_json=json,
         verbose=verbose,
@@ -180,7 +184,7 @@ def build(
 
     execute(
         lambda project, reporter: commands.build(
-            project=project, reporter=reporter, flavour=resolve_flavour(flavour), pin=pin, dry_run=dry_run
+            project=project, reporter=reporter, flavour=resolve_flavour(flavour), pin=resolve_pin(pin), dry_run=dry_run
         ),
         as_json=json,
         verbose=verbose,
@@ -206,7 +210,7 @@ def make(
             project=project,
             reporter=reporter,
             flavour=resolve_flavour(flavour),
-            pin=pin,
+            pin=resolve_pin(pin),
             engine=engine,
             openyuanrong=openyuanrong,
             dry_run=dry_run,
@@ -363,7 +367,7 @@ def builder(_: Context, dry_run: bool = False, json: bool = False, verbose: bool
     )
 
 
-def _deploying(name: str, hosts: str, flavour: str, json: bool, verbose: bool, **options: Any) -> None:
+def _deploying(name: str, hosts: str, flavour: str, pin: str, json: bool, verbose: bool, **options: Any) -> None:
     from yrpd.deploying import commands
 
     execute(
@@ -372,6 +376,7 @@ def _deploying(name: str, hosts: str, flavour: str, json: bool, verbose: bool, *
             reporter=reporter,
             hosts_file=_hosts_file(hosts, flavour),
             flavour=resolve_flavour(flavour),
+            pin=resolve_pin(pin),
             **options,
         ),
         as_json=json,
@@ -379,12 +384,18 @@ def _deploying(name: str, hosts: str, flavour: str, json: bool, verbose: bool, *
     )
 
 
-@task(default=True, auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+@task(default=True, auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON})
 def rollout(
-    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    pin: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Start openYuanrong, prefill, decode and the router on the hosts."""
-    _deploying("deploy", hosts, flavour, json, verbose, dry_run=dry_run)
+    _deploying("deploy", hosts, flavour, pin, json, verbose, dry_run=dry_run)
 
 
 @task(
@@ -392,6 +403,7 @@ def rollout(
     help={
         **HOSTS,
         **FLAVOUR,
+        **PIN,
         **COMMON,
         "format": "table, run (docker lines), json, compose (a file per host) or kubernetes.",
         "output": "Folder that gets the files; printed when empty.",
@@ -401,6 +413,7 @@ def plan(
     _: Context,
     hosts: str = "",
     flavour: str = "",
+    pin: str = "",
     format: str = "table",
     output: str = "",
     dry_run: bool = False,
@@ -408,45 +421,64 @@ def plan(
     verbose: bool = False,
 ) -> None:
     """Print the containers that deploy would start. Asks no host."""
-    _deploying("plan", hosts, flavour, json, verbose, plan_format=format, output=output, dry_run=dry_run)
+    _deploying("plan", hosts, flavour, pin, json, verbose, plan_format=format, output=output, dry_run=dry_run)
 
 
-@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON})
 def status(
-    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    pin: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Say for each container: role, health, and whether it runs what this checkout would run."""
-    _deploying("status", hosts, flavour, json, verbose)
+    _deploying("status", hosts, flavour, pin, json, verbose)
 
 
-@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON, "tail": "Lines of each container."})
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON, "tail": "Lines of each container."})
 def logs(
     _: Context,
     hosts: str = "",
     flavour: str = "",
+    pin: str = "",
     tail: int = 100,
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
 ) -> None:
     """Print the last log lines of every container."""
-    _deploying("logs", hosts, flavour, json, verbose, tail=tail)
+    _deploying("logs", hosts, flavour, pin, json, verbose, tail=tail)
 
 
-@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON})
 def verify(
-    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    pin: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D."""
-    _deploying("verify", hosts, flavour, json, verbose, dry_run=dry_run)
+    _deploying("verify", hosts, flavour, pin, json, verbose, dry_run=dry_run)
 
 
-@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **COMMON})
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON})
 def clean(
-    _: Context, hosts: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    pin: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Stop and remove everything that deploy started."""
-    _deploying("clean", hosts, flavour, json, verbose, dry_run=dry_run)
+    _deploying("clean", hosts, flavour, pin, json, verbose, dry_run=dry_run)
 
 
 @task(

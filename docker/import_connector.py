@@ -23,8 +23,10 @@ def main(tree: Path, version: str) -> str:
     installed = importlib.metadata.version("vllm_ascend")
     if installed != version:
         raise SystemExit(f"vllm-ascend {installed} is installed, expected {version}")
-    # Registers its connectors with the factory when it is imported.
-    importlib.import_module("vllm_ascend.distributed")
+    # Registers its connectors with the factory when it is imported; since v0.11 by a function that a plugin calls.
+    register = getattr(importlib.import_module("vllm_ascend.distributed"), "register_connector", None)
+    if register is not None:
+        register()
     factory = importlib.import_module("vllm.distributed.kv_transfer.kv_connector.factory").KVConnectorFactory
     loaders = factory._registry
     if CONNECTOR not in loaders:

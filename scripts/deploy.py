@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from yrpd.cli import default_hosts_file, execute, resolve_flavour
+from yrpd.cli import default_hosts_file, execute, resolve_flavour, resolve_pin
 from yrpd.deploying import commands
 from yrpd.project import Project
 from yrpd.reporting import Reporter
@@ -28,6 +28,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="deploy", help="what to do (default: deploy)")
     parser.add_argument("--hosts", default="", help="inventory; else YRPD_HOSTS, lab.toml (cpu) or hosts.toml (npu)")
     parser.add_argument("--flavour", default="", help="npu or cpu; else YRPD_FLAVOUR, else npu")
+    parser.add_argument("--pin", default="", help="table of release.toml; else YRPD_PIN, else the default pin")
     parser.add_argument("--tail", type=int, default=100, help="lines of each container's log")
     parser.add_argument("--format", default="table", help="of plan: table, run, json, compose or kubernetes")
     parser.add_argument("--output", default="", help="folder that gets the plan's files; printed when empty")
@@ -50,7 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flavour = resolve_flavour(options.flavour)
         hosts = Path(default_hosts_file(options.hosts, flavour))
         run = getattr(commands, options.action)
-        return dict(run(project=project, reporter=reporter, hosts_file=hosts, flavour=flavour, **extra))
+        return dict(
+            run(
+                project=project,
+                reporter=reporter,
+                hosts_file=hosts,
+                flavour=flavour,
+                pin=resolve_pin(options.pin),
+                **extra,
+            )
+        )
 
     execute(command, as_json=options.json, verbose=options.verbose)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``YuanRongConnector``: the class that vLLM instantiates, once in the scheduler and once in each worker.
 
-It only translates between vLLM 0.10.0's interface and the two halves in :mod:`.scheduler` and :mod:`.worker`.
+It only translates between vLLM's interface (0.10.0, 0.11.0) and the two halves in :mod:`.scheduler` and :mod:`.worker`.
 """
 
 from __future__ import annotations
@@ -226,11 +226,11 @@ def check_engine(vllm_config: VllmConfig, config: ConnectorConfig) -> None:
         return
     scheduler = vllm_config.scheduler_config
     if getattr(scheduler, "async_scheduling", False):
-        raise ConfigError("YuanRongConnector cannot load with --async-scheduling in vLLM 0.10.0; remove that flag")
+        raise ConfigError("YuanRongConnector cannot load with --async-scheduling; remove that flag")
     speculative = vllm_config.speculative_config
     if speculative is not None and speculative.use_eagle():
         raise ConfigError(
-            "YuanRongConnector cannot load with EAGLE in vLLM 0.10.0, which counts look-ahead blocks as loaded; "
+            "YuanRongConnector cannot load with EAGLE: vLLM counts look-ahead blocks as loaded; "
             "remove it, or set kv_connector_extra_config.load to false"
         )
     if not getattr(_resolve(scheduler.scheduler_cls), "recovers_failed_kv_loads", False):

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Prefix of the id that reports a failed load next to the request's own id in ``finished_recving``. vLLM 0.10.0 has no
-#: field for it; the scheduler mix-in takes it out again. Requests whose own id begins so are never loaded.
+#: Prefix of the id that reports a failed load next to the request's own id in ``finished_recving``. vLLM has no field
+#: for it (neither 0.10.0 nor 0.11.0); the scheduler mix-in takes it out again. Requests whose own id begins so are
+#: never loaded.
 FAILURE_MARK = "yrfail:"
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recovery from failed loads, as a mix-in for vLLM 0.10.0's scheduler and those derived from it.
+"""Recovery from failed loads, as a mix-in for vLLM's scheduler and those derived from it.
 
-vLLM 0.10.0 has no way to say that a load failed: to report the request as loaded would be a wrong answer, not to report
-it a hang, to raise a dead engine. The worker side therefore reports a failed load as loaded *and* sets a mark beside it
-(:data:`.metadata.FAILURE_MARK`); this mix-in takes the mark out, gives the blocks back, and lets the scheduler compute
-the request like a new one. The blocks of an asynchronous load are not in the prefix cache before it has succeeded, so
-nobody else can have used them.
+Neither vLLM 0.10.0 nor 0.11.0 has a way to say that a load failed: to report the request as loaded would be a wrong
+answer, not to report it a hang, to raise a dead engine. The worker side therefore reports a failed load as loaded *and*
+sets a mark beside it (:data:`.metadata.FAILURE_MARK`); this mix-in takes the mark out, gives the blocks back, and lets
+the scheduler compute the request like a new one. The blocks of an asynchronous load are not in the prefix cache before
+it has succeeded, so nobody else can have used them.
 
 Use ``--scheduler-cls vllm_ascend.distributed.yuanrong.recovery.RecoveringScheduler`` (or
 ``RecoveringAscendScheduler``).
@@ -61,10 +61,15 @@ class KVLoadRecoveryMixin:
             self._break_stall()
         return output
 
-    def _update_from_kv_xfer_finished(self, model_runner_output: Any) -> None:
-        """Take marks out, and ids that the scheduler cannot know any more: the base would keep or trip over them."""
-        recving = set(model_runner_output.finished_recving or ())
-        sending = set(model_runner_output.finished_sending or ())
+    def _update_from_kv_xfer_finished(self, output: Any) -> None:
+        """Take marks out, and ids that the scheduler cannot know any more: the base would keep or trip over them.
+
+        Args:
+            output: What has the fields ``finished_recving`` and ``finished_sending``: the model runner's output in vLLM
+                0.10.0, its ``kv_connector_output`` in 0.11.0.
+        """
+        recving = set(output.finished_recving or ())
+        sending = set(output.finished_sending or ())
         if not recving and not sending:
             return
         waiting = {rid for rid in recving if self._waits_for_load(rid)}
@@ -77,7 +82,7 @@ class KVLoadRecoveryMixin:
             self._tell("drained", request_id)
         if failed:
             logger.warning("%d KV loads failed; these requests are computed instead", len(failed))
-        known = copy.copy(model_runner_output)
+        known = copy.copy(output)
         known.finished_recving, known.finished_sending = waiting, freed
         super()._update_from_kv_xfer_finished(known)  # type: ignore[misc]
 
@@ -111,7 +116,7 @@ class KVLoadRecoveryMixin:
         """Free the last loaded request's blocks if nothing else can ever free any.
 
         A loaded request that waits for its remaining blocks keeps the loaded ones and cannot be preempted. When such
-        requests hold the whole cache, none can go on: vLLM 0.10.0 would loop for ever.
+        requests hold the whole cache, none can go on: vLLM would loop for ever.
         """
         holders = []
         for request in self.waiting:

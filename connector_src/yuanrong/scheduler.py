@@ -27,6 +27,7 @@ from .keys import BlockChain, block_key, media_items
 from .metadata import FAILURE_MARK, LoadSpec, SaveSpec, StepPlan
 from .metrics import Metrics
 from .transport.base import Transport
+from .vllm_forms import media, new_blocks, prompt_tokens
 
 logger = logging.getLogger("vllm.yuanrong")
 
@@ -202,7 +203,7 @@ class SchedulerSide:
         return external * size
 
     def _may_load(self, request: Any, tracked: _Tracked, num_local: int) -> bool:
-        """Whether an asynchronous load is possible and right in vLLM 0.10.0 (docs/connector.md, "What is loaded")."""
+        """Whether an asynchronous load is possible and right in vLLM (docs/connector.md, "What is loaded")."""
         params = request.sampling_params
         return (
             self._config.load
@@ -224,8 +225,9 @@ class SchedulerSide:
             return tracked
         if request.pooling_params is not None:
             return None
-        items = media_items(request.mm_hashes, request.mm_positions, request.num_encoder_inputs)
-        if items is None:  # without a hash, two images of one size would have one key
+        items = media_items(*media(request))
+        tokens = prompt_tokens(request)
+        if items is None or tokens is None:  # without a hash, two images of one size would have one key
             return None
         lora = request.lora_request
         chain = BlockChain(
@@ -235,7 +237,7 @@ class SchedulerSide:
             None if lora is None else (str(lora.lora_name), str(lora.lora_path)),
             request.cache_salt,
         )
-        chain.extend(request.prompt_token_ids)
+        chain.extend(tokens)
         tracked = self._tracked[request.request_id] = _Tracked(request, chain)
         return tracked
 
@@ -274,7 +276,7 @@ class SchedulerSide:
             cached.num_computed_tokens,
             strict=True,
         ):
-            fresh = list(new_ids[0])
+            fresh = new_blocks(new_ids)
             plan.new_blocks += fresh[computed // self._block_size :] if resumed else fresh
             tracked = self._tracked.get(req_id)
             if tracked is None:

@@ -33,6 +33,11 @@ def resolve_flavour(option: str) -> Flavour:
     return cast(Flavour, flavour)
 
 
+def resolve_pin(option: str) -> str:
+    """Return the pin's name: the option, else ``YRPD_PIN``, else empty for the default pin of release.toml."""
+    return option or os.environ.get("YRPD_PIN", "")
+
+
 def default_hosts_file(option: str, flavour: Flavour) -> str:
     """Return the hosts file: the option, else ``YRPD_HOSTS``, else the flavour's own (cpu: the lab)."""
     return option or os.environ.get("YRPD_HOSTS") or ("lab.toml" if flavour == "cpu" else "hosts.toml")

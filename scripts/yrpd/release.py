@@ -35,6 +35,22 @@ class Sdist(_Table):
     generated: tuple[str, ...]
 
 
+class FlavourChange(_Table):
+    """What a pin's images of one flavour are made with, where that is not what the flavour's table says.
+
+    Attributes:
+        base: Base image (npu).
+        torch: torch's version in the image.
+        torch_npu: torch-npu's version in the image; npu only.
+        runtime: Name of the lock in ``docker/`` that vLLM's environment is made from; cpu only.
+    """
+
+    base: str | None = None
+    torch: str | None = None
+    torch_npu: str | None = None
+    runtime: str | None = None
+
+
 class Pin(_Table):
     """One upstream state, named by content.
 
@@ -46,6 +62,8 @@ class Pin(_Table):
         version: The upstream version (PEP 440).
         vllm: The vLLM version that it belongs to.
         sdist: The same tree on the package index.
+        npu: How its npu images differ from the default pin's.
+        cpu: How its cpu images differ from the default pin's.
     """
 
     repository: str
@@ -55,6 +73,8 @@ class Pin(_Table):
     version: str
     vllm: str
     sdist: Sdist
+    npu: FlavourChange | None = None
+    cpu: FlavourChange | None = None
 
     @property
     def state(self) -> str:
@@ -63,12 +83,13 @@ class Pin(_Table):
 
 
 class FlavourTable(_Table):
-    """What an image flavour is made from.
+    """What an image flavour is made from, for the default pin; another pin says what differs.
 
     Attributes:
         base: Base image (npu) or Debian release (cpu).
         torch: torch's version in the image.
         torch_npu: torch-npu's version in the image; npu only.
+        runtime: Name of the lock in ``docker/`` that vLLM's environment is made from; cpu only.
         soc_version: Ascend chip name that vllm-ascend's setup wants even where no kernel is compiled.
         dockerfile: Path of the Dockerfile.
     """
@@ -76,6 +97,7 @@ class FlavourTable(_Table):
     base: str
     torch: str
     torch_npu: str | None = None
+    runtime: str = "runtime-cpu"
     soc_version: str
     dockerfile: str
 
@@ -139,6 +161,35 @@ class Release(_Table):
                 next_command=f"invoke patch --pin {self.release.default_pin}",
             )
         return wanted, states[wanted]
+
+    def flavour(self, name: str, flavour: Flavour) -> FlavourTable:
+        """Return what a pin's images of a flavour are made from.
+
+        Args:
+            name: The pin's name.
+            flavour: ``npu`` or ``cpu``.
+
+        Raises:
+            ConfigurationError: The pin is not the default one, and does not say what its images are made from.
+        """
+        table = self.flavours[flavour]
+        change: FlavourChange | None = getattr(self.upstream[name], flavour)
+        if change is None and name != self.release.default_pin:
+            raise ConfigurationError(
+                f"release.toml does not say what {flavour} images of {name} are made from: base, torch, lock.",
+                next_command=f'add [pins."{name}".{flavour}] to release.toml',
+            )
+        return table.model_copy(update=change.model_dump(exclude_none=True)) if change else table
+
+    def image_record(self, flavour: Flavour, name: str = "") -> str:
+        """Return the name of the record in ``dist/`` that ``invoke image`` leaves; empty means the default pin.
+
+        Raises:
+            ConfigurationError: There is no such pin.
+        """
+        wanted, _ = self.pin(name)
+        of_pin = "" if wanted == self.release.default_pin else f"-{wanted}"
+        return f"image-{flavour}{of_pin}.json"
 
     @property
     def upstream(self) -> dict[str, Pin]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from yrpd import errors
-from yrpd.cli import default_hosts_file, execute, resolve_flavour
+from yrpd.cli import default_hosts_file, execute, resolve_flavour, resolve_pin
 from yrpd.errors import ConfigurationError, YrpdError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
@@ -108,3 +108,11 @@ def test_the_hosts_file_follows_the_flavour(monkeypatch: pytest.MonkeyPatch) -> 
     assert default_hosts_file("mine.toml", "cpu") == "mine.toml"
     monkeypatch.setenv("YRPD_HOSTS", "other.toml")
     assert default_hosts_file("", "npu") == "other.toml"
+
+
+def test_the_pin_is_the_option_then_the_variable_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("YRPD_PIN", raising=False)
+    assert resolve_pin("") == ""
+    monkeypatch.setenv("YRPD_PIN", "v0.11.0")
+    assert resolve_pin("") == "v0.11.0"
+    assert resolve_pin("v0.10.0rc1") == "v0.10.0rc1"

@@ -28,6 +28,30 @@ def test_the_shipped_file_holds_the_pin_by_content() -> None:
     assert release.patched_version(name) == "0.10.0rc1+yuanrong.1"
 
 
+def test_another_pin_says_what_its_images_are_made_from() -> None:
+    release = load_release(SHIPPED)
+    default, other = release.flavour("v0.10.0rc1", "npu"), release.flavour("v0.11.0", "npu")
+    assert default == release.flavours["npu"]
+    assert other.base != default.base
+    assert other.base.rpartition(":")[2].startswith("v0.11.0")
+    assert (other.soc_version, other.dockerfile) == (default.soc_version, default.dockerfile)
+    assert release.flavour("v0.11.0", "cpu").runtime != release.flavour("v0.10.0rc1", "cpu").runtime
+
+
+def test_a_known_tag_that_does_not_say_it_has_no_image() -> None:
+    with pytest.raises(ConfigurationError, match=r"cpu images of v0\.10\.1rc1") as caught:
+        load_release(SHIPPED).flavour("v0.10.1rc1", "cpu")
+    assert caught.value.exit_code == 2
+
+
+def test_each_pin_has_an_image_record_of_its_own() -> None:
+    release = load_release(SHIPPED)
+    assert release.image_record("cpu") == release.image_record("cpu", "v0.10.0rc1") == "image-cpu.json"
+    assert release.image_record("cpu", "v0.11.0") == "image-cpu-v0.11.0.json"
+    with pytest.raises(ConfigurationError, match="no pin"):
+        release.image_record("npu", "v9")
+
+
 def test_an_unknown_pin_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(ConfigurationError, match=r"no pin 'v9'.*v0\.10\.0rc1") as caught:
         load_release(SHIPPED).pin("v9")

@@ -75,12 +75,13 @@ def _image_cpu(
     engine_name: str,
     dry_run: bool,
 ) -> dict[str, Any]:
-    locks = Locks.of(project)
+    table = release.flavour(patched.name, "cpu")
+    locks = Locks.of(project, table.runtime)
     verify_wheels(project, locks)
     verify_openyuanrong(project, yuanrong)
-    root = cached_root(project, release.flavours["cpu"].base)
+    root = cached_root(project, table.base)
     stack = plan_stack(project, release, patched, locks, yuanrong, root)
-    previous = previous_inputs(read_record(project, "cpu"), patched.name)
+    previous = previous_inputs(read_record(project, "cpu", patched.name), patched.name)
     if dry_run:
         return _planned(reporter, list(stack.layers), explain(previous, stack.final.inputs))
     engine = _engine(project, patched, "cpu", engine_name, reporter)
@@ -102,8 +103,8 @@ def _image_npu(
     engine_name: str,
     dry_run: bool,
 ) -> dict[str, Any]:
-    base = release.flavours["npu"].base
-    previous = previous_inputs(read_record(project, "npu"), patched.name)
+    base = release.flavour(patched.name, "npu").base
+    previous = previous_inputs(read_record(project, "npu", patched.name), patched.name)
     if dry_run:
         layer = plan_layer(project, release, patched, yuanrong, base)
         return _planned(reporter, [layer], explain(previous, layer.inputs))
@@ -115,7 +116,7 @@ def _image_npu(
     reasons = explain(previous, layer.inputs)
     _say(reporter, reasons)
     reporter.say(f"    {patched.kernels}")
-    dockerfile = project.root / release.flavours["npu"].dockerfile
+    dockerfile = project.root / release.flavour(patched.name, "npu").dockerfile
     context = make_context(project, patched, dockerfile, yuanrong, machine_of(engine.client), reporter)
     with reporter.step(f"build {layer.image}"):
         image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched))

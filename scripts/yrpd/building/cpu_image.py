@@ -15,7 +15,7 @@ from yrpd.building.runtime import Locks, runtime_wheels
 from yrpd.building.toolbox import find_tool
 from yrpd.building.wheelhouse import Stored, hash_file, provide, requirement_lines
 from yrpd.project import Project
-from yrpd.release import Release
+from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
 
 RUNTIME_DOCKERFILE = "Dockerfile.cpu-runtime"
@@ -77,7 +77,7 @@ def openyuanrong_context(project: Project, wheels: tuple[Stored, ...]) -> Contex
     return context
 
 
-def release_labels(release: Release, patched: Patched, flavour: str) -> dict[str, str]:
+def release_labels(release: Release, patched: Patched, flavour: Flavour) -> dict[str, str]:
     """Return the OCI labels of an image, and the pin's."""
     oci = "org.opencontainers.image"
     return {
@@ -85,7 +85,7 @@ def release_labels(release: Release, patched: Patched, flavour: str) -> dict[str
         f"{oci}.version": patched.version,
         f"{oci}.revision": patched.commit,
         f"{oci}.source": patched.pin.repository,
-        f"{oci}.base.name": release.flavours["cpu" if flavour == "cpu" else "npu"].base,
+        f"{oci}.base.name": release.flavour(patched.name, flavour).base,
         f"{oci}.licenses": "Apache-2.0",
         "yrpd.flavour": flavour,
         "yrpd.pin": patched.name,
@@ -110,7 +110,7 @@ def plan_stack(
         root: The Debian root; ``None`` while it was never made (then the digests are not final).
     """
     name = release.release.name
-    suite = release.flavours["cpu"].base
+    suite = release.flavour(patched.name, "cpu").base
     base = Layer("base", f"{name}-base", f"{suite}-", {"Debian root": root.sha256 if root else "not made yet"}, {})
     runtime = Layer(
         "runtime",
@@ -136,7 +136,7 @@ def plan_stack(
         },
         {},
     )
-    dockerfile = project.root / release.flavours["cpu"].dockerfile
+    dockerfile = project.root / release.flavour(patched.name, "cpu").dockerfile
     context = final_context(project, patched, dockerfile)
     final = Layer(
         "cpu",
@@ -149,7 +149,7 @@ def plan_stack(
             "patched tree": patched.tree,
             "series": patched.series_digest,
             "version": patched.version,
-            "SOC_VERSION": release.flavours["cpu"].soc_version,
+            "SOC_VERSION": release.flavour(patched.name, "cpu").soc_version,
             dockerfile.name: hash_file(dockerfile),
             "context": context.digest,
         },
@@ -178,7 +178,9 @@ def make_stack(
         BuildError: debootstrap or a wheel's repair failed.
         PinMismatchError: A wheel is not the locked one.
     """
-    root = provide_root(project, release.flavours["cpu"].base, engine.log.with_name("debootstrap.log"), reporter)
+    root = provide_root(
+        project, release.flavour(patched.name, "cpu").base, engine.log.with_name("debootstrap.log"), reporter
+    )
     stack = plan_stack(project, release, patched, locks, yuanrong, root)
     if engine.find(stack.openyuanrong):
         reporter.say(f"    kept {stack.openyuanrong.image}: locks, recipes and base are the same")
@@ -192,9 +194,9 @@ def make_stack(
         arguments = {
             "BASE": stack.openyuanrong.image,
             "VERSION": patched.version,
-            "SOC_VERSION": release.flavours["cpu"].soc_version,
+            "SOC_VERSION": release.flavour(patched.name, "cpu").soc_version,
         }
-        context = final_context(project, patched, project.root / release.flavours["cpu"].dockerfile)
+        context = final_context(project, patched, project.root / release.flavour(patched.name, "cpu").dockerfile)
         image = engine.build(stack.final, context, "Dockerfile", arguments)
     return stack, image
 

@@ -1,10 +1,10 @@
 """Stand-ins for the CUDA libraries that torch's published wheel names and a CPU never calls.
 
 The package index carries torch for x86-64 Linux only as a CUDA build. Its libraries name cuBLAS, cuDNN, cuFFT, cuRAND,
-cuSOLVER, cuSPARSE, CUPTI and NCCL as DT_NEEDED, 2.9 GB in all, so the loader wants files of these names although
-nothing in them runs without a GPU. torch binds lazily, so a file that defines the wanted functions is enough. Here
-each of them returns 1, "failed" in every one of these libraries, so a call that should not happen is an error and not
-a wrong result. The CUDA runtime itself is the real one and reports "no device".
+cuSOLVER, cuSPARSE, CUPTI, NCCL and, since torch 2.8, cuFile as DT_NEEDED, 2.9 GB in all, so the loader wants files of
+these names although nothing in them runs without a GPU. torch binds lazily, so a file that defines the wanted functions
+is enough. Here each of them returns 1, "failed" in every one of these libraries, so a call that should not happen is an
+error and not a wrong result. The CUDA runtime itself is the real one and reports "no device".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TAG = "py3-none-manylinux_2_5_x86_64"
 # torch's own libraries look in their folder last ($ORIGIN ends their rpath).
 FOLDER = "torch/lib"
 _SONAME = re.compile(
-    r"^lib(cublas|cublasLt|cudnn|cufft|cupti|curand|cusolver|cusparse|cusparseLt|nccl|nvToolsExt)\.so\.\d+$"
+    r"^lib(cublas|cublasLt|cudnn|cufft|cufile|cupti|curand|cusolver|cusparse|cusparseLt|nccl|nvToolsExt)\.so\.\d+$"
 )
 _NAME = re.compile(r"^[A-Za-z_]\w*$")
 
@@ -43,14 +43,15 @@ def assign(libraries: Iterable[str], wanted: Iterable[Wanted]) -> dict[str, dict
     Returns:
         By stand-in: symbol name to version node (empty for none).
     """
-    prefixes = {match[1]: name for name in sorted(set(libraries)) if (match := _SONAME.match(name))}
+    prefixes = {match[1].lower(): name for name in sorted(set(libraries)) if (match := _SONAME.match(name))}
     stubs: dict[str, dict[str, str]] = {name: {} for name in prefixes.values()}
     for symbol in wanted:
         if symbol.library:
             if symbol.library in stubs:
                 stubs[symbol.library][symbol.name] = symbol.version
             continue
-        fitting = [prefix for prefix in prefixes if symbol.name.startswith(prefix)]
+        lowered = symbol.name.lower()  # libcufile's functions begin with "cuFile"
+        fitting = [prefix for prefix in prefixes if lowered.startswith(prefix)]
         if fitting:
             stubs[prefixes[max(fitting, key=len)]].setdefault(symbol.name, "")
     return stubs

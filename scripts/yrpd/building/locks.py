@@ -22,7 +22,6 @@ PYTHON = "3.11"
 # Debian bookworm's glibc; wheels for it also run on anything newer.
 GLIBC = (2, 36)
 PLATFORM = f"x86_64-manylinux_{GLIBC[0]}_{GLIBC[1]}"
-RUNTIME = "runtime-cpu"
 ROUTER = "router"
 NPU = "npu"
 OPENYUANRONG = "openyuanrong"
@@ -118,10 +117,15 @@ def compile_arguments(docker: Path, name: str) -> list[str]:
     return [*arguments, f"docker/{name}.in", "-o", f"docker/{name}.lock"]
 
 
+def every_lock(docker: Path) -> list[str]:
+    """Return the names of all locks, by what people edit."""
+    return sorted(path.stem for path in docker.glob("*.in"))
+
+
 def regenerate(root: Path) -> list[Path]:
     """Make every lock anew from its ``.in`` and ``.overrides``; an existing lock's versions are kept where they fit."""
     made = []
-    for name in (RUNTIME, ROUTER, NPU, OPENYUANRONG):
+    for name in every_lock(root / "docker"):
         command = compile_arguments(root / "docker", name)
         program = Path(sys.executable).with_name("uv")
         header = f"{REGENERATE}, which runs: " + " ".join(command)

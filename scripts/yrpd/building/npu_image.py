@@ -50,7 +50,7 @@ def plan_layer(project: Project, release: Release, patched: Patched, yuanrong: O
         yuanrong: What openYuanrong's environment is made from.
         base: The base image's id, or its name while it is not known.
     """
-    table = release.flavours["npu"]
+    table = release.flavour(patched.name, "npu")
     dockerfile = project.root / table.dockerfile
     inputs = {
         "base": base,
@@ -75,7 +75,7 @@ def plan_layer(project: Project, release: Release, patched: Patched, yuanrong: O
 
 def build_arguments(release: Release, patched: Patched) -> dict[str, str]:
     """Return what Dockerfile.npu asks for."""
-    table = release.flavours["npu"]
+    table = release.flavour(patched.name, "npu")
     return {
         "BASE": table.base,
         "PIN_TREE": patched.pin.tree,

@@ -32,6 +32,7 @@ class BuildPlan:
     environment: Path
     log: Path
     soc_version: str
+    runtime: str
 
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON."""
@@ -52,12 +53,14 @@ class BuildPlan:
 def plan_build(project: Project, release: Release, patched: Patched, flavour: Flavour) -> BuildPlan:
     """Return what a build would do; changes nothing."""
     folder = project.pin_build(patched.name)
+    table = release.flavour(patched.name, flavour)
     return BuildPlan(
         flavour=flavour,
         patched=patched,
         environment=folder / f"venv-{flavour}",
         log=folder / "logs" / "build.log",
-        soc_version=release.flavours[flavour].soc_version,
+        soc_version=table.soc_version,
+        runtime=table.runtime,
     )
 
 
@@ -120,7 +123,7 @@ def _kept(plan: BuildPlan, previous: Any, fingerprint: str) -> bool:
 
 def _prepare(project: Project, plan: BuildPlan, reporter: Reporter) -> None:
     provide = provide_environment if plan.flavour == "cpu" else provide_npu_tools
-    provide(project, Locks.of(project), plan.environment, plan.log, reporter)
+    provide(project, Locks.of(project, plan.runtime), plan.environment, plan.log, reporter)
 
 
 def _rebuild_and_test(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``dist/image-<flavour>.json``: what deploy reads, and what the next ``invoke image`` compares with."""
+"""``dist/image-*.json``, one a flavour and pin: what deploy reads, and what the next ``invoke image`` compares with."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from yrpd.building.layers import Layer
 from yrpd.building.patched import Patched
 from yrpd.project import Project, write_json
-from yrpd.release import Flavour
+from yrpd.release import Flavour, load_release
 
 
-def record_file(project: Project, flavour: Flavour) -> Path:
+def record_file(project: Project, flavour: Flavour, pin: str) -> Path:
     """Return the record's path."""
-    return project.dist / f"image-{flavour}.json"
+    return project.dist / load_release(project.release_file).image_record(flavour, pin)
 
 
-def read_record(project: Project, flavour: Flavour) -> dict[str, Any] | None:
-    """Return the record of the last image, ``None`` when there is none that can be read."""
+def read_record(project: Project, flavour: Flavour, pin: str) -> dict[str, Any] | None:
+    """Return the record of a pin's last image, ``None`` when there is none that can be read."""
     try:
-        loaded = json.loads(record_file(project, flavour).read_text(encoding="utf-8"))
+        loaded = json.loads(record_file(project, flavour, pin).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return loaded if isinstance(loaded, dict) else None
@@ -62,5 +62,5 @@ def write_record(
         "state": state,
         "reasons": reasons,
     }
-    write_json(record_file(project, flavour), document)
+    write_json(record_file(project, flavour, patched.name), document)
     return document

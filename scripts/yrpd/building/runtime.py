@@ -17,7 +17,7 @@ from pathlib import Path
 
 from yrpd.building import cuda_stubs, repair
 from yrpd.building.context import digest_of
-from yrpd.building.locks import REGENERATE, ROUTER, RUNTIME, Lock, read_lock
+from yrpd.building.locks import REGENERATE, ROUTER, Lock, read_lock
 from yrpd.building.prepared import kept, making, with_build_tag
 from yrpd.building.toolbox import find_tool, run_logged
 from yrpd.building.wheelhouse import Stored, provide, requirement_lines, verify_present
@@ -40,9 +40,14 @@ class Locks:
     router: Lock
 
     @classmethod
-    def of(cls, project: Project) -> Locks:
-        """Read both."""
-        return cls(read_lock(project.docker / f"{RUNTIME}.lock"), read_lock(project.docker / f"{ROUTER}.lock"))
+    def of(cls, project: Project, runtime: str) -> Locks:
+        """Read both.
+
+        Args:
+            project: The checkout.
+            runtime: Name of the lock that vLLM's environment is made from.
+        """
+        return cls(read_lock(project.docker / f"{runtime}.lock"), read_lock(project.docker / f"{ROUTER}.lock"))
 
     @property
     def runtime_digest(self) -> str:
@@ -60,11 +65,11 @@ def verify_wheels(project: Project, locks: Locks) -> None:
         verify_present(project, lock)
 
 
-def _only(stored: Sequence[Stored], name: str) -> Stored:
+def _only(stored: Sequence[Stored], lock: Lock, name: str) -> Stored:
     for one in stored:
         if one.wheel.name == name:
             return one
-    raise PinMismatchError(f"{RUNTIME}.lock has no {name}.", next_command=REGENERATE)
+    raise PinMismatchError(f"{lock.name}.lock has no {name}.", next_command=REGENERATE)
 
 
 def _repaired_vllm(project: Project, source: Stored, reporter: Reporter) -> Stored:
@@ -104,9 +109,12 @@ def _cuda_stubs(project: Project, torch: Stored, reporter: Reporter) -> Stored:
 def runtime_wheels(project: Project, locks: Locks, reporter: Reporter) -> tuple[Stored, ...]:
     """Return every wheel of the vLLM environment, ready to install without a network."""
     stored = provide(project, locks.runtime, reporter)
-    vllm = _only(stored, VLLM)
+    vllm = _only(stored, locks.runtime, VLLM)
     others = tuple(one for one in stored if one is not vllm)
-    made = (_repaired_vllm(project, vllm, reporter), _cuda_stubs(project, _only(stored, TORCH), reporter))
+    made = (
+        _repaired_vllm(project, vllm, reporter),
+        _cuda_stubs(project, _only(stored, locks.runtime, TORCH), reporter),
+    )
     return others + made
 
 

@@ -44,6 +44,7 @@ class Deployment:
         image: What every container runs.
         site: What is particular to this machine.
         specs: Every container, in start order.
+        pin: The pin as it was asked for; empty for the default one.
     """
 
     project: Project
@@ -52,6 +53,7 @@ class Deployment:
     image: ImageRecord
     site: Site
     specs: tuple[ContainerSpec, ...]
+    pin: str = ""
 
     @property
     def endpoint(self) -> str:
@@ -61,7 +63,8 @@ class Deployment:
 
     def command(self, name: str) -> str:
         """Return a command line of this deployment for "what to type next"."""
-        return f"invoke {name} --flavour {self.image.flavour} --hosts {self.hosts_file}"
+        pin = f" --pin {self.pin}" if self.pin else ""
+        return f"invoke {name} --flavour {self.image.flavour} --hosts {self.hosts_file}{pin}"
 
     def document(self, changes: Sequence[Change] | None = None) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -76,7 +79,7 @@ class Deployment:
         return document
 
 
-def read_deployment(project: Project, hosts_file: Path, flavour: Flavour) -> Deployment:
+def read_deployment(project: Project, hosts_file: Path, flavour: Flavour, pin: str = "") -> Deployment:
     """Read everything that a plan is made of, without asking any host.
 
     Raises:
@@ -85,7 +88,7 @@ def read_deployment(project: Project, hosts_file: Path, flavour: Flavour) -> Dep
     """
     path = hosts_file if hosts_file.is_absolute() or hosts_file.exists() else project.root / hosts_file
     inventory = load_inventory(path)
-    image = load_image_record(project, flavour)
+    image = load_image_record(project, flavour, pin)
     folder = (project.root / inventory.model.path).resolve() if not inventory.model.path.startswith("/") else None
     model = str(folder) if folder else inventory.model.path.rstrip("/") or "/"
     local = all(model_folder.is_local(host) for host in inventory.serving_hosts())
@@ -94,11 +97,11 @@ def read_deployment(project: Project, hosts_file: Path, flavour: Flavour) -> Dep
         cores=len(os.sched_getaffinity(0)),
         model_digest=model_folder.local_digest(Path(model)) if local else "",
     )
-    return Deployment(project, hosts_file, inventory, image, site, make_plan(inventory, image, site))
+    return Deployment(project, hosts_file, inventory, image, site, make_plan(inventory, image, site), pin)
 
 
 def deploy(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, dry_run: bool = False
+    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", dry_run: bool = False
 ) -> dict[str, Any]:
     """Bring the hosts to the planned state; containers that already are stay untouched.
 
@@ -107,7 +110,7 @@ def deploy(
         ImageError: The image could not be brought to a host.
         DeployError: A container did not become ready; what this run started is removed again.
     """
-    deployment = read_deployment(project, hosts_file, flavour)
+    deployment = read_deployment(project, hosts_file, flavour, pin)
     with connect_all(deployment.inventory) as clients:
         changes = decide(deployment.specs, _observed(deployment, clients))
         with _builder() as builder:
@@ -151,6 +154,7 @@ def plan(
     reporter: Reporter,
     hosts_file: Path,
     flavour: Flavour,
+    pin: str = "",
     plan_format: str = "table",
     output: str = "",
     dry_run: bool = False,
@@ -163,7 +167,7 @@ def plan(
         ConfigurationError: The inventory is wrong, or there is no such format.
     """
     plans.check_format(plan_format)
-    deployment = read_deployment(project, hosts_file, flavour)
+    deployment = read_deployment(project, hosts_file, flavour, pin)
     document = deployment.document()
     if plan_format == "table":
         found = {f"{deployment.inventory.name}-plan.txt": _plan_text(deployment)}
@@ -193,18 +197,20 @@ def _plan_text(deployment: Deployment) -> str:
     return captured.get()
 
 
-def status(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour) -> dict[str, Any]:
+def status(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "") -> dict[str, Any]:
     """Say for each container: role, health, and whether it runs what this checkout would run."""
-    deployment = read_deployment(project, hosts_file, flavour)
+    deployment = read_deployment(project, hosts_file, flavour, pin)
     with connect_all(deployment.inventory) as clients:
         document = status_document(deployment.inventory.name, deployment.specs, clients, datetime.now(tz=UTC))
     reporter.render(status_table(document))
     return {**document, "endpoint": deployment.endpoint}
 
 
-def logs(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, tail: int = 100) -> dict[str, Any]:
+def logs(
+    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", tail: int = 100
+) -> dict[str, Any]:
     """Print the last log lines of every container of the deployment."""
-    inventory = read_deployment(project, hosts_file, flavour).inventory
+    inventory = read_deployment(project, hosts_file, flavour, pin).inventory
     entries = []
     with connect_all(inventory) as clients:
         for host, client in clients.items():
@@ -218,16 +224,16 @@ def logs(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavou
 
 
 def verify(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, dry_run: bool = False
+    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", dry_run: bool = False
 ) -> dict[str, Any]:
     """Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D."""
     from yrpd.deploying.verification.run import verify_deployment
 
-    return verify_deployment(read_deployment(project, hosts_file, flavour), reporter, dry_run=dry_run)
+    return verify_deployment(read_deployment(project, hosts_file, flavour, pin), reporter, dry_run=dry_run)
 
 
 def clean(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, dry_run: bool = False
+    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", dry_run: bool = False
 ) -> dict[str, Any]:
     """Stop and remove every container and volume of the deployment, on all hosts; images stay."""
     path = hosts_file if hosts_file.is_absolute() or hosts_file.exists() else project.root / hosts_file

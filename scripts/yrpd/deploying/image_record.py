@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from yrpd.errors import ImageError
 from yrpd.project import Project
-from yrpd.release import Flavour
+from yrpd.release import Flavour, load_release
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,20 @@ class ImageRecord:
         return f"{self.pin}-{self.tree[:12]}"
 
 
-def load_image_record(project: Project, flavour: Flavour) -> ImageRecord:
-    """Read ``dist/image-<flavour>.json``.
+def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> ImageRecord:
+    """Read the record of an image in ``dist/``.
+
+    Args:
+        project: The checkout.
+        flavour: ``npu`` or ``cpu``.
+        pin: The pin that the image was made from; empty means the default one.
 
     Raises:
+        ConfigurationError: There is no such pin.
         ImageError: No image was made, or the record is not one.
     """
-    path = project.dist / f"image-{flavour}.json"
-    again = f"invoke image --flavour {flavour}"
+    path = project.dist / load_release(project.release_file).image_record(flavour, pin)
+    again = f"invoke image --flavour {flavour}" + (f" --pin {pin}" if pin else "")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return ImageRecord(

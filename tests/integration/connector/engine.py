@@ -11,7 +11,6 @@ Transfers are carried out by the test, one by one, at moments it chooses: nothin
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import json
 import random
@@ -22,16 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import vllm_ascend.distributed.yuanrong.connector as connector_module
 from vllm.config import CacheConfig, DeviceConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.distributed.kv_transfer.kv_connector.utils import KVOutputAggregator
-from vllm.multimodal.inputs import PlaceholderRange
-from vllm.sampling_params import SamplingParams
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT
+from vllm.v1.request import RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm_ascend.distributed.yuanrong.config import ConnectorConfig
 from vllm_ascend.distributed.yuanrong.keys import BlockChain, MediaItem, block_key
@@ -40,6 +36,14 @@ from vllm_ascend.distributed.yuanrong.metrics import Metrics
 from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler, RecoveringScheduler
 from vllm_ascend.distributed.yuanrong.worker import WorkerSide
 
+from tests.integration.vllm_objects import (
+    attention_spec,
+    blocks_of,
+    items_of,
+    make_request,
+    model_output,
+    with_transfers,
+)
 from tests.unit.connector.fakes import FakeTensor, MemoryTransport
 
 VOCABULARY = 50
@@ -131,7 +135,7 @@ class Engine:
             "poll_ms": 1,
         } | setup.extra
         self.config = self._vllm_config(folder, extra)
-        spec = FullAttentionSpec(setup.block_size, 1, 1, torch.float32, False)
+        spec = attention_spec(setup.block_size, 1, 1)
         cache = KVCacheConfig(setup.blocks, [], [KVCacheGroupSpec(["layer.0"], spec)])
         self._patch(store)
         kind = RecoveringAscendScheduler if setup.ascend else RecoveringScheduler
@@ -153,16 +157,7 @@ class Engine:
 
     def add(self, rid: str, prompt: list[int], count: int, items: list[tuple[str, int, int]] | None = None) -> None:
         items = items or []
-        request = Request(
-            rid,
-            prompt,
-            [object()] * len(items),  # no encoder runs here
-            [h for h, _, _ in items],
-            [PlaceholderRange(offset=o, length=n) for _, o, n in items],
-            SamplingParams(max_tokens=count, ignore_eos=True),
-            None,
-            None,
-        )
+        request = make_request(rid, prompt, items, count, self.setup.block_size)
         self.requests[rid] = (prompt, items, count)
         self.answers[rid] = []
         self.scheduler.add_request(request)
@@ -327,7 +322,7 @@ class Engine:
         slots.barrier.wait()
         return agreed
 
-    def _collect(self, result: ModelRunnerOutput, output: Any) -> None:
+    def _collect(self, result: Any, output: Any) -> None:
         if self.setup.ranks == 1:
             reports = [self.workers[0].collect()]
         else:
@@ -345,20 +340,15 @@ class Engine:
                 thread.join()
             reports = [gathered[rank] for rank in range(self.setup.ranks)]
             assert all(report == reports[0] for report in reports), "ranks report differently"
-        outputs = []
-        for sending, recving in reports:
-            mine = copy.copy(result)
-            mine.finished_sending, mine.finished_recving = sending or None, recving or None
-            outputs.append(mine)
+        outputs = [with_transfers(result, sending, recving) for sending, recving in reports]
         for eco in self.scheduler.update_from_output(output, self.aggregator.aggregate(outputs)).values():
             for out in eco.outputs:
                 self.answers[out.request_id] += out.new_token_ids
 
-    def _forward(self, output: Any) -> ModelRunnerOutput:
+    def _forward(self, output: Any) -> Any:
         for new in output.scheduled_new_reqs:
-            items = [(h, p.offset, p.length) for h, p in zip(new.mm_hashes, new.mm_positions, strict=False)]
-            if len(items) != len(new.mm_positions):  # an image without a hash: its content is in the test's records
-                items = self.requests[new.req_id][1]
+            items = items_of(new)
+            assert items == self.requests[new.req_id][1]
             self.running[new.req_id] = _Running(
                 list(new.prompt_token_ids), items, list(new.block_ids[0]), new.num_computed_tokens
             )
@@ -367,7 +357,7 @@ class Engine:
         for i, rid in enumerate(cached.req_ids):
             state = self.running[rid]
             state.computed = cached.num_computed_tokens[i]
-            fresh = list(cached.new_block_ids[i][0])
+            fresh = blocks_of(cached.new_block_ids[i])
             state.blocks = fresh if cached.resumed_from_preemption[i] else state.blocks + fresh
         sampled: list[list[int]] = []
         for rid, count in output.num_scheduled_tokens.items():
@@ -380,8 +370,7 @@ class Engine:
             token = [values[-1] % VOCABULARY] if end == len(state.tokens) else []
             state.tokens += token
             sampled.append(token)
-        ids = list(output.num_scheduled_tokens)
-        return ModelRunnerOutput(ids, {rid: i for i, rid in enumerate(ids)}, sampled, None, None, {}, [])
+        return model_output(list(output.num_scheduled_tokens), sampled)
 
     def _check_and_write(self, rid: str, state: _Running, values: list[int], rank: int) -> None:
         size, blocks = self.setup.block_size, self.setup.blocks

@@ -12,6 +12,15 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.vllm
+pytest.importorskip("vllm")
+
+from tests.integration.vllm_objects import (  # noqa: E402
+    attention_spec,
+    forget_encoder_outputs,
+    make_request,
+    model_output,
+    room_for_encoder_outputs,
+)
 
 BLOCK = 16
 IMAGE_TOKENS = 40
@@ -22,11 +31,10 @@ BATCHED_TOKENS = 256
 def make_scheduler(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any]:
     from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
     from vllm.v1.core.sched import scheduler as base
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
     from vllm.v1.structured_output import StructuredOutputManager
 
     def make(blocks: int, *, batched_tokens: int = BATCHED_TOKENS, prefix_caching: bool = True) -> Any:
-        import torch
         from vllm_ascend.core.scheduler import AscendScheduler
 
         (tmp_path / "config.json").write_text(
@@ -48,7 +56,7 @@ def make_scheduler(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[.
         config.scheduler_config.chunked_prefill_enabled = False
         config.cache_config.num_gpu_blocks = blocks
         monkeypatch.setattr(base, "compute_encoder_budget", lambda **_: (batched_tokens, batched_tokens))
-        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=16, dtype=torch.float32, use_mla=False)
+        spec = attention_spec(BLOCK, 2, 16)
         return AscendScheduler(
             config,
             KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]),
@@ -58,48 +66,25 @@ def make_scheduler(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[.
     return make
 
 
-def request(name: str, tokens: int, images: list[tuple[int, str]], *, output: int = 4) -> Any:
-    """A request of ``tokens`` prompt tokens with an image of IMAGE_TOKENS at each given offset."""
-    from vllm.multimodal.inputs import PlaceholderRange
-    from vllm.sampling_params import SamplingParams
-    from vllm.v1.request import Request
-
-    rng = random.Random(name)
-    return Request(
-        request_id=name,
-        prompt_token_ids=[rng.randrange(10, 1000) for _ in range(tokens)],
-        multi_modal_inputs=[object()] * len(images),
-        multi_modal_hashes=[digest for _, digest in images],
-        multi_modal_placeholders=[PlaceholderRange(offset=offset, length=IMAGE_TOKENS) for offset, _ in images],
-        sampling_params=SamplingParams(max_tokens=output, ignore_eos=True),
-        pooling_params=None,
-        eos_token_id=None,
-    )
+def request(name: str, tokens: int, images: list[tuple[int, str]], *, output: int = 4, seed: str = "") -> Any:
+    """A request of ``tokens`` prompt tokens from its name (or seed), with an image of IMAGE_TOKENS at each offset."""
+    rng = random.Random(seed or name)
+    prompt = [rng.randrange(10, 1000) for _ in range(tokens)]
+    return make_request(name, prompt, [(digest, offset, IMAGE_TOKENS) for offset, digest in images], output, BLOCK)
 
 
 def answer(scheduler: Any, output: Any) -> None:
     """What a model runner returns: one token for every scheduled request."""
-    from vllm.v1.outputs import ModelRunnerOutput
-
     names = list(output.num_scheduled_tokens)
-    scheduler.update_from_output(
-        output,
-        ModelRunnerOutput(
-            req_ids=names,
-            req_id_to_index={name: i for i, name in enumerate(names)},
-            sampled_token_ids=[[7]] * len(names),
-            spec_token_ids=None,
-            logprobs=None,
-            prompt_logprobs_dict={},
-            pooler_output=[],
-        ),
-    )
+    scheduler.update_from_output(output, model_output(names, [[7]] * len(names)))
 
 
-def run(scheduler: Any, steps: int = 500) -> list[Any]:
+def run(scheduler: Any, steps: int = 500, *, forgetful: bool = False) -> list[Any]:
     """Step until nothing is left; every step's output."""
-    outputs = []
+    outputs: list[Any] = []
     while scheduler.has_unfinished_requests():
+        if forgetful:
+            forget_encoder_outputs(scheduler)
         outputs.append(scheduler.schedule())
         answer(scheduler, outputs[-1])
         assert len(outputs) < steps, "stalled"
@@ -108,15 +93,14 @@ def run(scheduler: Any, steps: int = 500) -> list[Any]:
 
 def test_a_new_request_gets_its_encoder_inputs_and_they_are_freed(make_scheduler: Callable[..., Any]) -> None:
     scheduler = make_scheduler(64)
-    room = scheduler.encoder_cache_manager.num_free_slots
+    room = room_for_encoder_outputs(scheduler)
     scheduler.add_request(request("a", 120, [(4, "x"), (60, "y")]))
     first = scheduler.schedule()
     assert first.scheduled_encoder_inputs == {"a": [0, 1]}
     assert first.num_scheduled_tokens == {"a": 120}
-    assert scheduler.encoder_cache_manager.num_free_slots == room
+    assert room_for_encoder_outputs(scheduler) == room
     answer(scheduler, first)
     second = scheduler.schedule()
-    assert sorted(second.free_encoder_input_ids) == [("a", 0), ("a", 1)]
     assert second.scheduled_encoder_inputs == {}
 
 
@@ -136,10 +120,8 @@ def test_a_hit_that_ends_inside_an_image_encodes_that_image(make_scheduler: Call
     scheduler = make_scheduler(64)
     scheduler.add_request(request("a", 150, [(90, "x")]))
     run(scheduler)
-    longer = request("b", 150, [(90, "x")])
-    longer.prompt_token_ids[:112] = request("a", 150, []).prompt_token_ids[:112]
-    longer._all_token_ids[:112] = longer.prompt_token_ids[:112]
-    scheduler.add_request(longer)
+    forget_encoder_outputs(scheduler)
+    scheduler.add_request(request("b", 125, [(90, "x")], seed="a"))  # its prompt ends inside the image
     output = scheduler.schedule()
     assert output.scheduled_new_reqs[0].num_computed_tokens == 112
     assert output.scheduled_encoder_inputs == {"b": [0]}
@@ -148,7 +130,7 @@ def test_a_hit_that_ends_inside_an_image_encodes_that_image(make_scheduler: Call
 def test_a_prompt_is_never_scheduled_in_part(make_scheduler: Callable[..., Any]) -> None:
     scheduler = make_scheduler(64)
     scheduler.max_num_encoder_input_tokens = 3 * IMAGE_TOKENS
-    scheduler.encoder_cache_manager.cache_size = scheduler.encoder_cache_manager.num_free_slots = 3 * IMAGE_TOKENS
+    scheduler.encoder_cache_manager = type(scheduler.encoder_cache_manager)(cache_size=3 * IMAGE_TOKENS)
     for name in ("a", "b"):
         scheduler.add_request(request(name, 100, [(2, name + "1"), (50, name + "2")]))
     first = scheduler.schedule()
@@ -160,11 +142,11 @@ def test_a_prompt_is_never_scheduled_in_part(make_scheduler: Callable[..., Any])
 
 
 def test_a_resumed_request_gets_its_encoder_inputs_again(make_scheduler: Callable[..., Any]) -> None:
-    # Two requests of 6 blocks each in a cache of 12 usable ones: growing past a block boundary preempts one.
-    scheduler = make_scheduler(13, prefix_caching=False)
+    # Two requests of 6 blocks each in a cache of 13 usable ones: growing past a block boundary preempts one.
+    scheduler = make_scheduler(14, prefix_caching=False)
     for name in ("a", "b"):
         scheduler.add_request(request(name, 94, [(3, name)], output=12))
-    outputs = run(scheduler)
+    outputs = run(scheduler, forgetful=True)
     resumed = [o for o in outputs if any(o.scheduled_cached_reqs.resumed_from_preemption)]
     assert resumed, "nothing was preempted, so nothing was shown"
     for output in resumed:
@@ -179,7 +161,7 @@ def test_a_full_cache_and_many_images_never_stall_or_leak(make_scheduler: Callab
     rng = random.Random(seed)
     scheduler = make_scheduler(rng.randrange(20, 40))
     free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
-    room = scheduler.encoder_cache_manager.num_free_slots
+    room = room_for_encoder_outputs(scheduler)
     for number in range(30):
         count = rng.randrange(4)
         offsets = sorted(rng.sample(range(4), count))
@@ -194,7 +176,7 @@ def test_a_full_cache_and_many_images_never_stall_or_leak(make_scheduler: Callab
         )
     run(scheduler, steps=3000)
     assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == free
-    assert scheduler.encoder_cache_manager.num_free_slots == room
+    assert room_for_encoder_outputs(scheduler) == room
 
 
 def test_the_configuration_accepts_multimodal_models() -> None:

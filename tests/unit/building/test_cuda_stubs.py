@@ -23,6 +23,10 @@ def test_a_versioned_symbol_names_its_library_and_another_goes_by_the_longest_na
     }
 
 
+def test_the_functions_of_cufile_are_found_by_their_name_in_another_case() -> None:
+    assert assign(["libcufile.so.0"], [Wanted("cuFileRead", "", "")]) == {"libcufile.so.0": {"cuFileRead": ""}}
+
+
 def test_a_library_that_nothing_is_wanted_from_still_gets_a_file() -> None:
     assert assign(["libcurand.so.10"], []) == {"libcurand.so.10": {}}
     assert stub_source({}) == "int yrpd_empty;\n"

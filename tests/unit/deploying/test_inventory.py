@@ -88,7 +88,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "{ kv_transfer_config = 1 }",
         "'kv_transfer_config' is reserved: the connector is configured",
     ),
-    "speculative decoding": ("{ seed = 0 }", '{ speculative-config = "x" }', "vLLM 0.10.0 counts look-ahead slots"),
+    "speculative decoding": ("{ seed = 0 }", '{ speculative-config = "x" }', "vLLM counts look-ahead slots"),
     "a secret option": ("{ seed = 0 }", '{ api-key = "x" }', "a secret on a command line is visible"),
     "an option with dashes": ("{ seed = 0 }", "{ --seed = 0 }", "write it without leading dashes"),
     "an option set twice": ("{ seed = 0 }", "{ max-num-seqs = 1, max_num_seqs = 2 }", "'max_num_seqs' is set twice"),
