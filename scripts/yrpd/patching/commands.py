@@ -17,7 +17,7 @@ from yrpd.patching.git import GitError
 from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
 from yrpd.patching.source import check_cached_sdist, ensure_source
 from yrpd.project import Project, read_state, update_state
-from yrpd.release import load_release
+from yrpd.release import Pin, load_release
 from yrpd.reporting import Reporter
 
 Document = dict[str, Any]
@@ -71,17 +71,30 @@ def patch(
 
 
 def export(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = False) -> Document:
-    """Write the series back from ``connector_src/`` and from the work tree's commits.
+    """Write series back from ``connector_src/`` and from the commits of their work trees.
 
     Args:
         project: The checkout.
         reporter: Says what is done.
-        pin: A pin's name; empty means the default one.
+        pin: A pin's name; empty means every pin that has a series, since all hold the same connector.
         dry_run: Say which files would change, and change nothing.
+
+    Returns:
+        The document of the named or default pin, with those of the other pins under ``others``.
     """
+    release = load_release(project.release_file)
+    name, wanted = release.pin(pin)
+    document = _export_one(project, reporter, name, wanted, dry_run)
+    others = [other for other in release.pins if other != name and (project.patches(other) / SERIES).exists()]
+    return {
+        **document,
+        "others": [_export_one(project, reporter, other, release.pins[other], dry_run) for other in others if not pin],
+    }
+
+
+def _export_one(project: Project, reporter: Reporter, name: str, wanted: Pin, dry_run: bool) -> Document:
     from yrpd.patching import export as exporting
 
-    name, wanted = load_release(project.release_file).pin(pin)
     folder = project.patches(name)
     series = load_series(folder) if (folder / SERIES).exists() else Series(folder, ())
     lock = load_lock(folder) if (folder / LOCK).exists() else None

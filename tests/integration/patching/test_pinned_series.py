@@ -59,3 +59,13 @@ def test_the_connector_is_registered_by_name_without_being_imported(copy: Projec
     for source in HERE.connector_source.rglob("*.py"):
         relative = source.relative_to(HERE.connector_source)
         assert (tree / "vllm_ascend/distributed/yuanrong" / relative).read_bytes() == source.read_bytes()
+
+
+def test_one_export_takes_the_connector_into_every_pins_series(copy: Project) -> None:
+    with (copy.connector_source / "keys.py").open("a", encoding="utf-8") as stream:
+        stream.write("# edited\n")
+    document = commands.export(project=copy, reporter=Reporter())
+    assert {each["pin"] for each in (document, *document["others"])} == set(PINS)
+    assert len(PINS) > 1
+    for pin in PINS:
+        assert commands.check(project=copy, reporter=Reporter(), pin=pin)["passed"]
