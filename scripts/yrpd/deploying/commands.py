@@ -19,12 +19,15 @@ from rich.table import Table
 from yrpd.building import engine as building_engine
 from yrpd.deploying import containers, model_folder, plans, preflight, transfer
 from yrpd.deploying.engines import connect_all, lab_is_gone
+from yrpd.deploying.findings import demand_nothing_in_the_way
 from yrpd.deploying.image_record import ImageRecord, load_image_record
+from yrpd.deploying.inside import inspect_inside
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planner import Site
 from yrpd.deploying.planner import plan as make_plan
 from yrpd.deploying.reconcile import Change, decide
 from yrpd.deploying.rollout import Rollout, log_folder, remove_all
+from yrpd.deploying.situation import Situation, starting
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status import status_document, status_table
 from yrpd.errors import EnvironmentFailure
@@ -114,13 +117,13 @@ def deploy(
     with connect_all(deployment.inventory) as clients:
         changes = decide(deployment.specs, _observed(deployment, clients))
         with _builder() as builder:
-            situation = preflight.Situation(
+            situation = Situation(
                 deployment.inventory, deployment.image, deployment.site.model_folder, changes, clients, builder
             )
             with reporter.step(f"looking at {', '.join(host.name for host in deployment.inventory.hosts)}"):
                 findings = preflight.inspect(situation)
                 if not dry_run:
-                    preflight.demand_nothing_in_the_way(findings)
+                    demand_nothing_in_the_way(findings)
             if dry_run:
                 reporter.render(_changes_table(changes))
                 for finding in findings:
@@ -130,7 +133,14 @@ def deploy(
                     "state": "planned",
                     "findings": [finding.document() for finding in findings],
                 }
-            moved = _bring_image(deployment, clients, changes, builder, reporter)
+            moved = _bring_image(deployment, situation, reporter)
+            if moved:
+                with reporter.step(f"looking again, from inside {', '.join(moved)}"):
+                    again = inspect_inside(situation, [host for host, _ in starting(situation)])
+                    demand_nothing_in_the_way(again)
+                findings = [*findings, *again]
+        for finding in findings:
+            reporter.say(f"    [{finding.id}] {finding.host}: {finding.problem}; {finding.fix}")
         rollout = Rollout(clients, deployment.inventory.name, log_folder(project.build), reporter)
         rollout.run(changes)
     changed = any(change.action != "keep" for change in changes)
@@ -145,6 +155,7 @@ def deploy(
         "reasons": [f"{each.name} on {each.host}: {each.reason}" for each in changes],
         "changes": [change.document() for change in changes],
         "image_moved_to": moved,
+        "warnings": [finding.document() for finding in findings],
         "seconds": rollout.seconds,
     }
 
@@ -281,22 +292,11 @@ def _builder() -> Iterator[DockerClient | None]:
         client.close()
 
 
-def _bring_image(
-    deployment: Deployment,
-    clients: Any,
-    changes: Sequence[Change],
-    builder: DockerClient | None,
-    reporter: Reporter,
-) -> list[str]:
-    needing = {change.host for change in changes if change.action in ("create", "replace")}
-    without = [
-        host
-        for host in deployment.inventory.hosts
-        if host.name in needing and not transfer.has_image(clients[host.name], deployment.image)
-    ]
+def _bring_image(deployment: Deployment, situation: Situation, reporter: Reporter) -> list[str]:
+    without = preflight.lacking_image(situation)
     if without:
-        assert builder is not None, "preflight has found the image on the build engine"  # noqa: S101
-        transfer.move(builder, without, deployment.image, reporter)
+        assert situation.builder is not None, "preflight has found the image on the build engine"  # noqa: S101
+        transfer.move(situation.builder, without, deployment.image, reporter)
     return [host.name for host in without]
 
 

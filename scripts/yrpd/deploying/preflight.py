@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,103 +12,55 @@ from docker.errors import NotFound
 
 from yrpd.deploying import model_folder, ports, transfer
 from yrpd.deploying.engines import LAB_ENGINES
-from yrpd.deploying.image_record import ImageRecord
-from yrpd.deploying.inventory import Host, Inventory
-from yrpd.deploying.reconcile import Change
-from yrpd.deploying.spec import DEPLOYMENT, PORTS, ContainerSpec
-from yrpd.errors import EnvironmentFailure
+from yrpd.deploying.findings import Finding
+from yrpd.deploying.inside import inspect_inside
+from yrpd.deploying.inventory import Host
+from yrpd.deploying.situation import Situation, held_ports, starting
+from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
 
 MEBI = 1 << 20
 MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"
+MINIMUM_API = (1, 41)
 DISK_RESERVE_BYTES = 2 << 30  # logs, layers, metadata beside the image
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that stands in the way.
-
-    Attributes:
-        id: What kind of thing; stays the same from release to release.
-        host: Where.
-        problem: One sentence.
-        fix: What to type next.
-    """
-
-    id: str
-    host: str
-    problem: str
-    fix: str
-
-    def document(self) -> dict[str, str]:
-        """Return the finding as JSON values."""
-        return {"id": self.id, "host": self.host, "message": self.problem, "fix": self.fix}
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that preflight looks at.
-
-    Attributes:
-        inventory: What is wanted.
-        image: The image that every container runs.
-        folder: The model's folder on the hosts.
-        changes: What would be done to each container.
-        clients: The hosts' engines.
-        builder: The engine that has the image when a host does not; ``None`` when none answers.
-    """
-
-    inventory: Inventory
-    image: ImageRecord
-    folder: str
-    changes: Sequence[Change]
-    clients: Mapping[str, DockerClient]
-    builder: DockerClient | None
-
-
 def inspect(situation: Situation) -> list[Finding]:
-    """Return everything that stands in the way, host by host."""
+    """Return everything that stands in the way: what the engines tell, then what hosts with the image look like."""
     findings: list[Finding] = []
-    for host in situation.inventory.hosts:
+    for host, specs in starting(situation):
         client = situation.clients[host.name]
-        specs = [
-            each.spec
-            for each in situation.changes
-            if each.spec and each.host == host.name and each.action in ("create", "replace")
-        ]
-        if not specs:
-            continue
         information: dict[str, Any] = client.info()
+        findings += _engine(host, client)
         findings += _image(situation, host, client, information)
         findings += _model(situation, host, client, specs)
         findings += _ports(situation, host, specs)
         findings += _names(situation, host, client, specs)
-        findings += _memory(situation, host, information)
-    return findings
+        findings += _memory(situation, host, information, specs)
+    blocked = {finding.host for finding in findings}
+    with_image = [
+        host for host, _ in starting(situation) if transfer.has_image(situation.clients[host.name], situation.image)
+    ]
+    return findings + inspect_inside(situation, [host for host in with_image if host.name not in blocked])
 
 
-def demand_nothing_in_the_way(findings: Sequence[Finding]) -> None:
-    """Raise one error for all findings.
+def lacking_image(situation: Situation) -> list[Host]:
+    """Return the hosts where containers would be started and the image is not."""
+    return [
+        host for host, _ in starting(situation) if not transfer.has_image(situation.clients[host.name], situation.image)
+    ]
 
-    Raises:
-        EnvironmentFailure: There are findings.
-    """
-    if not findings:
-        return
-    first = findings[0]
-    message = f"{first.host}: {first.problem}."
-    if len(findings) > 1:
-        message = f"{len(findings)} things stand in the way, nothing was changed. The first: {message}"
-    raise EnvironmentFailure(
-        message,
-        next_command=first.fix,
-        detail="\n".join(f"[{each.id}] {each.host}: {each.problem}; {each.fix}" for each in findings),
-        document={
-            "error": message,
-            "exit_code": EnvironmentFailure.exit_code,
-            "next": first.fix,
-            "findings": [each.document() for each in findings],
-        },
-    )
+
+def _engine(host: Host, client: DockerClient) -> Iterator[Finding]:
+    told = client.version()
+    version = tuple(int(part) for part in str(told.get("ApiVersion", "0")).split("."))
+    if version < MINIMUM_API:
+        yield Finding(
+            "engine-version",
+            host.name,
+            f"Docker {told.get('Version')} speaks API {told.get('ApiVersion')}, "
+            f"{'.'.join(map(str, MINIMUM_API))} (Docker 20.10) is needed",
+            "install Docker 20.10 or newer there",
+        )
 
 
 def _image(situation: Situation, host: Host, client: DockerClient, information: Mapping[str, Any]) -> Iterator[Finding]:
@@ -178,7 +129,7 @@ def _model(situation: Situation, host: Host, client: DockerClient, specs: Iterab
 
 
 def _ports(situation: Situation, host: Host, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
-    ours = _ports_of_running(situation, host)
+    ours = held_ports(situation, host)
     for spec in specs:
         for port in spec.ports:
             if port in ours or not ports.answers(host.address, port):
@@ -190,16 +141,6 @@ def _ports(situation: Situation, host: Host, specs: Iterable[ContainerSpec]) -> 
                 f"port {port}, wanted by {spec.name}, is in use" + (f" by {who}" if who else ""),
                 f"ss -ltnp 'sport = :{port}'  # on {host.name}; free it, or change {spec.role}'s port in the inventory",
             )
-
-
-def _ports_of_running(situation: Situation, host: Host) -> set[int]:
-    """Ports that containers of this deployment hold now; replacing them frees these."""
-    held: set[int] = set()
-    for container in situation.clients[host.name].containers.list(
-        filters={"label": f"{DEPLOYMENT}={situation.inventory.name}"}, ignore_removed=True
-    ):
-        held |= {int(port) for port in container.labels.get(PORTS, "").split(",") if port}
-    return held
 
 
 def _names(situation: Situation, host: Host, client: DockerClient, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
@@ -217,13 +158,23 @@ def _names(situation: Situation, host: Host, client: DockerClient, specs: Iterab
             )
 
 
-def _memory(situation: Situation, host: Host, information: Mapping[str, Any]) -> Iterator[Finding]:
+def _memory(
+    situation: Situation, host: Host, information: Mapping[str, Any], specs: Sequence[ContainerSpec]
+) -> Iterator[Finding]:
     has = int(information.get("MemTotal") or 0) // MEBI
-    wanted = situation.inventory.datasystem.memory_mb
-    if has and wanted > has:
+    pool = situation.inventory.datasystem.memory_mb
+    shared = sum(spec.shm_mb for spec in specs)
+    if has and pool > has:
         yield Finding(
             "memory",
             host.name,
-            f"its {has} MiB of memory cannot hold a pool of {wanted} MiB",
+            f"its {has} MiB of memory cannot hold a pool of {pool} MiB",
             "lower datasystem.memory_mb in the inventory",
+        )
+    elif has and pool + shared > has:
+        yield Finding(
+            "shared-memory",
+            host.name,
+            f"its {has} MiB of memory cannot hold a pool of {pool} MiB and {shared} MiB of /dev/shm",
+            "lower containers.shm_mb or datasystem.memory_mb in the inventory",
         )

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from yrpd.deploying import model_folder, ports, transfer
+from yrpd.deploying.findings import demand_nothing_in_the_way
 from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Inventory, load_inventory
-from yrpd.deploying.preflight import Situation, demand_nothing_in_the_way, inspect
+from yrpd.deploying.preflight import inspect
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.rollout import Rollout
+from yrpd.deploying.situation import Situation
 from yrpd.deploying.spec import ContainerSpec, Mount
 from yrpd.errors import EnvironmentFailure, ImageError
 from yrpd.reporting import Reporter

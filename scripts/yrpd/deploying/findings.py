@@ -1,0 +1,157 @@
+"""What stands in the way of a deployment, and what only deserves a word. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from yrpd.errors import EnvironmentFailure
+
+Severity = Literal["error", "warning"]
+CLOCK_TOLERANCE_S = 5.0
+NAMED_FILES = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that stands in the way, or deserves a word.
+
+    Attributes:
+        id: What kind of thing; stays the same from release to release.
+        host: Where.
+        problem: One sentence.
+        fix: What to type next.
+        severity: ``error`` keeps from deploying, ``warning`` is said.
+    """
+
+    id: str
+    host: str
+    problem: str
+    fix: str
+    severity: Severity = "error"
+
+    def document(self) -> dict[str, str]:
+        """Return the finding as JSON values."""
+        return {
+            "id": self.id,
+            "host": self.host,
+            "severity": self.severity,
+            "message": self.problem,
+            "fix": self.fix,
+        }
+
+
+def demand_nothing_in_the_way(findings: Sequence[Finding]) -> None:
+    """Raise one error for all findings that keep from deploying.
+
+    Raises:
+        EnvironmentFailure: There are such findings.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return
+    first = errors[0]
+    message = f"{first.host}: {first.problem}."
+    if len(errors) > 1:
+        message = f"{len(errors)} things stand in the way, nothing was changed. The first: {message}"
+    raise EnvironmentFailure(
+        message,
+        next_command=first.fix,
+        detail="\n".join(f"[{each.id}] {each.host}: {each.problem}; {each.fix}" for each in findings),
+        document={
+            "error": message,
+            "exit_code": EnvironmentFailure.exit_code,
+            "next": first.fix,
+            "findings": [each.document() for each in findings],
+        },
+    )
+
+
+def incomplete_model(host: str, folder: str, files: Mapping[str, Any], index: Any, fix: str) -> Iterator[Finding]:
+    """Yield a finding when the model's own index names files that are not there, or files are empty."""
+    named = set((index or {}).get("weight_map", {}).values()) if isinstance(index, dict) else set()
+    missing = sorted(named - files.keys())
+    empty = sorted(name for name, (size, _) in files.items() if size == 0 and name.endswith((".safetensors", ".json")))
+    for kind, names in (("lacks", missing), ("has nothing in", empty)):
+        if names:
+            more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+            yield Finding(
+                "model-incomplete", host, f"the model in {folder} {kind} {', '.join(names[:NAMED_FILES])}{more}", fix
+            )
+
+
+def different_models(folder: str, files: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield a finding for every host whose model's files are not those of the first host.
+
+    Args:
+        folder: The model's folder.
+        files: Host to its files: path to size and digest.
+    """
+    hosts = list(files)
+    for host in hosts[1:]:
+        first, other = files[hosts[0]], files[host]
+        differing = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if differing:
+            yield Finding(
+                "model-differs",
+                host,
+                f"{folder} is not the model that {hosts[0]} has: {', '.join(differing[:NAMED_FILES])}"
+                f"{' and more' if len(differing) > NAMED_FILES else ''}; blocks of one would be wrong for the other",
+                f"copy {folder} from {hosts[0]} to {host}",
+            )
+
+
+def clock_findings(host: str, clock: float, before: float, after: float) -> Iterator[Finding]:
+    """Yield a finding when a host's clock, read between two readings of ours, lies outside of them.
+
+    Args:
+        host: Where.
+        clock: Its clock, in seconds.
+        before: Our clock before it was asked.
+        after: Our clock after it had answered.
+    """
+    skew = max(before - clock, clock - after, 0.0)
+    if skew > CLOCK_TOLERANCE_S:
+        yield Finding(
+            "clock",
+            host,
+            f"its clock is {skew:.0f} s {'behind' if clock < before else 'ahead'}; leases and logs would disagree",
+            f"chronyc makestep  # on {host}",
+        )
+
+
+def hccn_findings(host: str, conf: str | None, told: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Yield findings when the NPU network's configuration is missing, or is not what the NPUs say.
+
+    Args:
+        host: Where.
+        conf: ``/etc/hccn.conf`` as containers see it; ``None`` when they do not.
+        told: NPU to the address that ``hccn_tool`` reports; ``None`` when it cannot be asked.
+    """
+    if conf is None:
+        yield Finding(
+            "hccn-conf",
+            host,
+            "containers do not see /etc/hccn.conf; without it device-to-device transfers go wrong silently",
+            'add "/etc/hccn.conf" to driver_mounts in the inventory',
+        )
+        return
+    written = dict(line.split("=", 1) for line in conf.split() if "=" in line)
+    for number, address in told.items():
+        wanted = written.get(f"address_{number}")
+        if address is None:
+            yield Finding(
+                "hccn-tool",
+                host,
+                f"hccn_tool does not say which address NPU {number} has",
+                'add "/usr/local/Ascend/driver/tools/hccn_tool" to driver_mounts in the inventory',
+                "warning",
+            )
+        elif wanted != address:
+            yield Finding(
+                "hccn-differs",
+                host,
+                f"/etc/hccn.conf gives NPU {number} the address {wanted}, the NPU has {address}",
+                f"hccn_tool -i {number} -ip -s address {wanted or 'ADDRESS'} netmask MASK  # on {host}",
+            )

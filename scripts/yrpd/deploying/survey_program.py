@@ -1,0 +1,165 @@
+"""What a host looks like from inside a container of the image. Runs there by its text alone: imports nothing of ours.
+
+``python3 -c TEXT '{"look": {...}}'`` prints one JSON report; ``listen`` and ``dial`` try the ways between hosts.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+SAMPLE = 1 << 20  # of large files, the beginning and the end are hashed
+PAYLOAD = 32 << 20
+PATIENCE_S = 20.0
+CONNECT_S = 3.0
+LISTENING_S = 600
+
+
+def look(asked: dict[str, object]) -> dict[str, object]:
+    """Return clock, disk, memory, ports that cannot be bound, the model's files, and what the NPU network says."""
+    folder, address = str(asked["folder"]), str(asked["address"])
+    ports = [int(str(port)) for port in asked["ports"]]  # type: ignore[attr-defined]
+    npus = [int(str(number)) for number in asked["npus"]]  # type: ignore[attr-defined]
+    return {
+        "time": time.time(),
+        "disk_free": shutil.disk_usage("/").free,
+        "spill_free": shutil.disk_usage(str(asked["spill"])).free if asked["spill"] else None,
+        "memory_available": memory_available(),
+        "busy_ports": {str(port): problem for port in ports if (problem := why_not(address, port))},
+        "files": files(folder),
+        "index": read_json(os.path.join(folder, "model.safetensors.index.json")),
+        "config": read_json(os.path.join(folder, "config.json")),
+        "hccn": hccn_conf(),
+        "hccn_tool": {str(number): hccn_tool(number) for number in npus},
+    }
+
+
+def memory_available() -> int:
+    """Return the bytes that can be had without swapping."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def why_not(address: str, port: int) -> str:
+    """Return why a port cannot be listened on; empty when it can."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((address, port))
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, str(error))
+    return ""
+
+
+def files(folder: str) -> dict[str, list[object]]:
+    """Return every file of the model: path to size and digest; large files are sampled at both ends."""
+    found: dict[str, list[object]] = {}
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            size = os.path.getsize(path)
+            digest = hashlib.sha256()
+            with open(path, "rb") as stream:
+                if size <= 4 * SAMPLE:
+                    digest.update(stream.read())
+                else:
+                    digest.update(stream.read(SAMPLE))
+                    stream.seek(-SAMPLE, os.SEEK_END)
+                    digest.update(stream.read(SAMPLE))
+            found[os.path.relpath(path, folder)] = [size, digest.hexdigest()]
+    return found
+
+
+def read_json(path: str) -> object:
+    """Return a JSON file's content; ``None`` when there is no such file, or it is not JSON."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError):
+        return None
+
+
+def hccn_conf() -> str | None:
+    """Return the NPU network's configuration; ``None`` when it is not mounted."""
+    try:
+        with open("/etc/hccn.conf", encoding="utf-8") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def hccn_tool(number: int) -> str | None:
+    """Return the address that an NPU says it has; ``None`` when it cannot be asked."""
+    tool = shutil.which("hccn_tool") or "/usr/local/Ascend/driver/tools/hccn_tool"
+    try:
+        done = subprocess.run(
+            [tool, "-i", str(number), "-ip", "-g"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"ipaddr:\s*(\S+)", done.stdout)
+    return match.group(1) if match else None
+
+
+def listen(asked: dict[str, object]) -> dict[str, object]:
+    """Take connections on all ports, and in whatever they send, until this process is ended."""
+    servers = [socket.create_server((str(asked["address"]), int(str(port)))) for port in asked["ports"]]  # type: ignore[attr-defined]
+    for server in servers:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+    print("listening", flush=True)
+    time.sleep(LISTENING_S)
+    return {}
+
+
+def serve(server: socket.socket) -> None:
+    """Answer every connection once all of a payload has arrived."""
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            taken = 0
+            while taken < PAYLOAD and (chunk := connection.recv(1 << 20)):
+                taken += len(chunk)
+            if taken >= PAYLOAD:
+                connection.sendall(b"!")
+
+
+def dial(asked: dict[str, object]) -> dict[str, object]:
+    """Return which addresses cannot be reached, and the bytes per second to one of them."""
+    unreachable = []
+    for address, port in asked["targets"]:  # type: ignore[attr-defined]
+        try:
+            socket.create_connection((address, port), timeout=CONNECT_S).close()
+        except OSError as failure:
+            unreachable.append([address, port, str(failure)])
+    speed = None
+    if asked["measure"] and asked["measure"] not in [each[:2] for each in unreachable]:
+        address, port = asked["measure"]  # type: ignore[misc]
+        block = b"\0" * (1 << 20)
+        with socket.create_connection((address, port), timeout=PATIENCE_S) as connection:
+            began = time.monotonic()
+            for _ in range(PAYLOAD // len(block)):
+                connection.sendall(block)
+            connection.recv(1)
+            speed = PAYLOAD / (time.monotonic() - began)
+    return {"unreachable": unreachable, "bytes_per_second": speed}
+
+
+if __name__ == "__main__":
+    ((what, given),) = json.loads(sys.argv[1]).items()
+    try:
+        print(json.dumps({"look": look, "listen": listen, "dial": dial}[what](given)), flush=True)
+    except OSError as failure:
+        print(json.dumps({"error": str(failure)}), flush=True)
