@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from tests.emulated_npu.conftest import ASCEND, RECOVERY, make_prompt, transfer
 from tests.emulated_npu.engine import Engine
@@ -134,3 +135,27 @@ def test_a_prompt_prefilled_on_one_engine_is_decoded_on_the_other(
     answer = ascend.generate([prompt])[0]
     assert ascend.metrics()["loaded_blocks"] - before == 4
     assert not answer.differs(reference(prompt))
+
+
+def test_a_dead_worker_costs_hits_and_no_answer(engine: Engine, worker: Any, reference: Any) -> None:
+    prompt = make_prompt("outage", 3 * BLOCK + 40)
+    engine.generate([prompt])
+    engine.forget()
+    loaded = engine.metrics()["loaded_blocks"]
+    worker.kill()
+    try:
+        answer = engine.generate([prompt])[0]
+        assert engine.metrics()["loaded_blocks"] == loaded
+        assert not answer.differs(reference(prompt))
+    finally:
+        worker.start()
+
+    def loads_again() -> bool:
+        """Whether both sides' breakers are closed: the first request saves anew, a later one loads."""
+        engine.forget()
+        before = engine.metrics()["loaded_blocks"]
+        assert not engine.generate([prompt])[0].differs(reference(prompt))
+        return engine.metrics()["loaded_blocks"] - before == 3
+
+    again = Retrying(retry=retry_if_result(lambda answer: not answer), stop=stop_after_delay(120), wait=wait_fixed(0.2))
+    again(loads_again)
