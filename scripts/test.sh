@@ -24,7 +24,8 @@ make_venv
 .venv/bin/ruff format --quiet --check
 .venv/bin/mypy
 
-# The connector's tests on real vLLM run in the environment that `invoke build` makes, with the test tools behind it.
+# The connector's tests on real vLLM run in the environments that `invoke build` makes, one a pin, with the test tools
+# behind them. The default pin gets the emulated NPU's and the benchmark's tests too, and the longer random runs.
 export YRPD_FLAVOUR=cpu
 .venv/bin/invoke patch build
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -42,6 +43,19 @@ PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library VLLM_VERSION=0.
 
 build_engine
 VLLM_PLUGINS='' on_vllm tests/integration/connector tests/integration/vllm_ascend tests/integration/bench "$@" || status=$?
+
+other_pins=$(PYTHONPATH=scripts .venv/bin/python -c '
+from yrpd.project import Project
+from yrpd.release import load_release
+release = load_release(Project.here().release_file)
+print(*(pin for pin in release.pins if pin != release.release.default_pin))')
+for pin in $other_pins; do
+    say "--> tests on the vLLM of $pin"
+    .venv/bin/invoke patch --pin "$pin" build --pin "$pin"
+    python=build/$pin/venv-cpu/bin/python
+    VLLM_PLUGINS='' YUANRONG_INTERLEAVINGS=${YUANRONG_INTERLEAVINGS:-300} \
+        on_vllm tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
+done
 
 .venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend --ignore tests/integration/bench "$@" || status=$?
 exit "$status"
