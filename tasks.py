@@ -220,23 +220,34 @@ def make(
     )
 
 
-@task(name="save", auto_shortflags=False, help={**RELEASE, **FLAVOUR, **COMMON})
+@task(name="save", auto_shortflags=False, help={**RELEASE, **FLAVOUR, **PIN, **COMMON})
 def save_image(
-    _: Context, release: str = "", flavour: str = "", dry_run: bool = False, json: bool = False, verbose: bool = False
+    _: Context,
+    release: str = "",
+    flavour: str = "",
+    pin: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Write the image's tarball into its release folder, compressed and hashed on the way."""
     from yrpd.releasing import commands
 
     execute(
         lambda project, reporter: commands.save(
-            project=project, reporter=reporter, flavour=resolve_flavour(flavour), release=release, dry_run=dry_run
+            project=project,
+            reporter=reporter,
+            flavour=resolve_flavour(flavour),
+            pin=resolve_pin(pin),
+            release=release,
+            dry_run=dry_run,
         ),
         as_json=json,
         verbose=verbose,
     )
 
 
-@task(name="load", auto_shortflags=False, help={**RELEASE, **HOST, **HOSTS, **FLAVOUR, **COMMON, **PULL})
+@task(name="load", auto_shortflags=False, help={**RELEASE, **HOST, **HOSTS, **FLAVOUR, **PIN, **COMMON, **PULL})
 def load_image(
     _: Context,
     release: str = "",
@@ -244,6 +255,7 @@ def load_image(
     hosts: str = "",
     pull: bool = False,
     flavour: str = "",
+    pin: str = "",
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
@@ -256,6 +268,7 @@ def load_image(
             project=project,
             reporter=reporter,
             flavour=resolve_flavour(flavour),
+            pin=resolve_pin(pin),
             release=release,
             host=host,
             hosts_file=_hosts_file(hosts, flavour),
@@ -267,12 +280,15 @@ def load_image(
     )
 
 
-@task(name="push", auto_shortflags=False, help={**RELEASE, **FLAVOUR, **COMMON, "to": "Repository without a tag."})
+@task(
+    name="push", auto_shortflags=False, help={**RELEASE, **FLAVOUR, **PIN, **COMMON, "to": "Repository without a tag."}
+)
 def push_image(
     _: Context,
     to: str = "",
     release: str = "",
     flavour: str = "",
+    pin: str = "",
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
@@ -285,6 +301,7 @@ def push_image(
             project=project,
             reporter=reporter,
             flavour=resolve_flavour(flavour),
+            pin=resolve_pin(pin),
             to=to,
             release=release,
             dry_run=dry_run,
@@ -294,7 +311,7 @@ def push_image(
     )
 
 
-@task(name="verify", auto_shortflags=False, help={**RELEASE, **HOST, **HOSTS, **FLAVOUR, **COMMON, **TARGETS})
+@task(name="verify", auto_shortflags=False, help={**RELEASE, **HOST, **HOSTS, **FLAVOUR, **PIN, **COMMON, **TARGETS})
 def verify_image(
     _: Context,
     release: str = "",
@@ -304,6 +321,7 @@ def verify_image(
     host: str = "",
     hosts: str = "",
     flavour: str = "",
+    pin: str = "",
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
@@ -316,6 +334,7 @@ def verify_image(
             project=project,
             reporter=reporter,
             flavour=resolve_flavour(flavour),
+            pin=resolve_pin(pin),
             release=release,
             tarball=tarball,
             image=image,

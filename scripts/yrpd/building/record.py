@@ -17,7 +17,7 @@ def record_file(project: Project, flavour: Flavour, pin: str) -> Path:
     return project.dist / load_release(project.release_file).image_record(flavour, pin)
 
 
-def read_record(project: Project, flavour: Flavour, pin: str) -> dict[str, Any] | None:
+def read_record(project: Project, flavour: Flavour, pin: str = "") -> dict[str, Any] | None:
     """Return the record of a pin's last image, ``None`` when there is none that can be read."""
     try:
         loaded = json.loads(record_file(project, flavour, pin).read_text(encoding="utf-8"))

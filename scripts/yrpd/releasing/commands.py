@@ -25,8 +25,8 @@ from yrpd.releasing.verifying import Link, verify_container, verify_folder, veri
 from yrpd.reporting import Reporter
 
 
-def find_release(project: Project, flavour: Flavour, release: str = "") -> ReleaseFolder:
-    """Return a release folder: by path, by name in ``dist/``, else that of the last image of a flavour.
+def find_release(project: Project, flavour: Flavour, release: str = "", pin: str = "") -> ReleaseFolder:
+    """Return a release folder: by path, by name in ``dist/``, else that of the last image of a flavour and pin.
 
     Raises:
         ImageError: There is none.
@@ -36,7 +36,7 @@ def find_release(project: Project, flavour: Flavour, release: str = "") -> Relea
             if (path / MANIFEST).exists():
                 return ReleaseFolder(path.resolve())
         raise ImageError(f"There is no release {release!r}.", next_command=f"ls {project.dist}")
-    record = read_record(project, flavour)
+    record = read_record(project, flavour, pin)
     if record is None:
         raise ImageError(f"There is no {flavour} image yet.", next_command=f"invoke image --flavour {flavour}")
     folder = ReleaseFolder(project.dist / release_name(str(record["image"])))
@@ -48,14 +48,14 @@ def find_release(project: Project, flavour: Flavour, release: str = "") -> Relea
 
 
 def save(
-    *, project: Project, reporter: Reporter, flavour: Flavour, release: str = "", dry_run: bool = False
+    *, project: Project, reporter: Reporter, flavour: Flavour, release: str = "", pin: str = "", dry_run: bool = False
 ) -> dict[str, Any]:
     """Write the image's tarball into its release folder.
 
     Raises:
         YrpdError: 6 the engine does not have the image, broke off, or the disk is full; 8 no engine answers.
     """
-    folder = find_release(project, flavour, release)
+    folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
     if dry_run:
         reporter.say(f"save {manifest.image} to {folder.tarball}")
@@ -72,6 +72,7 @@ def load(
     reporter: Reporter,
     flavour: Flavour,
     release: str = "",
+    pin: str = "",
     host: str = "",
     hosts_file: Path,
     pull: bool = False,
@@ -84,6 +85,7 @@ def load(
         reporter: Says what is done.
         flavour: Whose last release, when none is named.
         release: Name or folder of the release.
+        pin: Of which pin, when no release is named; empty means the default one.
         host: A host of the inventory; empty for this machine's engine (``DOCKER_HOST``).
         hosts_file: The inventory.
         pull: From the registry instead of the tarball.
@@ -93,7 +95,7 @@ def load(
         YrpdError: 2 no such host, 6 the tarball is not the release's, or the engine or registry failed; 8 the engine
             does not answer.
     """
-    folder = find_release(project, flavour, release)
+    folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
     if dry_run:
         reporter.say(f"{'pull' if pull else 'load'} {manifest.image} on {host or 'this engine'}")
@@ -106,7 +108,14 @@ def load(
 
 
 def push(
-    *, project: Project, reporter: Reporter, flavour: Flavour, to: str, release: str = "", dry_run: bool = False
+    *,
+    project: Project,
+    reporter: Reporter,
+    flavour: Flavour,
+    to: str,
+    release: str = "",
+    pin: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Push the image to a registry and record its digest there.
 
@@ -117,7 +126,7 @@ def push(
         raise ConfigurationError(
             "Where to push is not said.", next_command="invoke image.push --to REGISTRY/REPOSITORY"
         )
-    folder = find_release(project, flavour, release)
+    folder = find_release(project, flavour, release, pin)
     if dry_run:
         reporter.say(f"push {read_manifest(folder).image} to {to}")
         return {"state": "planned", "release": folder.name, "to": to}
@@ -134,6 +143,7 @@ def verify(
     reporter: Reporter,
     flavour: Flavour,
     release: str = "",
+    pin: str = "",
     tarball: str = "",
     image: str = "",
     container: str = "",
@@ -148,7 +158,7 @@ def verify(
     Raises:
         YrpdError: 6 there is no release, 8 no engine answers, 9 a link does not hold (it is named first).
     """
-    folder = find_release(project, flavour, release)
+    folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
     chosen = bool(tarball or image or container)
     tarball = tarball or ("" if chosen or manifest.tarball is None else str(folder.tarball))
