@@ -13,10 +13,11 @@ from typing import Any
 from rich.table import Table
 
 from yrpd.bench.runs.profiles import describe, profile_named
-from yrpd.errors import EnvironmentFailure, YrpdError
+from yrpd.errors import ConfigurationError, EnvironmentFailure, YrpdError
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
+from yrpd.serving.models import ensure_models
 
 _INNER = "import sys; sys.path.append(sys.argv.pop(1)); from yrpd.bench.runs.main import main; main()"
 
@@ -40,8 +41,9 @@ def bench(
     """Measure a profile and report it.
 
     Raises:
-        ConfigurationError: There is no such profile.
-        EnvironmentFailure: The cpu environment was not built, or the model was not made.
+        ConfigurationError: There is no such profile, or no such model.
+        EnvironmentFailure: The cpu environment was not built.
+        BuildError: The default model could not be made.
         RunFailed: The measuring process failed.
     """
     from yrpd.bench.reporting.commands import report  # matplotlib and scipy take a while to import
@@ -54,13 +56,16 @@ def bench(
             table.add_row(each["case"], str(each["prompts"]), " · ".join(", ".join(turn) for turn in each["order"]))
         reporter.render(table)
         return {"state": "planned", "profile": profile, "folder": str(folder), "cases": describe(planned)}
+    python = _python(project)
     weights = (Path(model) if model else project.build / "models" / "qwen2").resolve()
-    if not (weights / "config.json").is_file():
-        raise EnvironmentFailure(f"There is no model in {weights}.", next_command="invoke lab.up")
+    if not model:
+        ensure_models(project, reporter, load_release(project.release_file).pin()[0])
+    elif not (weights / "config.json").is_file():
+        raise ConfigurationError(f"There is no model in {weights}.", next_command="invoke bench --model FOLDER")
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     command = f"invoke bench --profile {profile}" + (f" --model {model}" if model else "")
-    inner = [str(_python(project)), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
+    inner = [str(python), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
     inner += ["--model", str(weights), "--folder", str(folder), "--command", command]
     environment = {
         **os.environ,

@@ -48,6 +48,8 @@ def test_every_case_of_a_profile_fits_the_device_cache_and_overflows_it(name: st
         found = expect(shape, profile.device_blocks - 1, profile.block_size, OUTPUT_TOKENS)
         if case.wanted.shape != "unique":
             assert found.device < found.ceiling
+        if LARGE not in profile.arms:
+            continue
         large = expect(shape, profile.large_blocks - 1, profile.block_size, OUTPUT_TOKENS)
         assert large.device == large.ceiling
 
