@@ -348,6 +348,33 @@ def verify_image(
     )
 
 
+@task(name="lock", auto_shortflags=False, help={**FLAVOUR, **PIN, **ENGINE, **COMMON})
+def lock_base(
+    _: Context,
+    flavour: str = "",
+    pin: str = "",
+    engine: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Ask the registry once for the digest of the npu image's base, and record it in release.toml."""
+    from yrpd.building import commands
+
+    execute(
+        lambda project, reporter: commands.lock(
+            project=project,
+            reporter=reporter,
+            flavour=resolve_flavour(flavour),
+            pin=pin,
+            engine=engine,
+            dry_run=dry_run,
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
 @task(auto_shortflags=False, help={"hosts": HOSTS["hosts"], **COMMON})
 def up(_: Context, hosts: str = "lab.toml", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
     """Make two real Docker hosts on this machine."""
@@ -621,7 +648,7 @@ ns = Collection(
     build,
     Collection("bench", measure, dataset, report),
     Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
-    Collection("image", make, save_image, load_image, push_image, verify_image),
+    Collection("image", make, lock_base, save_image, load_image, push_image, verify_image),
     Collection("lab", up, down, builder),
     Collection("deploy", rollout, plan, status, logs, verify, clean),
 )

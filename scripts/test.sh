@@ -16,7 +16,8 @@ if [ "$mode" = unit ]; then
     exec .venv/bin/python -m pytest tests/unit "$@"
 fi
 
-install_debian_packages "${DEBIAN_PACKAGES[@]}"
+# The registry is for the tests of image.lock and image.push, on loopback.
+install_debian_packages "${DEBIAN_PACKAGES[@]}" docker-registry
 make_venv
 [ "$mode" = full ] && export YRPD_TEST_FULL=1 YUANRONG_INTERLEAVINGS=5000
 

@@ -68,15 +68,19 @@ class Project:
         return self.pin_build(pin) / "state.json"
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document in one step, so that a reader never sees half of it."""
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(text)
     os.chmod(name, 0o644)
     os.replace(name, path)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document in one step, keys sorted."""
+    write_text(path, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_state(project: Project, pin: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from yrpd.errors import ConfigurationError
 
 Flavour = Literal["npu", "cpu"]
 GitId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -40,12 +41,17 @@ class FlavourChange(_Table):
 
     Attributes:
         base: Base image (npu).
+        base_digest: See :class:`FlavourTable`; npu only.
+        base_id: See :class:`FlavourTable`; npu only.
         torch: torch's version in the image.
         torch_npu: torch-npu's version in the image; npu only.
         runtime: Name of the lock in ``docker/`` that vLLM's environment is made from; cpu only.
     """
 
     base: str | None = None
+    # Never inherited: the digest of another base would be a wrong one.
+    base_digest: Digest = ""
+    base_id: Digest = ""
     torch: str | None = None
     torch_npu: str | None = None
     runtime: str | None = None
@@ -87,6 +93,8 @@ class FlavourTable(_Table):
 
     Attributes:
         base: Base image (npu) or Debian release (cpu).
+        base_digest: What the registry has for the base image; empty until ``invoke image.lock`` has asked; npu only.
+        base_id: The base image's id on the engine that it was locked with; empty until then; npu only.
         torch: torch's version in the image.
         torch_npu: torch-npu's version in the image; npu only.
         runtime: Name of the lock in ``docker/`` that vLLM's environment is made from; cpu only.
@@ -95,6 +103,8 @@ class FlavourTable(_Table):
     """
 
     base: str
+    base_digest: Digest = ""
+    base_id: Digest = ""
     torch: str
     torch_npu: str | None = None
     runtime: str = "runtime-cpu"

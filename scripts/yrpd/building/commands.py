@@ -10,14 +10,16 @@ from yrpd.building.debian import cached_root
 from yrpd.building.engine import connect
 from yrpd.building.engines import Engine, open_engine
 from yrpd.building.layers import Layer, explain
-from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer, provide_base
+from yrpd.building.npu_base import lock_base, pinned_base, provide_base
+from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer
 from yrpd.building.openyuanrong import OpenYuanrong, verify_openyuanrong
 from yrpd.building.patched import Patched, load_patched
 from yrpd.building.rebuild import execute_build, plan_build
 from yrpd.building.record import previous_inputs, read_record, write_record
 from yrpd.building.runtime import Locks, verify_wheels
+from yrpd.errors import ConfigurationError
 from yrpd.project import Project
-from yrpd.release import Flavour, Release
+from yrpd.release import Flavour, Release, load_release
 from yrpd.releasing.making import provide_release
 from yrpd.reporting import Reporter
 
@@ -66,6 +68,32 @@ def image(
     return {**document, "release": folder.name}
 
 
+def lock(
+    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", engine: str = "", dry_run: bool = False
+) -> dict[str, Any]:
+    """Resolve the base image's tag to a digest, through the engine's registry, and record it in release.toml.
+
+    Raises:
+        YrpdError: With its exit code: 2 the cpu flavour, whose base is made here, 6 the registry gives no digest, 8 no
+            engine answers.
+    """
+    release = load_release(project.release_file)
+    if flavour == "cpu":
+        raise ConfigurationError(
+            "The cpu image's base is made here with debootstrap; there is no digest to lock.",
+            next_command="invoke image.lock --flavour npu",
+        )
+    name, _ = release.pin(pin)
+    table = release.flavour(name, "npu")
+    opened = open_engine(engine, reporter, project.build / "logs" / "image-lock.log")
+    with reporter.step(f"ask the registry for {table.base}"):
+        document = lock_base(project, name, table, opened, dry_run=dry_run)
+    reporter.say(f"    {document['base_digest']} ({document['state']})")
+    if document["state"] != "unchanged" and document["previous"]:
+        reporter.say(f"    was {document['previous']}: the tag was moved; look at what changed before you build")
+    return document
+
+
 def _image_cpu(
     project: Project,
     release: Release,
@@ -103,23 +131,25 @@ def _image_npu(
     engine_name: str,
     dry_run: bool,
 ) -> dict[str, Any]:
-    base = release.flavour(patched.name, "npu").base
+    table = release.flavour(patched.name, "npu")
     previous = previous_inputs(read_record(project, "npu", patched.name), patched.name)
+    base = table.base if dry_run and not table.base_digest else pinned_base(table)
     if dry_run:
         layer = plan_layer(project, release, patched, yuanrong, base)
         return _planned(reporter, [layer], explain(previous, layer.inputs))
     engine = _engine(project, patched, "npu", engine_name, reporter)
-    layer = plan_layer(project, release, patched, yuanrong, provide_base(engine, base, reporter))
+    base_id = provide_base(engine, table, reporter)
+    layer = plan_layer(project, release, patched, yuanrong, base_id)
     found = engine.find(layer)
     if found:
         return _unchanged(project, reporter, "npu", patched, layer, found, base)
     reasons = explain(previous, layer.inputs)
     _say(reporter, reasons)
     reporter.say(f"    {patched.kernels}")
-    dockerfile = project.root / release.flavour(patched.name, "npu").dockerfile
+    dockerfile = project.root / table.dockerfile
     context = make_context(project, patched, dockerfile, yuanrong, machine_of(engine.client), reporter)
     with reporter.step(f"build {layer.image}"):
-        image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched))
+        image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched, base_id))
     return _built(project, reporter, "npu", patched, layer, image_id, base, reasons)
 
 

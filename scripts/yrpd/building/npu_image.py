@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import docker
-from docker.errors import ImageNotFound
 
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels, serving_context
-from yrpd.building.engines import Engine
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.locks import NPU, ROUTER, read_lock
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
@@ -73,11 +71,11 @@ def plan_layer(project: Project, release: Release, patched: Patched, yuanrong: O
     return Layer("npu", release.release.name, prefix, inputs, release_labels(release, patched, "npu"))
 
 
-def build_arguments(release: Release, patched: Patched) -> dict[str, str]:
-    """Return what Dockerfile.npu asks for."""
+def build_arguments(release: Release, patched: Patched, base: str) -> dict[str, str]:
+    """Return what Dockerfile.npu asks for; ``base`` is the base image's id or its name with a digest."""
     table = release.flavour(patched.name, "npu")
     return {
-        "BASE": table.base,
+        "BASE": base,
         "PIN_TREE": patched.pin.tree,
         "RESULT_TREE": patched.tree,
         "VERSION": patched.version,
@@ -89,26 +87,6 @@ def build_arguments(release: Release, patched: Patched) -> dict[str, str]:
 
 def _kernels(patched: Patched) -> str:
     return "rebuild" if patched.compiled_changes else "keep"
-
-
-def provide_base(engine: Engine, base: str, reporter: Reporter) -> str:
-    """Return the base image's id, pulling it when the engine does not have it.
-
-    Raises:
-        ImageError: It is neither there nor can it be pulled.
-    """
-    try:
-        return str(engine.client.images.get(base).id)
-    except ImageNotFound:
-        pass
-    try:
-        with reporter.step(f"pull {base}"):
-            return engine.pull(base)
-    except ImageError as error:
-        raise ImageError(
-            f"The npu image's base {base} is not on the engine and cannot be pulled from here: {error.message}",
-            next_command=f"docker pull {base} where its registry is in reach, docker save, and docker load here",
-        ) from error
 
 
 def make_context(

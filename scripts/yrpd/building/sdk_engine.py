@@ -105,6 +105,10 @@ class SdkEngine:
                 network_mode="none",
                 rm=True,
                 forcerm=True,
+                # A second build of the same layer must not stand on stages that this one takes away at its end.
+                nocache=True,
+                # Without it the library waits for ever, whatever its client was told.
+                timeout=self.client.api.timeout,
                 decode=True,
             )
 

@@ -11,19 +11,11 @@ from pathlib import Path
 
 import docker
 import pytest
-from rich.console import Console
 from yrpd.building.context import Context
 from yrpd.building.layers import Layer
 from yrpd.building.sdk_engine import SdkEngine
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
-
-
-@pytest.fixture
-def reporter() -> Reporter:
-    reporter = Reporter(verbose=True)
-    reporter.console = Console(file=io.StringIO(), width=200)
-    return reporter
 
 
 @pytest.fixture

@@ -77,9 +77,8 @@ def test_the_wheels_stay_in_a_stage_that_is_thrown_away(name: str) -> None:
 
 
 def test_the_npu_image_is_the_tutorials_with_the_series_applied_proved_and_rebuilt_in_it() -> None:
-    release = load_release(PROJECT.release_file)
     steps = _steps("Dockerfile.npu")
-    assert steps[0] == ("ARG", f"BASE={release.flavours['npu'].base}")
+    assert steps[0] == ("ARG", "BASE"), "a default would be a tag, which can be moved"
     runs = [value for instruction, value in steps if instruction == "RUN"]
     assert "apply_series.sh /vllm-workspace/vllm-ascend /opt/yrpd/series ${PIN_TREE} ${RESULT_TREE}" in runs[1]
     assert "rebuild.sh /vllm-workspace/vllm-ascend ${VERSION} ${SOC_VERSION} ${KERNELS}" in runs[2]
@@ -91,7 +90,7 @@ def test_every_argument_of_the_npu_image_is_given() -> None:
     name, pin = release.pin()
     patched = Patched(name, pin, Path("t"), release.patched_version(name), "c" * 40, "d" * 40, "e" * 64, (), ())
     asked = {value.partition("=")[0] for instruction, value in _steps("Dockerfile.npu") if instruction == "ARG"}
-    given = build_arguments(release, patched)
+    given = build_arguments(release, patched, "sha256:base")
     assert asked == set(given)
     assert all(given.values())
     assert given["KERNELS"] == "keep"

@@ -1,0 +1,158 @@
+"""The npu image's base and a real registry: resolved once, recorded, pulled by digest; errors inside streams."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from yrpd.building import commands
+from yrpd.building.npu_base import provide_base
+from yrpd.building.sdk_engine import SdkEngine
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.project import Project
+from yrpd.release import FlavourTable, load_release
+from yrpd.reporting import Reporter
+
+
+@pytest.fixture
+def sdk(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> SdkEngine:
+    return SdkEngine(client, reporter, tmp_path / "image.log")
+
+
+def _make(client: docker.DockerClient, name: str, text: str) -> str:
+    """Import a root of one file as an image, and return its id."""
+    repository, _, tag = name.rpartition(":")
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        info = tarfile.TarInfo("file")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text.encode()))
+    client.api.import_image_from_data(stream.getvalue(), repository=repository, tag=tag)
+    return str(client.images.get(name).id)
+
+
+def _forget(client: docker.DockerClient, repository: str) -> None:
+    for image in client.images.list(repository):
+        client.images.remove(str(image.id), force=True)
+
+
+@pytest.fixture
+def base(sdk: SdkEngine, registry: str) -> Iterator[str]:
+    """A base image's name in the registry, which the engine does not have any more."""
+    name = f"{registry}/yrpd-test-{uuid.uuid4().hex[:12]}:v1"
+    repository = name.rpartition(":")[0]
+    _make(sdk.client, name, "one")
+    sdk.push(name)
+    _forget(sdk.client, repository)
+    yield name
+    _forget(sdk.client, repository)
+
+
+@pytest.fixture
+def project(base: str, tmp_path: Path, engine: str) -> Project:
+    """A checkout whose npu base is that image."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    text = Project.here().release_file.read_text()
+    shipped = load_release(Project.here().release_file).flavours["npu"].base
+    (root / "release.toml").write_text(text.replace(shipped, base))
+    return Project(root)
+
+
+def _table(project: Project) -> FlavourTable:
+    return load_release(project.release_file).flavours["npu"]
+
+
+def test_the_tag_is_resolved_once_and_recorded_with_every_other_line_kept(
+    project: Project, reporter: Reporter, sdk: SdkEngine, base: str
+) -> None:
+    before = project.release_file.read_text()
+    planned = commands.lock(project=project, reporter=reporter, flavour="npu", dry_run=True)
+    assert (planned["state"], project.release_file.read_text()) == ("planned", before)
+    locked = commands.lock(project=project, reporter=reporter, flavour="npu")
+    assert locked["state"] == "locked"
+    assert locked["base_digest"] == sdk.resolve(base)
+    after = project.release_file.read_text()
+    assert after == before.replace('base_digest = ""', f'base_digest = "{locked["base_digest"]}"')
+    again = commands.lock(project=project, reporter=reporter, flavour="npu")
+    assert (again["state"], project.release_file.read_text()) == ("unchanged", after)
+
+
+def test_the_base_is_pulled_by_the_digest_even_after_its_tag_was_moved(
+    project: Project, reporter: Reporter, sdk: SdkEngine, base: str
+) -> None:
+    commands.lock(project=project, reporter=reporter, flavour="npu")
+    table = _table(project)
+    moved = _make(sdk.client, base, "two")
+    sdk.push(base)
+    got = provide_base(sdk, table, reporter)
+    assert got != moved
+    assert provide_base(sdk, table, reporter) == got, "the second time from the engine"
+    relocked = commands.lock(project=project, reporter=reporter, flavour="npu")
+    assert relocked["previous"] == table.base_digest != relocked["base_digest"]
+    assert relocked["base_id"] == moved
+
+
+def test_a_base_that_came_by_save_and_load_is_known_by_its_id(
+    project: Project, reporter: Reporter, sdk: SdkEngine, base: str
+) -> None:
+    commands.lock(project=project, reporter=reporter, flavour="npu")
+    identity = provide_base(sdk, _table(project), reporter)
+    assert commands.lock(project=project, reporter=reporter, flavour="npu")["base_id"] == identity
+    sdk.client.images.get(identity).tag(base)
+    saved = b"".join(sdk.client.images.get(base).save(named=base))
+    _forget(sdk.client, base.rpartition(":")[0])
+    sdk.client.images.load(saved)
+    assert sdk.client.images.get(base).attrs["RepoDigests"] == []
+    assert provide_base(sdk, _table(project), reporter) == identity
+
+
+def test_without_a_digest_the_error_names_the_command_that_finds_it(
+    project: Project, reporter: Reporter, sdk: SdkEngine
+) -> None:
+    with pytest.raises(ImageError, match="has no digest") as caught:
+        provide_base(sdk, _table(project), reporter)
+    assert caught.value.exit_code == 6
+    assert caught.value.next_command.startswith("invoke image.lock --flavour npu")
+
+
+def test_a_registry_without_the_image_is_an_error_of_lock_pull_and_push(
+    project: Project, reporter: Reporter, sdk: SdkEngine, base: str, registry: str
+) -> None:
+    shutil.rmtree(project.root.parent / "registry")
+    with pytest.raises(ImageError, match="gave no digest"):
+        commands.lock(project=project, reporter=reporter, flavour="npu")
+    table = _table(project).model_copy(update={"base_digest": f"sha256:{'0' * 64}"})
+    with pytest.raises(ImageError, match="cannot be pulled from here") as caught:
+        provide_base(sdk, table, reporter)
+    assert "docker load" in caught.value.next_command
+    with pytest.raises(ImageError, match=r"Pushing .* failed"):
+        sdk.push(f"{registry}/yrpd-not-there:1")
+
+
+def test_a_registry_that_cannot_write_ends_a_push_with_an_error_in_its_stream(
+    sdk: SdkEngine, registry: str, tmp_path: Path
+) -> None:
+    name = f"{registry}/yrpd-test-{uuid.uuid4().hex[:12]}:v1"
+    _make(sdk.client, name, "three")
+    # A file where the registry wants a folder: root may write anywhere else.
+    shutil.rmtree(tmp_path / "registry", ignore_errors=True)
+    (tmp_path / "registry").write_text("")
+    try:
+        with pytest.raises(ImageError) as caught:
+            sdk.push(name)
+        assert caught.value.exit_code == 6
+        assert caught.value.next_command == f"less {sdk.log}"
+    finally:
+        _forget(sdk.client, name.rpartition(":")[0])
+
+
+def test_the_cpu_flavour_has_nothing_to_lock(project: Project, reporter: Reporter) -> None:
+    with pytest.raises(ConfigurationError, match="debootstrap"):
+        commands.lock(project=project, reporter=reporter, flavour="cpu")
