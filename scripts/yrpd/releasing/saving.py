@@ -13,6 +13,7 @@ import zstandard
 from docker import DockerClient
 from docker.errors import DockerException, ImageNotFound
 
+from yrpd.building.engine import TIMEOUT_VARIABLE
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
 from yrpd.releasing.folder import (
@@ -113,8 +114,12 @@ def archive_chunks(client: DockerClient, manifest: Manifest) -> Iterator[bytes]:
             f"{manifest.image} is not the image of this release any more: the release has {manifest.id}.",
             next_command="invoke image",
         )
-    # By name: by id alone the archive would not carry it.
-    yield from client.api.get_image(manifest.image, chunk_size=READ_BYTES)
+    # By name: by id alone the archive would not carry it. Not the SDK's own call: it takes the socket's timeout
+    # away, and an engine that hangs would hang this too.
+    address = f"{client.api.base_url}/v{client.api.api_version}/images/{manifest.image}/get"
+    with client.api.get(address, stream=True, timeout=client.api.timeout) as answer:
+        answer.raise_for_status()
+        yield from answer.iter_content(READ_BYTES)
 
 
 def _require_same(facts: ArchiveFacts, manifest: Manifest) -> None:
@@ -136,9 +141,12 @@ def engine_failures(what: str) -> Iterator[None]:
         yield
     except ImageNotFound as error:
         raise ImageError(f"{what} failed: the engine does not have it.", next_command="invoke image") from error
-    except requests.Timeout as error:
-        raise ImageError(f"{what} failed: the engine said nothing for too long.", next_command="docker info") from error
     except (DockerException, requests.RequestException) as error:
+        if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
+            raise ImageError(
+                f"{what} failed: the engine said nothing for too long ({TIMEOUT_VARIABLE} sets another limit).",
+                next_command="docker info",
+            ) from error
         raise ImageError(
             f"{what} failed: the engine's answer broke off: {error}.", next_command="docker info"
         ) from error

@@ -139,7 +139,7 @@ def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> 
         layer = Layer("cpu", repository, "1.0-cpu-", inputs, release_labels(release, patched, "cpu"))
         made = engine.build(layer, context, "Dockerfile", {"BASE": base.image})
         write_record(project, "cpu", patched, layer, image_id=made, base=base.image, state="built", reasons=[])
-        record = read_record(project, "cpu")
+        record = read_record(project, "cpu", "v1")
         assert record is not None
         yield Released(project, patched, client, provide_release(project, patched, record, client, quiet()), repository)
     finally:

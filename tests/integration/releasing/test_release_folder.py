@@ -23,7 +23,7 @@ SECRET = "hunter2-in-no-release"
 
 
 def _again(released: Released) -> ReleaseFolder:
-    record = read_record(released.project, "cpu")
+    record = read_record(released.project, "cpu", "v1")
     assert record is not None
     return provide_release(released.project, released.patched, record, released.client, quiet())
 

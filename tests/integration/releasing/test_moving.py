@@ -1,0 +1,287 @@
+"""Saved, loaded, pushed and pulled on a real engine and a real registry; whatever breaks leaves nothing half made."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import requests
+import zstandard
+from docker import DockerClient
+from docker.errors import ImageNotFound
+from yrpd.building.engine import candidates
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.releasing import loading, registry, saving
+from yrpd.releasing.archive import ChunkReader, read_archive
+from yrpd.releasing.folder import TARBALL, ReleaseFolder, parse_checksums
+from yrpd.releasing.manifest import Manifest
+
+from .broken_line import BrokenLine
+from .conftest import Released, quiet
+
+PORT_DEADLINE_S = 30
+
+
+@pytest.fixture(scope="module")
+def saved(released: Released) -> Released:
+    saving.save(released.client, released.folder, quiet())
+    return released
+
+
+@pytest.fixture
+def absent(saved: Released) -> Iterator[Released]:
+    """The release while the engine has neither its image nor a layer of it."""
+    for image in saved.client.images.list(saved.repository):
+        saved.client.images.remove(str(image.id), force=True)
+    yield saved
+    loading.load(saved.client, saved.folder, saved.manifest, quiet())
+
+
+def _socket() -> str:
+    return candidates()[0].removeprefix("unix://")
+
+
+def _through(line: BrokenLine, timeout: float = 60) -> DockerClient:
+    return DockerClient(base_url=f"unix://{line.address}", timeout=cast(Any, timeout), version="auto")
+
+
+def _has(client: DockerClient, manifest: Manifest) -> bool:
+    try:
+        client.images.get(manifest.image)
+    except ImageNotFound:
+        return False
+    return True
+
+
+def test_the_tarball_is_what_docker_load_reads_and_the_manifest_names(saved: Released) -> None:
+    tarball = saved.manifest.tarball
+    assert tarball is not None
+    data = saved.folder.tarball.read_bytes()
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (tarball.bytes, tarball.sha256)
+    assert parse_checksums(saved.folder.read("SHA256SUMS").decode())[TARBALL] == tarball.sha256
+    plain = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    assert plain == b"".join(saved.client.api.get_image(saved.manifest.image))
+    assert len(plain) == tarball.bytes_unpacked
+    facts = read_archive(ChunkReader([plain]))
+    assert (facts.image_id, facts.diff_ids, facts.tags) == (
+        saved.manifest.id,
+        saved.manifest.diff_ids,
+        (saved.manifest.image,),
+    )
+
+
+def test_saving_twice_gives_the_same_bytes(saved: Released, tmp_path: Path) -> None:
+    other = saved.copy(tmp_path)
+    other.folder.tarball.unlink()
+    saving.save(saved.client, other.folder, quiet())
+    assert other.folder.tarball.read_bytes() == saved.folder.tarball.read_bytes()
+    assert other.folder.read("SHA256SUMS") == saved.folder.read("SHA256SUMS")
+
+
+@pytest.mark.parametrize(("silent", "why"), [(False, "broke off|breaks off"), (True, "said nothing")])
+def test_an_engine_that_dies_or_hangs_while_saving_leaves_the_folder_as_it_was(
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool, why: str
+) -> None:
+    other = released.copy(tmp_path)
+    monkeypatch.setenv("YRPD_ENGINE_TIMEOUT", "2")
+    other.folder.tarball.unlink(missing_ok=True)
+    before = {path: path.read_bytes() for path in other.folder.path.rglob("*") if path.is_file()}
+    with BrokenLine(_socket(), str(tmp_path / "sock"), down=3 << 20, silent=silent) as line:
+        with pytest.raises(ImageError, match=why) as caught:
+            saving.save(_through(line, timeout=2), other.folder, quiet())
+        assert line.broken.is_set()
+    assert caught.value.exit_code == 6
+    assert {path: path.read_bytes() for path in other.folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_while_saving_leaves_the_folder_as_it_was(released: Released, small_disk: Path) -> None:
+    folder = ReleaseFolder(small_disk / released.folder.name)
+    shutil.copytree(released.folder.path, folder.path, ignore=shutil.ignore_patterns(TARBALL))
+    with pytest.raises(ImageError, match="No space left") as caught:
+        saving.save(released.client, folder, quiet())
+    assert caught.value.exit_code == 6
+    assert not [path.name for path in folder.path.iterdir() if TARBALL in path.name]
+
+
+def test_an_image_that_lost_its_name_to_another_is_not_saved(released: Released, tmp_path: Path) -> None:
+    other, name = released.copy(tmp_path), released.manifest.image
+    other.folder.tarball.unlink(missing_ok=True)
+    repository, _, tag = name.rpartition(":")
+    released.client.images.get(released.derive("COPY x /x", x="x")).tag(repository, tag)
+    try:
+        with pytest.raises(ImageError, match="not the image of this release any more"):
+            saving.save(released.client, other.folder, quiet())
+    finally:
+        released.restore()
+    assert not other.folder.tarball.exists()
+
+
+def test_a_load_brings_exactly_the_image_and_a_second_one_moves_nothing(absent: Released) -> None:
+    tarball = absent.manifest.tarball
+    assert tarball is not None
+    first = loading.load(absent.client, absent.folder, absent.manifest, quiet())
+    assert (first.state, first.kept_layers, first.moved_bytes) == ("loaded", 0, tarball.bytes_unpacked)
+    assert absent.client.images.get(absent.manifest.image).id == absent.manifest.id
+    second = loading.load(absent.client, absent.folder, absent.manifest, quiet())
+    assert (second.state, second.moved_bytes) == ("unchanged", 0)
+
+
+def test_layers_that_the_engine_has_are_not_sent(saved: Released) -> None:
+    saved.derive("COPY x /x", x="keeps the layers below it on the engine")
+    saved.client.images.remove(saved.manifest.image, force=True)
+    done = loading.load(saved.client, saved.folder, saved.manifest, quiet())
+    assert (done.state, done.kept_layers) == ("loaded", len(saved.manifest.diff_ids))
+    assert done.moved_bytes < 100_000
+    assert saved.client.images.get(saved.manifest.image).id == saved.manifest.id
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.99])
+def test_a_tampered_tarball_is_found_before_the_engine_gets_a_byte(
+    absent: Released, tmp_path: Path, where: float
+) -> None:
+    other = absent.copy(tmp_path)
+    data = bytearray(other.folder.tarball.read_bytes())
+    data[int(len(data) * where)] ^= 1
+    other.folder.tarball.write_bytes(data)
+    with pytest.raises(ImageError, match=r"is not the release's: expected sha256 [0-9a-f]{64}, found") as caught:
+        loading.load(absent.client, other.folder, other.manifest, quiet())
+    assert caught.value.exit_code == 6
+    assert not _has(absent.client, absent.manifest)
+
+
+def test_without_a_tarball_the_next_command_makes_one(absent: Released, tmp_path: Path) -> None:
+    other = absent.copy(tmp_path)
+    other.folder.tarball.unlink()
+    with pytest.raises(ImageError, match="No such file") as caught:
+        loading.load(absent.client, other.folder, other.manifest, quiet())
+    assert caught.value.next_command == "invoke image.save"
+
+
+@pytest.mark.parametrize(("silent", "why"), [(False, "broke off"), (True, "said nothing")])
+def test_an_engine_that_dies_or_hangs_while_loading_has_no_half_image(
+    absent: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool, why: str
+) -> None:
+    monkeypatch.setenv("YRPD_ENGINE_TIMEOUT", "2")
+    with (
+        BrokenLine(_socket(), str(tmp_path / "sock"), up=3 << 20, silent=silent) as line,
+        pytest.raises(ImageError, match=why) as caught,
+    ):
+        loading.load(_through(line, timeout=2), absent.folder, absent.manifest, quiet())
+    assert caught.value.exit_code == 6
+    assert not _has(absent.client, absent.manifest)
+
+
+@dataclass
+class Registry:
+    """A registry of Debian's on loopback."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    storage: Path
+
+    @property
+    def repository(self) -> str:
+        """A repository in it."""
+        return f"127.0.0.1:{self.port}/team/vllm"
+
+
+def _start(folder: Path, storage: Path, port: int) -> Registry:
+    configuration = folder / "registry.yml"
+    configuration.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    with (folder / "registry.log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(configuration)], stdout=log, stderr=log)
+    deadline = time.monotonic() + PORT_DEADLINE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            requests.get(f"http://127.0.0.1:{port}/v2/", timeout=5)
+        except requests.ConnectionError:
+            continue
+        return Registry(port, process, storage)
+    raise AssertionError((folder / "registry.log").read_text())
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def debian_registry(tmp_path: Path) -> Iterator[Registry]:
+    found = _start(tmp_path, tmp_path / "storage", _free_port())
+    yield found
+    found.process.terminate()
+    found.process.wait()
+
+
+def test_what_was_pushed_is_pulled_by_its_digest(saved: Released, debian_registry: Registry, tmp_path: Path) -> None:
+    other = saved.copy(tmp_path)
+    manifest, pushed = registry.push(saved.client, other.folder, debian_registry.repository, quiet())
+    tag = manifest.image.rpartition(":")[2]
+    served = requests.head(
+        f"http://127.0.0.1:{debian_registry.port}/v2/team/vllm/manifests/{tag}",
+        headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+        timeout=10,
+    ).headers["Docker-Content-Digest"]
+    assert pushed.digest == served
+    assert other.manifest.pushed == (pushed,)
+    for image in saved.client.images.list(saved.repository):
+        saved.client.images.remove(str(image.id), force=True)
+    saved.client.images.remove(f"{pushed.repository}:{tag}", force=True) if _tagged(
+        saved, pushed.repository, tag
+    ) else None
+    assert not _has(saved.client, manifest)
+    try:
+        assert loading.pull(saved.client, manifest, quiet()).state == "loaded"
+        image = saved.client.images.get(manifest.image)
+        assert (image.id, tuple(image.attrs["RootFS"]["Layers"])) == (manifest.id, manifest.diff_ids)
+    finally:
+        loading.load(saved.client, saved.folder, saved.manifest, quiet())
+
+
+def _tagged(released: Released, repository: str, tag: str) -> bool:
+    try:
+        released.client.images.get(f"{repository}:{tag}")
+    except ImageNotFound:
+        return False
+    return True
+
+
+def _fails(saved: Released, tmp_path: Path, repository: str) -> ImageError:
+    """Push, and show that neither the folder nor the engine's names know of it."""
+    other = saved.copy(tmp_path / "copy")
+    before = other.folder.read("manifest.json"), other.folder.read("SHA256SUMS")
+    with pytest.raises(ImageError) as caught:
+        registry.push(saved.client, other.folder, repository, quiet())
+    assert caught.value.exit_code == 6
+    assert (other.folder.read("manifest.json"), other.folder.read("SHA256SUMS")) == before
+    assert not _tagged(saved, repository, saved.manifest.image.rpartition(":")[2])
+    return caught.value
+
+
+def test_a_registry_that_is_not_there_is_an_error(saved: Released, tmp_path: Path) -> None:
+    error = _fails(saved, tmp_path, f"127.0.0.1:{_free_port()}/team/vllm")
+    assert "connection refused" in error.message
+
+
+def test_a_release_that_was_not_pushed_is_not_pulled(absent: Released) -> None:
+    with pytest.raises(ImageError, match="was not pushed"):
+        loading.pull(absent.client, absent.manifest, quiet())
+
+
+@pytest.mark.parametrize("repository", ["127.0.0.1:5000/a:tag", "127.0.0.1:5000/a@sha256:0"])
+def test_a_repository_to_push_to_has_no_tag(saved: Released, repository: str) -> None:
+    with pytest.raises(ConfigurationError, match="tag or digest"):
+        registry.push(saved.client, saved.folder, repository, quiet())
