@@ -451,7 +451,7 @@ def rollout(
         **FLAVOUR,
         **PIN,
         **COMMON,
-        "format": "table, run (docker lines), json, compose (a file per host) or kubernetes.",
+        "format": "table, run (docker lines), json, compose (a file per host), kubernetes or monitoring.",
         "output": "Folder that gets the files; printed when empty.",
     },
 )
@@ -484,19 +484,49 @@ def status(
     _deploying("status", hosts, flavour, pin, json, verbose)
 
 
-@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON, "tail": "Lines of each container."})
+@task(
+    auto_shortflags=False,
+    help={
+        **HOSTS,
+        **FLAVOUR,
+        **COMMON,
+        "tail": "Lines of each container.",
+        "role": "Only these roles, separated by commas: etcd, worker, prefill, decode, router.",
+        "grep": "Only lines in which this regular expression is found.",
+        "follow": "Print new lines as they come.",
+        "save": "Write whole logs and the hosts' records to this .tar.gz.",
+    },
+)
 def logs(
     _: Context,
     hosts: str = "",
     flavour: str = "",
     pin: str = "",
     tail: int = 100,
+    role: str = "",
+    grep: str = "",
+    follow: bool = False,
+    save: str = "",
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
 ) -> None:
     """Print the last log lines of every container."""
-    _deploying("logs", hosts, flavour, pin, json, verbose, tail=tail)
+    _deploying("logs", hosts, flavour, pin, json, verbose, tail=tail, role=role, grep=grep, follow=follow, save=save)
+
+
+@task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON})
+def rollback(
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    pin: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Bring the hosts back to the release before the present one."""
+    _deploying("rollback", hosts, flavour, pin, json, verbose, dry_run=dry_run)
 
 
 @task(auto_shortflags=False, help={**HOSTS, **FLAVOUR, **PIN, **COMMON})
@@ -650,5 +680,5 @@ ns = Collection(
     Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
     Collection("image", make, lock_base, save_image, load_image, push_image, verify_image),
     Collection("lab", up, down, builder),
-    Collection("deploy", rollout, plan, status, logs, verify, clean),
+    Collection("deploy", rollout, plan, status, logs, verify, rollback, clean),
 )

@@ -18,8 +18,8 @@ from yrpd.deploying import commands
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 
-ACTIONS = ("deploy", "plan", "status", "logs", "verify", "clean")
-CHANGING = ("deploy", "plan", "verify", "clean")
+ACTIONS = ("deploy", "plan", "status", "logs", "verify", "rollback", "clean")
+CHANGING = ("deploy", "plan", "verify", "rollback", "clean")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,7 +30,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--flavour", default="", help="npu or cpu; else YRPD_FLAVOUR, else npu")
     parser.add_argument("--pin", default="", help="table of release.toml; else YRPD_PIN, else the default pin")
     parser.add_argument("--tail", type=int, default=100, help="lines of each container's log")
-    parser.add_argument("--format", default="table", help="of plan: table, run, json, compose or kubernetes")
+    parser.add_argument("--role", default="", help="logs of these roles only, separated by commas")
+    parser.add_argument("--grep", default="", help="log lines in which this regular expression is found")
+    parser.add_argument("--follow", action="store_true", help="print new log lines as they come")
+    parser.add_argument("--save", default="", help="write whole logs and the hosts' records to this .tar.gz")
+    parser.add_argument("--format", default="table", help="of plan: table, run, json, compose, kubernetes, monitoring")
     parser.add_argument("--output", default="", help="folder that gets the plan's files; printed when empty")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, all else on stderr")
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     extra: dict[str, object] = {"dry_run": options.dry_run} if options.action in CHANGING else {}
     if options.action == "logs":
-        extra["tail"] = options.tail
+        extra |= {name: getattr(options, name) for name in ("tail", "role", "grep", "follow", "save")}
     if options.action == "plan":
         extra |= {"plan_format": options.format, "output": options.output}
 

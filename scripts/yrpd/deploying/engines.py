@@ -56,25 +56,38 @@ def lab_is_gone(inventory: Inventory) -> bool:
 
 
 @contextmanager
-def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
-    """Connect to all hosts' engines, for as long as the block runs.
+def connect_answering(inventory: Inventory) -> Iterator[tuple[Mapping[str, DockerClient], Mapping[str, str]]]:
+    """Connect to the hosts' engines that answer, for as long as the block runs.
 
-    Raises:
-        EnvironmentFailure: Some do not answer; all of them are named.
+    Yields:
+        Clients by host, and for every host that does not answer the reason.
     """
-    silent: list[str] = []
+    silent: dict[str, str] = {}
     with ExitStack() as stack:
         clients: dict[str, DockerClient] = {}
         for host in inventory.hosts:
             try:
                 clients[host.name] = connect(host)
             except EnvironmentFailure as error:
-                silent.append(f"{host.name}: {error.message}")
+                silent[host.name] = error.message
             else:
                 stack.callback(clients[host.name].close)
+        yield clients, silent
+
+
+@contextmanager
+def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
+    """Connect to all hosts' engines, for as long as the block runs.
+
+    Raises:
+        EnvironmentFailure: Some do not answer; all of them are named.
+    """
+    with connect_answering(inventory) as (clients, silent):
         if silent:
-            first = next(host.engine for host in inventory.hosts if host.name not in clients)
-            raise EnvironmentFailure("; ".join(silent) + ".", next_command=next_command(first))
+            first = next(host.engine for host in inventory.hosts if host.name in silent)
+            raise EnvironmentFailure(
+                "; ".join(f"{host}: {why}" for host, why in silent.items()) + ".", next_command=next_command(first)
+            )
         yield clients
 
 

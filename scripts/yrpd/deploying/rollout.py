@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec
 from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
 
+ASIDE = "-before"  # what a replaced container is called until the new one answers
 FAILED_GRACE_S = 10  # what failed to start has no requests in flight
 
 
@@ -40,37 +41,58 @@ class Rollout:
     logs: Path
     reporter: Reporter
     started: list[tuple[ContainerSpec, Container]] = field(default_factory=list)
+    set_aside: list[tuple[str, str, Container]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, changes: Sequence[Change]) -> None:
         """Do what was decided.
 
+        What is replaced is stopped and set aside, and removed only when everything new is ready.
+
         Raises:
-            DeployError: A container did not become ready. What this run started is removed again, its logs are kept.
+            DeployError: A container did not become ready. What this run started is removed again, its logs are kept,
+                and what ran before runs again.
         """
+        self._end_leftovers(changes)
         try:
-            self._end_what_goes(changes)
+            if one_at_a_time(changes):
+                # While one is exchanged the others of its role serve; D first, since a P of the old kind can feed a D
+                # of the new one, and not the other way round.
+                for role in ("decode", "prefill"):
+                    for change in changes:
+                        if change.spec and change.spec.role == role and change.action == "replace":
+                            self._set_aside([change])
+                            self._start_wave([change])
+            else:
+                self._set_aside([change for change in changes if change.action in ("replace", "remove")])
             for wave in WAVES:
-                self._start_wave([change for change in changes if change.spec and change.spec.role in wave])
+                done = {spec.key for spec, _ in self.started}
+                self._start_wave(
+                    [each for each in changes if each.spec and each.spec.role in wave and each.spec.key not in done]
+                )
         except BaseException as error:
             kept = self._back_out()
             if isinstance(error, YrpdError) and kept:
                 error.next_command = error.next_command or f"less {kept}"
             raise
+        end_all([(container, 0) for _, _, container in self.set_aside])
 
-    def _end_what_goes(self, changes: Sequence[Change]) -> None:
-        going = [change for change in changes if change.action in ("replace", "remove")]
+    def _end_leftovers(self, changes: Sequence[Change]) -> None:
+        """Remove what a run that was killed had set aside."""
+        names = [change for change in changes if change.action == "remove" and change.name.endswith(ASIDE)]
+        end_all([(each, 0) for change in names if (each := self._get(change.host, change.name)) is not None])
+
+    def _set_aside(self, going: Sequence[Change]) -> None:
         if not going:
             return
         names = ", ".join(f"{change.name} on {change.host}" for change in going)
         with self.reporter.step(f"stopping {names}"):
-            pairs = []
-            for change in going:
-                container = self._get(change.host, change.name)
-                if container is not None:
-                    grace = change.spec.stop_seconds if change.spec else FAILED_GRACE_S
-                    pairs.append((container, grace))
-            end_all(pairs)
+            found = [(change, self._get(change.host, change.name)) for change in going]
+            there = [(change, container) for change, container in found if container is not None]
+            stop_all([(each, change.spec.stop_seconds if change.spec else FAILED_GRACE_S) for change, each in there])
+            for change, container in there:
+                container.rename(f"{change.name}{ASIDE}")
+                self.set_aside.append((change.host, change.name, container))
 
     def _start_wave(self, changes: Sequence[Change]) -> None:
         specs = [(change, change.spec) for change in changes if change.spec]
@@ -119,7 +141,7 @@ class Rollout:
             return None
 
     def _back_out(self) -> str:
-        """Keep the logs of what this run started, then remove it; return the first log's path."""
+        """Keep the logs of what this run started, remove it, start again what ran before; return the first log."""
         kept: list[str] = []
         for spec, container in reversed(self.started):
             self.logs.mkdir(parents=True, exist_ok=True)
@@ -132,7 +154,25 @@ class Rollout:
                 self.reporter.say(f"    {spec.name} on {spec.host} could not be removed: {error.explanation}")
         if kept:
             self.reporter.say(f"    removed what this run had started; logs are in {self.logs}")
+        order = {role: position for position, wave in enumerate(WAVES) for role in wave}
+        for host, name, container in sorted(
+            self.set_aside,
+            key=lambda each: order.get(each[2].labels.get(ROLE, ""), len(order)),  # type: ignore[call-overload]
+        ):
+            try:
+                container.rename(name)
+                container.start()
+                self.reporter.say(f"    {name} on {host} runs again as before")
+            except APIError as error:
+                self.reporter.say(f"    {name} on {host} could not be started again: {error.explanation}")
         return kept[0] if kept else ""
+
+
+def one_at_a_time(changes: Sequence[Change]) -> bool:
+    """Return whether P and D can be exchanged one by one: nothing that they stand on changes, and nothing goes."""
+    touched = [change for change in changes if change.action != "keep"]
+    roles = {change.spec.role for change in touched if change.spec}
+    return bool(touched) and roles <= {"prefill", "decode"} and all(change.action == "replace" for change in touched)
 
 
 def log_folder(build: Path) -> Path:
@@ -146,6 +186,15 @@ def end_all(pairs: Sequence[tuple[Container, int]]) -> None:
     Args:
         pairs: Containers, each with its grace between SIGTERM and SIGKILL in seconds.
     """
+    _in_reverse(pairs, containers.end)
+
+
+def stop_all(pairs: Sequence[tuple[Container, int]]) -> None:
+    """Stop containers in the same order, and keep them."""
+    _in_reverse(pairs, lambda container, grace_s: container.stop(timeout=grace_s))
+
+
+def _in_reverse(pairs: Sequence[tuple[Container, int]], act: Callable[[Container, int], None]) -> None:
     order = {role: position for position, wave in enumerate(WAVES) for role in wave}
     kinds: dict[int, list[tuple[Container, int]]] = {}
     for container, grace in pairs:
@@ -154,7 +203,7 @@ def end_all(pairs: Sequence[tuple[Container, int]]) -> None:
         kinds.setdefault(position, []).append((container, grace))
     for position in sorted(kinds, reverse=True):
         with ThreadPoolExecutor(max_workers=len(kinds[position])) as pool:
-            list(pool.map(lambda pair: containers.end(*pair), kinds[position]))
+            list(pool.map(lambda pair: act(*pair), kinds[position]))
 
 
 def remove_all(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Role = Literal["etcd", "worker", "prefill", "decode", "router", "reference"]
@@ -159,6 +160,29 @@ class ContainerSpec:
             IMAGE_ID: self.image_id,
             PORTS: ",".join(map(str, self.ports)),
         }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> ContainerSpec:
+        """Return the spec that :meth:`document` wrote.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError: A field is of another kind.
+        """
+        given = dict(document)
+        probe = dict(given["probe"])
+        if "url" in probe:
+            given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])
+        else:
+            given["probe"] = FileProbe(**probe)
+        given["env"] = tuple(sorted(given["env"].items()))
+        given["mounts"] = tuple(Mount(**each) for each in given["mounts"])
+        given["volumes"] = tuple(Volume(**each) for each in given["volumes"])
+        for name in ("argv", "ports", "devices", "capabilities"):
+            given[name] = tuple(given[name])
+        for name in ("tmpfs", "needs"):
+            given[name] = tuple(tuple(each) for each in given[name])
+        return cls(**{each.name: given[each.name] for each in fields(cls)})
 
     def document(self) -> dict[str, Any]:
         """Return the spec as JSON values, for plans."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,31 +11,32 @@ from docker.models.containers import Container
 from rich.table import Table
 
 from yrpd.deploying import containers
+from yrpd.deploying.deployment import Deployment
+from yrpd.deploying.figures import cluster_nodes, read_cache_figures
 from yrpd.deploying.probing import NotReadyError, check_once
 from yrpd.deploying.reconcile import Observed, differences
 from yrpd.deploying.spec import ContainerSpec
 
-SHOWN_ID = 19  # "sha256:" and twelve digits
-
 
 def status_document(
-    deployment: str, specs: Sequence[ContainerSpec], clients: Mapping[str, DockerClient], now: datetime
+    deployment: Deployment, clients: Mapping[str, DockerClient], silent: Mapping[str, str], now: datetime
 ) -> dict[str, Any]:
     """Return one entry per container that is wanted or there.
 
     Args:
-        deployment: The deployment's name.
-        specs: What this checkout would run.
-        clients: The hosts' engines.
+        deployment: What this checkout would run.
+        clients: The engines of the hosts that answer.
+        silent: The other hosts, with the reason.
         now: The time, for uptimes.
     """
+    name = deployment.inventory.name
     there = {
         observed.key: (observed, container)
         for host, client in clients.items()
-        for observed, container in containers.listed(client, host, deployment)
+        for observed, container in containers.listed(client, host, name)
     }
     entries = []
-    for spec in specs:
+    for spec in deployment.specs:
         observed, container = there.pop(spec.key, (None, None))
         reasons = differences(spec, observed)
         entries.append(
@@ -43,9 +44,10 @@ def status_document(
                 "host": spec.host,
                 "role": spec.role,
                 "name": spec.name,
-                "health": _health(spec, observed, container),
+                "health": "unknown" if spec.host in silent else _health(spec, observed, container),
                 "release_matches": not reasons,
-                "reasons": list(reasons),
+                "reasons": [silent[spec.host]] if spec.host in silent else list(reasons),
+                **_cache(deployment, spec, observed),
                 **_facts(observed, now),
             }
         )
@@ -62,23 +64,46 @@ def status_document(
             }
         )
     healthy = all(entry["health"] == "healthy" and entry["release_matches"] for entry in entries)
-    return {"deployment": deployment, "healthy": healthy, "containers": entries}
+    return {
+        "deployment": name,
+        "healthy": healthy,
+        "containers": entries,
+        "silent": dict(silent),
+        "cluster_nodes": cluster_nodes(deployment.inventory),
+        "cluster_size": len(deployment.inventory.serving_hosts()),
+        "endpoint": deployment.endpoint,
+    }
 
 
 def status_table(document: Mapping[str, Any]) -> Table:
     """Return the document for people."""
-    table = Table("host", "role", "health", "up", "image", "this release", title=str(document["deployment"]))
+    nodes = document["cluster_nodes"]
+    known = f"{len(nodes)} of {document['cluster_size']}" if nodes is not None else "unknown"
+    table = Table(
+        *("host", "container", "health", "up", "cache", "hits", "from DataSystem", "this release"),
+        title=f"{document['deployment']} at {document['endpoint']}, DataSystem nodes: {known}",
+    )
     for entry in document["containers"]:
         seconds = entry["uptime_s"]
         table.add_row(
             entry["host"],
-            entry["role"],
+            entry["name"],
             entry["health"],
             f"{seconds} s" if seconds is not None else "-",
-            entry["image_id"][:SHOWN_ID] or "-",
+            *(_percent(entry.get(name)) for name in ("cache_usage", "hit_rate", "external_hit_rate")),
             "yes" if entry["release_matches"] else "no: " + ", ".join(entry["reasons"]),
         )
     return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _cache(deployment: Deployment, spec: ContainerSpec, observed: Observed | None) -> dict[str, float | None]:
+    if spec.role not in ("prefill", "decode") or observed is None or observed.status != "running":
+        return {}
+    return read_cache_figures(deployment.inventory.host(spec.host).address, spec.ports[0])
 
 
 def _health(spec: ContainerSpec, observed: Observed | None, container: Container | None) -> str:

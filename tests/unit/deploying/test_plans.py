@@ -15,8 +15,9 @@ import yaml
 from yrpd.deploying import plans
 from yrpd.deploying.inventory import load_inventory
 from yrpd.deploying.planner import plan
-from yrpd.deploying.plans import compose, kubernetes
+from yrpd.deploying.plans import compose, kubernetes, monitoring
 from yrpd.deploying.spec import ContainerSpec, docker_line
+from yrpd.deploying.verification.counters import NAMES
 from yrpd.errors import ConfigurationError
 
 from tests.unit.deploying.inventories import CPU_IMAGE, NPU_IMAGE, SITE, full, shipped
@@ -136,6 +137,26 @@ def test_no_plan_holds_what_is_in_a_secret_file(tmp_path: Path) -> None:
     texts.append(json.dumps([spec.document() for spec in specs]))
     assert all(str(secret) in text for text in texts if "VLLM_API_KEY" in text)
     assert not any("correct-horse-battery" in text for text in texts)
+
+
+def test_prometheus_scrapes_what_has_metrics_where_it_answers(specs: tuple[ContainerSpec, ...]) -> None:
+    found = {each["labels"]["name"]: each["targets"][0] for each in monitoring.targets(specs)}
+    assert set(found) == {spec.name for spec in specs if spec.role != "worker"}
+    for spec in specs:
+        if spec.role != "worker":
+            address, _, port = found[spec.name].partition(":")
+            assert int(port) in spec.ports
+            assert address in "".join(spec.argv)
+
+
+def test_the_dashboard_asks_for_metrics_that_exist_and_places_every_panel_once() -> None:
+    board = monitoring.dashboard("lab")
+    expressions = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    ours = set(re.findall(r"yuanrong_(\w+?)_total", expressions))
+    assert ours <= set(NAMES)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+    assert len(set(places)) == len(places) == len({panel["id"] for panel in board["panels"]})
+    assert json.loads(plans.files("monitoring", "lab", ())["lab-grafana-dashboard.json"]) == board
 
 
 def test_an_unknown_format_is_refused_with_those_that_exist() -> None:

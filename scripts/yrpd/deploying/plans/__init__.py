@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from yrpd.deploying.plans import compose, kubernetes
+from yrpd.deploying.plans import compose, kubernetes, monitoring
 from yrpd.deploying.spec import ContainerSpec, docker_line
 from yrpd.errors import ConfigurationError
 
-Format = Literal["table", "run", "json", "compose", "kubernetes"]
+Format = Literal["table", "run", "json", "compose", "kubernetes", "monitoring"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 
@@ -31,7 +31,7 @@ def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[st
     """Return the files of a plan in a format: file name to text.
 
     Args:
-        name: ``run``, ``compose`` or ``kubernetes``.
+        name: ``run``, ``compose``, ``kubernetes`` or ``monitoring``.
         deployment: The deployment's name.
         specs: Every container, in start order.
     """
@@ -43,6 +43,8 @@ def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[st
             f"compose-{host}.yaml": compose.text([spec for spec in specs if spec.host == host], first_wave(specs, host))
             for host in hosts
         }
+    if name == "monitoring":
+        return monitoring.files(deployment, specs)
     return {f"{deployment}-kubernetes.yaml": kubernetes.text(deployment, specs)}
 
 

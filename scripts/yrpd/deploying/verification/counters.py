@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client.parser import text_string_to_metric_families
 
 NAMES = (
     "loaded_blocks",
@@ -16,7 +17,13 @@ NAMES = (
     "save_failures",
     "recomputed_requests",
 )
-_SAMPLE = re.compile(r"^(?P<name>[A-Za-z_:][A-Za-z0-9_:]*)(\{[^}]*\})?\s+(?P<value>\S+)")
+
+
+def samples(text: str) -> Iterator[tuple[str, float]]:
+    """Yield name and value of every sample of an exposition in Prometheus's text format, whatever its labels."""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield sample.name, float(sample.value)
 
 
 def read_counters(text: str) -> dict[str, float]:
@@ -25,20 +32,16 @@ def read_counters(text: str) -> dict[str, float]:
     Counters that do not appear yet are 0.
     """
     found = dict.fromkeys(NAMES, 0.0)
-    for line in text.splitlines():
-        sample = _SAMPLE.match(line)
-        if not sample or not sample["name"].startswith("yuanrong_"):
-            continue
-        name = sample["name"].removeprefix("yuanrong_").removesuffix("_total")
-        if name in found:
-            found[name] += float(sample["value"])
+    for sample, value in samples(text):
+        name = sample.removeprefix("yuanrong_").removesuffix("_total")
+        if sample.startswith("yuanrong_") and name in found:
+            found[name] += value
     return found
 
 
 def breaker_is_open(text: str) -> bool:
     """Return whether a connector counts its DataSystem worker as out of reach."""
-    samples = [sample for line in text.splitlines() if (sample := _SAMPLE.match(line))]
-    return any(sample["name"] == "yuanrong_breaker_open" and float(sample["value"]) > 0 for sample in samples)
+    return any(name == "yuanrong_breaker_open" and value > 0 for name, value in samples(text))
 
 
 def total(readings: Iterable[Mapping[str, float]]) -> dict[str, float]:

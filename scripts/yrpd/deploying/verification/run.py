@@ -32,7 +32,7 @@ from yrpd.reporting import Reporter
 if TYPE_CHECKING:
     from docker import DockerClient
 
-    from yrpd.deploying.commands import Deployment
+    from yrpd.deploying.deployment import Deployment
 
 REFERENCE_PORTS = range(8300, 8400)
 SENTENCES_A_TURN = 8
@@ -132,7 +132,7 @@ class _Verification:
     def _runs_check(self) -> tuple[Check, bool]:
         """Return whether every container runs what this checkout would run, and whether asking makes sense at all."""
         name = "every container runs what this checkout would run"
-        document = status_document(self.inventory.name, self.deployment.specs, self.clients, datetime.now(tz=UTC))
+        document = status_document(self.deployment, self.clients, {}, datetime.now(tz=UTC))
         wanted = {spec.key for spec in self.deployment.specs}
         entries = [each for each in document["containers"] if (each["host"], each["name"]) in wanted]
         wrong = [
