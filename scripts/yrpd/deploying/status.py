@@ -8,7 +8,7 @@ from typing import Any
 
 from docker import DockerClient
 from docker.models.containers import Container
-from rich.table import Table
+from rich.table import Column, Table
 
 from yrpd.deploying import containers
 from yrpd.deploying.deployment import Deployment
@@ -80,7 +80,16 @@ def status_table(document: Mapping[str, Any]) -> Table:
     nodes = document["cluster_nodes"]
     known = f"{len(nodes)} of {document['cluster_size']}" if nodes is not None else "unknown"
     table = Table(
-        *("host", "container", "health", "up", "cache", "hits", "from DataSystem", "this release"),
+        *(
+            "host",
+            Column("container", overflow="fold"),
+            "health",
+            "up",
+            "cache",
+            "hits",
+            "from DataSystem",
+            "this release",
+        ),
         title=f"{document['deployment']} at {document['endpoint']}, DataSystem nodes: {known}",
     )
     for entry in document["containers"]:
