@@ -489,6 +489,7 @@ def status(
     help={
         **HOSTS,
         **FLAVOUR,
+        **PIN,
         **COMMON,
         "tail": "Lines of each container.",
         "role": "Only these roles, separated by commas: etcd, worker, prefill, decode, router.",
