@@ -16,7 +16,7 @@ from yrpd.datasystem import datasystem
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
 
-PARTS = ("keys", "steps", "throughput")
+PARTS = ("keys", "steps", "throughput", "ttft")
 _MEMORY_MB = 1024
 
 
@@ -43,7 +43,7 @@ def run(
 
             with reporter.step("key cost"):
                 figures += keys.figures(4 * rounds)  # a round takes milliseconds
-        if "steps" in parts or "throughput" in parts:
+        if set(parts) - {"keys"}:
             with datasystem(home, _MEMORY_MB) as address:
                 figures += _with_datasystem(reporter, address, rounds, parts, home)
     written = report.document(figures, command, environment(project))
@@ -73,6 +73,14 @@ def _with_datasystem(
         model.mkdir()
         with reporter.step("scheduler steps"):
             figures += steps.figures(address, rounds, model)
+            gc.collect()
+    if "ttft" in parts:
+        from yrpd.bench import ttft
+
+        model = home / "ttft"
+        model.mkdir()
+        with reporter.step("time to first token"):
+            figures += ttft.figures(address, rounds, model)
             gc.collect()
     return figures
 
