@@ -43,7 +43,7 @@ PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library VLLM_VERSION=0.
 [ "$mode" = emulated ] && exit "$status"
 
 build_engine
-VLLM_PLUGINS='' on_vllm tests/integration/connector tests/integration/vllm_ascend tests/integration/bench "$@" || status=$?
+VLLM_PLUGINS='' on_vllm tests/integration/connector tests/integration/vllm_ascend tests/integration/bench tests/integration/engines "$@" || status=$?
 
 other_pins=$(PYTHONPATH=scripts .venv/bin/python -c '
 from yrpd.project import Project
@@ -58,5 +58,5 @@ for pin in $other_pins; do
         on_vllm tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
 done
 
-.venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend --ignore tests/integration/bench "$@" || status=$?
+.venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend --ignore tests/integration/bench --ignore tests/integration/engines "$@" || status=$?
 exit "$status"

@@ -112,11 +112,13 @@ class ConnectorConfig:
     load_timeout_ms: int = 10000
     sync_save_timeout_ms: int = 5000
     hazard_timeout_ms: int = 200
+    retry_failed_ms: int = 30000
     probe_interval_ms: int = 2000
     poll_ms: int = 5
     breaker_failures: int = 1
     announce: bool = True
     metrics: bool = True
+    worker_resource_log: str = ""
     credentials: Credentials = field(default_factory=Credentials)
 
     @property
@@ -177,7 +179,7 @@ class ConnectorConfig:
                      "load_threads", "batch_bytes"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1, got {getattr(self, name)}")
-        for name in ("ttl_seconds", "lookup_cache_ms", "hazard_timeout_ms"):
+        for name in ("ttl_seconds", "lookup_cache_ms", "hazard_timeout_ms", "retry_failed_ms"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: must not be negative, got {getattr(self, name)}")
         if not self.load and not self.saves:

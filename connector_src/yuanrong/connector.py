@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -25,6 +26,7 @@ from .layout import KVLayout
 from .metadata import StepPlan
 from .metrics import make_metrics
 from .scheduler import SchedulerSide
+from .tiers import TierWatch
 from .transport import Transport, connect, reachable, resolve_kind
 from .transport.breaker import BreakingTransport, probe
 from .worker import WorkerSide
@@ -168,6 +170,8 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         size = vllm_config.parallel_config.tensor_parallel_size
         ranks = 1 if self._mla else size
         space = namespace_of(vllm_config, self._config, current_platform.device_type)
+        if self._config.worker_resource_log:
+            TierWatch(Path(self._config.worker_resource_log), self._metrics).start()
         logger.info("KV namespace %s of role %s", space.digest()[:8].hex(), self._config.role)
         if self._config.announce:
             Announcer(space, self._config.role, exchange_by_process(self._config, reachable)).start()

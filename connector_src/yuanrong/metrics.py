@@ -27,6 +27,9 @@ _CAUSED = {
     "save_failures": "Block saves that failed, by cause",
 }
 _HISTOGRAMS = {"load_seconds": "Duration of one request's load", "save_seconds": "Duration of one save job"}
+#: Of the DataSystem worker and all its clients, not of this engine alone (see :mod:`.tiers`).
+_TIERED = {"tier_reads": "Reads of objects at this host's DataSystem worker, by the tier that served them"}
+_TIERED_GAUGES = {"tier_bytes": "Bytes held by this host's DataSystem worker, by tier"}
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 _lock = threading.Lock()
@@ -57,6 +60,15 @@ class Metrics:
         if family is not None:
             family.observe(seconds)
 
+    def tier(self, tier: str, reads: float = 0, held_bytes: float | None = None) -> None:
+        """Add reads to ``tier_reads``, and set ``tier_bytes``, of a tier of :mod:`.tiers`."""
+        family = self._families.get("tier_reads")
+        if family is not None:
+            family.labels(tier=tier).inc(reads)
+        family = self._families.get("tier_bytes")
+        if family is not None and held_bytes is not None:
+            family.labels(tier=tier).set(held_bytes)
+
     def breaker(self, is_open: bool) -> None:
         """Record whether the DataSystem is out of reach."""
         family = self._families.get("breaker_open")
@@ -84,6 +96,9 @@ def _register() -> dict[str, Any]:
 
     families: dict[str, Any] = {name: Counter(f"yuanrong_{name}", text) for name, text in _COUNTERS.items()}
     families |= {name: Counter(f"yuanrong_{name}", text, ["cause"]) for name, text in _CAUSED.items()}
+    families |= {name: Counter(f"yuanrong_{name}", text, ["tier"]) for name, text in _TIERED.items()}
+    for name, text in _TIERED_GAUGES.items():
+        families[name] = Gauge(f"yuanrong_{name}", text, ["tier"], multiprocess_mode="livemax")
     families |= {name: Histogram(f"yuanrong_{name}", text, buckets=_BUCKETS) for name, text in _HISTOGRAMS.items()}
     families["breaker_open"] = Gauge(
         "yuanrong_breaker_open", "1 while the DataSystem is out of reach", multiprocess_mode="livemax"

@@ -54,6 +54,8 @@ class _Tracked:
     loads: bool = True  # False once external blocks must not be used any more
     prefilled: bool = False
     counted: bool = False
+    loading: list[bytes] = field(default_factory=list)  # what the load under way reads
+    load_began: float = 0.0
 
 
 class SchedulerSide:
@@ -91,6 +93,7 @@ class SchedulerSide:
         self._draining: set[str] = set()
         self._new_drains: list[str] = []
         self._claimed_blocks: list[int] = []
+        self._avoided: dict[bytes, float] = {}  # digest -> until when it is not loaded
 
     # -- called by vLLM's scheduler ------------------------------------------------------------------------------------
 
@@ -115,6 +118,7 @@ class SchedulerSide:
         if tracked is not None:
             tracked.phase = Phase.LOADING
             digests = tracked.chain.digests[first : len(block_ids)]
+            tracked.loading, tracked.load_began = digests, self._clock()
         # With a digest missing this spec cannot be carried out; the worker then reports a failed load.
         self._loads.append(LoadSpec(request.request_id, digests, block_ids[first:]))
         self._claimed_blocks += block_ids[first:]
@@ -162,6 +166,7 @@ class SchedulerSide:
         if ok:
             tracked.next_save = max(tracked.next_save, tracked.hit_blocks)
         else:
+            self._avoid(tracked)
             self.load_discarded(request_id)
             self._metrics.add("recomputed_requests")
 
@@ -243,6 +248,9 @@ class SchedulerSide:
 
     def _present(self, digests: list[bytes]) -> tuple[int, int | None]:
         """Return how many blocks, from the first one on, every rank can read, and from which one on no rank has any."""
+        end = self._first_avoided(digests)
+        cut = end < len(digests)
+        digests = digests[:end]
         if not digests:
             return 0, None
         keys = [block_key(self._namespace, shard, digest) for digest in digests for shard in self._shards]
@@ -252,7 +260,26 @@ class SchedulerSide:
         found = answer.found
         missing = next((i for i, flag in enumerate(found) if not flag), len(keys))
         last = next((i for i in range(len(found) - 1, -1, -1) if found[i]), -1)
-        return missing // len(self._shards), last // len(self._shards) + 1
+        return missing // len(self._shards), None if cut else last // len(self._shards) + 1
+
+    def _first_avoided(self, digests: list[bytes]) -> int:
+        """Return the position of the first block that is not to be loaded now; their number if there is none."""
+        if not self._avoided:
+            return len(digests)
+        now = self._clock()
+        return next((i for i, each in enumerate(digests) if self._avoided.get(each, 0) > now), len(digests))
+
+    def _avoid(self, tracked: _Tracked) -> None:
+        """After a load that ran into a deadline, keep off its blocks for a while.
+
+        The DataSystem goes on to list blocks whose owner is dead until the cluster gives that worker up, a minute or
+        more; each load of them would hold the engine for a deadline. A load that failed at once costs nothing.
+        """
+        now = self._clock()
+        if (now - tracked.load_began) * 1000 < self._config.request_timeout_ms:
+            return
+        self._avoided = {digest: until for digest, until in self._avoided.items() if until > now}
+        self._avoided |= dict.fromkeys(tracked.loading, now + self._config.retry_failed_ms / 1000)
 
     def _count(self, tracked: _Tracked) -> None:
         if not tracked.counted:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -29,16 +29,27 @@ class Daemon:
         argv: Its command line.
         log: File that gets what it prints.
         ready: Further condition of readiness.
+        environment: More environment variables.
+        start_seconds: How long it may take to get ready.
     """
 
     def __init__(
-        self, name: str, address: str, argv: Sequence[str], log: Path, ready: Callable[[], bool] = lambda: True
+        self,
+        name: str,
+        address: str,
+        argv: Sequence[str],
+        log: Path,
+        ready: Callable[[], bool] = lambda: True,
+        environment: Mapping[str, str] | None = None,
+        start_seconds: float = _START_SECONDS,
     ) -> None:
         self.name = name
         self.address = address
         self._argv = list(argv)
         self._log = log
         self._ready = ready
+        self._environment = dict(environment or {})
+        self._start_seconds = start_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -47,7 +58,8 @@ class Daemon:
         Raises:
             EnvironmentFailure: It ended, or did not get ready.
         """
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        package = str(Path(__file__).resolve().parents[1])
+        environment = {**os.environ, "PYTHONPATH": package, **self._environment}
         with self._log.open("ab") as output:
             process = subprocess.Popen(
                 self._argv, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=self._log.parent
@@ -55,12 +67,12 @@ class Daemon:
         self._process = process
         pending = retry_if_result(lambda answer: not answer)
         try:
-            Retrying(retry=pending, stop=stop_after_delay(_START_SECONDS), wait=wait_fixed(0.05))(
+            Retrying(retry=pending, stop=stop_after_delay(self._start_seconds), wait=wait_fixed(0.05))(
                 lambda: process.poll() is not None or (self._ready() and _answers(self.address))
             )
         except RetryError:
             raise EnvironmentFailure(
-                f"{self.name} did not get ready in {_START_SECONDS} s.", detail=self._tail()
+                f"{self.name} did not get ready in {self._start_seconds} s.", detail=self._tail()
             ) from None
         if process.returncode is not None:
             raise EnvironmentFailure(f"{self.name} ended at start with code {process.returncode}.", detail=self._tail())
@@ -82,6 +94,15 @@ class Daemon:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def ensure(self) -> None:
+        """Start it again if it has ended.
+
+        Raises:
+            EnvironmentFailure: It did not get ready.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self.start()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -135,7 +156,7 @@ def etcd(home: Path) -> Iterator[Daemon]:
     if binary is None:
         raise EnvironmentFailure("etcd is not on PATH.", next_command="apt-get install etcd-server")
     client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
-    with _running(Daemon("etcd", client, etcd_argv(binary, home, client, peer), home / "etcd.log")) as daemon:
+    with running(Daemon("etcd", client, etcd_argv(binary, home, client, peer), home / "etcd.log")) as daemon:
         yield daemon
 
 
@@ -155,7 +176,7 @@ def worker(home: Path, etcd_address: str, memory_mb: int, flags: Sequence[str] =
     (port,) = free_ports(1)
     address, ready = f"127.0.0.1:{port}", home / "ready"
     argv = [*worker_argv(home, address, etcd_address, memory_mb, ready), *(f"--flag={flag}" for flag in flags)]
-    with _running(Daemon("the DataSystem worker", address, argv, home / "worker.log", ready.exists)) as daemon:
+    with running(Daemon("the DataSystem worker", address, argv, home / "worker.log", ready.exists)) as daemon:
         yield daemon
 
 
@@ -194,7 +215,8 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _running(daemon: Daemon) -> Iterator[Daemon]:
+def running(daemon: Daemon) -> Iterator[Daemon]:
+    """Run a daemon until the block is left."""
     try:
         daemon.start()
         yield daemon

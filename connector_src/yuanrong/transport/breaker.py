@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from ..config import ConnectorConfig
@@ -65,9 +66,11 @@ class BreakingTransport:
     Args:
         connect: Makes a connected transport, or raises.
         alive: Tells, in a thread of its own, whether connecting would work.
-        interval: Seconds between probes; doubles up to eight times that while the outage lasts.
+        interval: Seconds between probes; doubles up to eight times that while the outage lasts, and goes on from there
+            when calls fail again soon after it ended.
         failures: Outage answers in a row that open the breaker.
         on_change: Called with True when the breaker opens and with False when it closes.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -77,12 +80,16 @@ class BreakingTransport:
         interval: float,
         failures: int = 1,
         on_change: Callable[[bool], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connect = connect
         self._alive = alive
         self._interval = interval
         self._failures = failures
         self._on_change = on_change
+        self._clock = clock
+        self._pause = interval
+        self._recovered = clock()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._count = 0
@@ -162,15 +169,18 @@ class BreakingTransport:
                 return
             self._open = True
             self._count = 0
+            # A probe reaches this host's worker alone. Calls that need another worker, which is dead, would open the
+            # breaker again after each probe: without this, a deadline every interval for as long as the keys are known.
+            if self._clock() - self._recovered > self._interval * _MAX_BACKOFF:
+                self._pause = self._interval
         logger.warning("DataSystem unavailable (%s): serving without it until it answers again", reason)
         self._on_change(True)
         threading.Thread(target=self._recover, name="yuanrong-probe", daemon=True).start()
 
     def _recover(self) -> None:
         """Probe until the DataSystem answers, then reconnect."""
-        wait = self._interval
-        while not self._closed.wait(wait):
-            wait = min(wait * 2, self._interval * _MAX_BACKOFF)
+        while not self._closed.wait(self._pause):
+            self._pause = min(self._pause * 2, self._interval * _MAX_BACKOFF)
             try:
                 if not self._alive():
                     continue
@@ -181,6 +191,7 @@ class BreakingTransport:
             old, self._transport = self._transport, fresh
             with self._lock:
                 self._open = False
+                self._recovered = self._clock()
             logger.warning("DataSystem is back")
             self._on_change(False)
             if old is not None:

@@ -163,3 +163,36 @@ def test_the_probe_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_probes_program_is_python() -> None:
     compile(breaker_module._PROBE, "probe", "exec")
+
+
+class Ticking:
+    """Hours that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_outage_that_the_probe_does_not_see_is_tried_less_and_less_often() -> None:
+    """A dead worker elsewhere fails the calls while the probe of this host's worker succeeds: pauses go on growing."""
+    clock, pauses, back = Ticking(), [], threading.Event()
+    transport = MemoryTransport({"k": b""}, fault=lambda op, key: TIMEOUT)
+    made = BreakingTransport(
+        lambda: transport, lambda: True, 1.0, on_change=lambda is_open: None if is_open else back.set(), clock=clock
+    )
+    made.start()
+
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return False
+
+    made._closed = Impatient()
+    for quiet in (0.1, 0.1, 0.1, 0.1, 8.1, 0.1):
+        clock.now += quiet  # since it was found back
+        back.clear()
+        assert made.exist(["k"]).cause == TIMEOUT
+        assert back.wait(10)
+    assert pauses == [1, 2, 4, 8, 1, 2], "after a long time without failure it begins anew"

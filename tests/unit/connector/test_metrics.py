@@ -37,6 +37,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 CONTRACT = {
     "loaded_blocks", "saved_blocks", "loaded_bytes", "saved_bytes", "matched_tokens", "queried_tokens",
     "load_failures", "save_failures", "recomputed_requests", "load_seconds", "save_seconds", "breaker_open",
+    "tier_reads", "tier_bytes",
 }  # fmt: skip
 
 

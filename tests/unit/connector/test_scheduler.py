@@ -390,3 +390,41 @@ def test_logs_hold_no_prompt(caplog: pytest.LogCaptureFixture) -> None:
         rig.side.match(FakeRequest("r", secret), 0)
     assert caplog.text
     assert "987654321" not in caplog.text
+
+
+def test_blocks_whose_load_ran_into_a_deadline_are_left_alone_for_a_while() -> None:
+    rig = Rig(request_timeout_ms=2000, retry_failed_ms=30000)
+    rig.stock(list(range(20)))
+
+    def load(rid: str, count: int, seconds: float, ok: bool) -> int:
+        asking = request(count, rid)
+        claimed = rig.side.match(asking, 0)
+        if claimed:
+            rig.side.allocated(asking, list(range(claimed // BS)), claimed)
+            rig.clock.now += seconds
+            rig.side.load_finished(rid, ok)
+        rig.side.finished(asking)
+        return claimed
+
+    assert load("quick", 9, 0.5, ok=False) == 8
+    assert load("again", 9, 5.0, ok=True) == 8, "a failure that cost nothing, and a slow success, change nothing"
+    assert load("slow", 9, 2.0, ok=False) == 8
+    assert load("same", 9, 0, ok=True) == 0
+    assert load("longer", 20, 0, ok=True) == 0, "a load begins at the first block"
+    rig.clock.now += 30
+    assert load("later", 20, 0, ok=True) == 16
+    assert load("slow again", 20, 2.0, ok=False) == 16
+    rig.clock.now += 31
+    assert load("other", 9, 2.0, ok=False) == 8
+    assert len(rig.side._avoided) == 2, "what has passed is not kept"
+
+
+def test_with_a_pause_of_zero_a_slow_failure_is_tried_again_at_once() -> None:
+    rig = Rig(request_timeout_ms=2000, retry_failed_ms=0)
+    rig.stock(list(range(9)))
+    for rid in ("a", "b"):
+        asking = request(9, rid)
+        assert rig.side.match(asking, 0) == 8
+        rig.side.allocated(asking, [0, 1], 8)
+        rig.clock.now += 3
+        rig.side.load_finished(rid, False)

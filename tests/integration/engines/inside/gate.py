@@ -1,0 +1,120 @@
+# ruff: noqa: D102 - methods are what they override
+"""What the end-to-end tests put into a real engine: the real connector and schedulers, which announce what they do.
+
+Before a load or a save begins and after a request ended, the connector tells the test over a socket, and goes on when
+the test lets it. So a test acts, through real clients and on real processes, at exactly the moment that it is about.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import socket
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.v1.attention.backends.cpu_attn import TorchSDPAMetadataBuilderV1
+from vllm_ascend.distributed.yuanrong.connector import YuanRongConnector
+from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler, RecoveringScheduler
+from vllm_ascend.distributed.yuanrong.transport import Guard, Presence, Transfer, Transport
+
+__all__ = ["GATE", "GatedConnector", "RecoveringScheduler", "WholePromptAscendScheduler"]
+
+GATE = "YRPD_TEST_GATE"  # names the test's socket
+
+
+def announce(moment: str, **what: Any) -> None:
+    """Tell the test, and wait for its leave; with nobody listening, go on."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(os.environ[GATE])
+            connection.sendall(json.dumps({"moment": moment, **what}).encode() + b"\n")
+            connection.recv(1)
+        except OSError:
+            return
+
+
+def repair_resumed_requests() -> None:
+    """Have vLLM 0.10.0's CPU attention compute all tokens of a resumed request.
+
+    It takes a request whose prompt is computed for one that decodes a single token. A preempted request that finds its
+    prompt in vLLM's own prefix cache has several to compute, and its answer is then whatever the memory held: with or
+    without a connector.
+    """
+    original = TorchSDPAMetadataBuilderV1.reorder_batch
+
+    def reorder_batch(self: Any, batch: Any, output: Any) -> bool:
+        computed = batch.num_computed_tokens_cpu[: batch.num_reqs].copy()
+        for index, request_id in enumerate(batch.req_ids[: batch.num_reqs]):
+            if output.num_scheduled_tokens[request_id] > 1:
+                computed[index] = -1
+        seen = SimpleNamespace(
+            num_reqs=batch.num_reqs,
+            num_computed_tokens_cpu=computed,
+            num_prompt_tokens=batch.num_prompt_tokens,
+            swap_states=batch.swap_states,
+        )
+        return bool(original(self, seen, output))
+
+    TorchSDPAMetadataBuilderV1.reorder_batch = reorder_batch
+
+
+repair_resumed_requests()
+
+
+class GatedTransport:
+    """The real transport, behind the gate."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+
+    def exist(self, keys: Sequence[str]) -> Presence:
+        return self._inner.exist(keys)
+
+    def get(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
+        announce("load", keys=list(keys))
+        return self._inner.get(keys, blocks, guard)
+
+    def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
+        announce("save", keys=list(keys))
+        return self._inner.put(keys, blocks, guard)
+
+    def fence(self) -> Callable[[], None]:
+        wait: Callable[[], None] = self._inner.fence()
+        return wait
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class GatedConnector(YuanRongConnector):  # type: ignore[misc]
+    """The real connector, behind the gate."""
+
+    def _connected(self, kind: str, layout: Any, timeout_ms: int) -> Transport:
+        connected: Transport = super()._connected(kind, layout, timeout_ms)
+        return connected if layout is None else GatedTransport(connected)
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        answer: tuple[bool, dict[str, Any] | None] = super().request_finished(request, block_ids)
+        announce("finished", request=request.request_id, draining=answer[0])
+        return answer
+
+    def drained(self, request_id: str) -> None:
+        super().drained(request_id)
+        announce("drained", request=request_id)
+
+
+class WholePromptAscendScheduler(RecoveringAscendScheduler):  # type: ignore[misc]
+    """The Ascend scheduler that schedules prompts whole, which is its own path.
+
+    The CPU's attention ignores a cached prefix unless chunked prefill is on, and then the Ascend scheduler steps aside
+    for vLLM's. So chunked prefill is off for the scheduler alone.
+    """
+
+    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        own = copy.copy(vllm_config)
+        own.scheduler_config = copy.copy(vllm_config.scheduler_config)
+        own.scheduler_config.chunked_prefill_enabled = False
+        super().__init__(own, *args, **kwargs)
