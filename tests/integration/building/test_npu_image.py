@@ -1,0 +1,130 @@
+"""The whole Dockerfile.npu on a stand-in for the tutorial's image: same folders and tools, vLLM's CPU build in it."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from git import Repo
+from rich.console import Console
+from yrpd.building import commands
+from yrpd.building.context import Context
+from yrpd.building.layers import Layer
+from yrpd.building.npu_base import with_digest
+from yrpd.building.patched import Patched, load_patched
+from yrpd.building.sdk_engine import SdkEngine
+from yrpd.project import Project
+from yrpd.reporting import Reporter
+
+KERNELS = ("vllm_ascend/vllm_ascend_C.cpython-311-x86_64-linux-gnu.so", "vllm_ascend/lib/libcust_opapi.so")
+BUILD_INFO = "__soc_version__ = 'ASCEND910B1'\n"
+# What the tutorial's image has and the runtime image has not: git, pip, the pinned tree with compiled kernels, the
+# metadata of torch-npu, CANN's user.
+STAND_IN = """ARG BASE
+FROM ${BASE}
+LABEL yrpd.stage=stand-in
+COPY git /usr/bin/git
+COPY tree /vllm-workspace/vllm-ascend
+COPY torch_npu /opt/vllm/lib/python3.11/site-packages/torch_npu-2.7.1.dev20250724.dist-info
+RUN python3 -m ensurepip && ln -s pip3 /opt/vllm/bin/pip && useradd --uid 1000 HwHiAiUser && chmod 755 /usr/bin/git
+"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The npu image that was made from the stand-in, and what the task said."""
+
+    client: docker.DockerClient
+    patched: Patched
+    document: dict[str, Any]
+    said: str
+
+    def run(self, *command: str) -> str:
+        """Run a command in a container of the image."""
+        output = self.client.containers.run(self.document["id"], list(command), network_mode="none", remove=True)
+        return bytes(output).decode("utf-8", "replace")
+
+
+def _stand_in(patched: Patched, machine_git: Path) -> Context:
+    context = Context()
+    stream = io.BytesIO()
+    with Repo(patched.worktree) as repository:
+        repository.archive(stream, patched.pin.tree, format="tar")
+    context.add_archive("tree", stream.getvalue())
+    for name in KERNELS:
+        context.add_bytes(f"tree/{name}", f"compiled {name}\n".encode())
+    context.add_bytes("tree/vllm_ascend/_build_info.py", BUILD_INFO.encode())
+    context.add_bytes("torch_npu/METADATA", b"Metadata-Version: 2.1\nName: torch-npu\nVersion: 2.7.1.dev20250724\n")
+    context.add_file("git", machine_git)
+    context.add_bytes("Dockerfile", STAND_IN.encode())
+    return context
+
+
+@pytest.fixture(scope="module")
+def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """The image, made as ``invoke image --flavour npu`` makes it; both images go with the module."""
+    here, folder = Project.here(), tmp_path_factory.mktemp("npu")
+    _, patched = load_patched(here)
+    commands.image(project=here, reporter=Reporter(), flavour="cpu")
+    runtimes = client.images.list(filters={"label": "yrpd.layer=runtime"})
+    base = Layer("base", f"yrpd-test-{uuid.uuid4().hex[:12]}", "base-", {"stand-in": "npu"}, {})
+    engine = SdkEngine(client, Reporter(), folder / "stand-in.log")
+    reporter = Reporter()
+    reporter.console = Console(file=io.StringIO(), width=300)
+    try:
+        runtime = next(image.tags[0] for image in runtimes if image.tags)
+        identity = engine.build(base, _stand_in(patched, Path("/usr/bin/git")), "Dockerfile", {"BASE": runtime})
+        root = folder / "checkout"
+        root.mkdir()
+        for name in ("build", "docker", "patches", "scripts", "connector_src"):
+            (root / name).symlink_to(here.root / name)
+        text = here.release_file.read_text()
+        name = 'name = "vllm-ascend-yuanrong"'
+        assert name in text
+        own = text.replace(name, f'name = "{base.repository}"')
+        (root / "release.toml").write_text(with_digest(own, patched.name, f"sha256:{'0' * 64}", identity))
+        document = commands.image(project=Project(root), reporter=reporter, flavour="npu")
+        yield Made(client, patched, document, str(reporter.console.file.getvalue()))  # type: ignore[attr-defined]
+    finally:
+        for image in client.images.list(base.repository):
+            client.images.remove(str(image.id), force=True)
+
+
+def test_the_series_is_applied_by_git_am_and_the_tree_is_the_locks(made: Made) -> None:
+    assert made.document["state"] == "built"
+    assert made.document["labels"]["yrpd.tree"] == made.patched.tree
+    assert "kernel rebuild: not needed" in made.said
+    found = made.run("sh", "-c", "ls /vllm-workspace/vllm-ascend/vllm_ascend/distributed/yuanrong")
+    assert "connector.py" in found.split()
+
+
+def test_the_compiled_kernels_of_the_base_are_kept_byte_for_byte(made: Made) -> None:
+    for name in KERNELS:
+        assert made.run("cat", f"/vllm-workspace/vllm-ascend/{name}") == f"compiled {name}\n"
+    assert made.run("cat", "/vllm-workspace/vllm-ascend/vllm_ascend/_build_info.py") == BUILD_INFO
+
+
+def test_it_is_installed_by_develop_under_its_own_version(made: Made) -> None:
+    ask = "import importlib.metadata as m; print(m.version('vllm_ascend'))"
+    assert made.run("python3", "-c", ask).strip() == made.patched.version
+
+
+def test_openyuanrong_the_datasystem_and_the_router_answer(made: Made) -> None:
+    assert made.run("yr", "--version") == "yr version: 9.9.9\n"
+    assert "0.8.1" in made.run("dscli", "--version")
+    assert "etcd Version" in made.run("etcd", "--version")
+    assert "usage" in made.run("vllm-router", "--help").lower()
+    assert "/opt/yuanrong/" in made.run("python3", "-c", "import yr.datasystem as d; print(d.__file__)")
+
+
+def test_wheels_series_scratch_and_git_state_are_not_left_in_it(made: Made) -> None:
+    assert (
+        made.run("sh", "-c", "ls -d /wheelhouse /vllm-workspace/vllm-ascend/.git /root/.cache 2>/dev/null || true")
+        == ""
+    )
