@@ -172,6 +172,16 @@ class BlockCopier:
         """
         return self._copy(targets, blocks, [self.kind] * len(blocks), inwards=False)
 
+    def clear(self, block: int) -> None:
+        """Fill a block with zeros.
+
+        Args:
+            block: KV block id.
+        """
+        for chunk in self._chunks:
+            for view, _, _ in chunk.parts:
+                view[block] = 0
+
     def _copy(self, buffers: Sequence[Any], blocks: Sequence[int], kinds: Sequence[int], *, inwards: bool) -> list[int]:
         totals = numpy.zeros((len(blocks), len(self._sizes)), dtype="<u8")
         checks = [0] * len(blocks)

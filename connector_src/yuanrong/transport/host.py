@@ -207,8 +207,8 @@ class HostTransport:
     ) -> list[str | None]:
         """Fill blocks; returns the cause of each failure.
 
-        The checksum is taken after the copy, while the bytes are in the processor's cache. So a block may hold the
-        bytes of a damaged object after a failure, as after any torn load: nobody reads it before it was computed.
+        The checksum is taken after the copy, while the bytes are in the processor's cache. A block that got a damaged
+        object's bytes is cleared: an attention kernel may multiply what it masks by zero, and zero times NaN is NaN.
         """
         assert self._copier is not None  # noqa: S101 - see _copy_out
         causes: list[str | None] = []
@@ -229,10 +229,12 @@ class HostTransport:
                         [blocks[part.start + index] for index, _, _, _ in opened],
                         [kind for _, _, kind, _ in opened],
                     )
+                    for (index, _, _, expected), check in zip(opened, checks, strict=True):
+                        if check != expected:
+                            done[index] = CORRUPT
+                            self._copier.clear(blocks[part.start + index])
                 finally:
                     guard.leave()
-                for (index, _, _, expected), check in zip(opened, checks, strict=True):
-                    done[index] = None if check == expected else CORRUPT
             causes += done
         return causes
 

@@ -12,10 +12,8 @@ import json
 import os
 import socket
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
-from vllm.v1.attention.backends.cpu_attn import TorchSDPAMetadataBuilderV1
 from vllm_ascend.distributed.yuanrong.connector import YuanRongConnector
 from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler, RecoveringScheduler
 from vllm_ascend.distributed.yuanrong.transport import Guard, Presence, Transfer, Transport
@@ -34,34 +32,6 @@ def announce(moment: str, **what: Any) -> None:
             connection.recv(1)
         except OSError:
             return
-
-
-def repair_resumed_requests() -> None:
-    """Have vLLM 0.10.0's CPU attention compute all tokens of a resumed request.
-
-    It takes a request whose prompt is computed for one that decodes a single token. A preempted request that finds its
-    prompt in vLLM's own prefix cache has several to compute, and its answer is then whatever the memory held: with or
-    without a connector.
-    """
-    original = TorchSDPAMetadataBuilderV1.reorder_batch
-
-    def reorder_batch(self: Any, batch: Any, output: Any) -> bool:
-        computed = batch.num_computed_tokens_cpu[: batch.num_reqs].copy()
-        for index, request_id in enumerate(batch.req_ids[: batch.num_reqs]):
-            if output.num_scheduled_tokens[request_id] > 1:
-                computed[index] = -1
-        seen = SimpleNamespace(
-            num_reqs=batch.num_reqs,
-            num_computed_tokens_cpu=computed,
-            num_prompt_tokens=batch.num_prompt_tokens,
-            swap_states=batch.swap_states,
-        )
-        return bool(original(self, seen, output))
-
-    TorchSDPAMetadataBuilderV1.reorder_batch = reorder_batch
-
-
-repair_resumed_requests()
 
 
 class GatedTransport:
