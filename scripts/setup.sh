@@ -7,9 +7,8 @@
 #   gcc libc6-dev                               repair of the vLLM CPU wheel (facts in docs/image.md)
 #   libgomp1 libnuma1                           libraries that vLLM's CPU kernels load
 #   etcd-server                                 the DataSystem tests that run outside containers
-#   docker-registry                             the tests that push and pull
 # shellcheck disable=SC2034
-DEBIAN_PACKAGES=(ca-certificates git docker.io debootstrap iproute2 util-linux g++ gcc libc6-dev libgomp1 libnuma1 etcd-server docker-registry)
+DEBIAN_PACKAGES=(ca-certificates git docker.io debootstrap iproute2 util-linux g++ gcc libc6-dev libgomp1 libnuma1 etcd-server)
 
 say() { printf '%s\n' "$*" >&2; }
 
