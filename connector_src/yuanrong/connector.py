@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,10 +173,14 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         ranks = 1 if self._mla else size
         space = namespace_of(vllm_config, self._config, current_platform.device_type)
         if self._config.worker_resource_log:
-            TierWatch(Path(self._config.worker_resource_log), self._metrics).start()
+            done = threading.Event()
+            weakref.finalize(self, done.set)  # vLLM tells a connector nothing when it drops it
+            TierWatch(Path(self._config.worker_resource_log), self._metrics, done.wait).start()
         logger.info("KV namespace %s of role %s", space.digest()[:8].hex(), self._config.role)
         if self._config.announce:
-            Announcer(space, self._config.role, exchange_by_process(self._config, reachable)).start()
+            announcer = Announcer(space, self._config.role, exchange_by_process(self._config, reachable))
+            weakref.finalize(self, announcer.close)
+            announcer.start()
         return SchedulerSide(
             self._config,
             space.digest(),

@@ -130,6 +130,7 @@ class Engine:
         self.fault: Callable[[str, str], str | None] = lambda op, key: None
         extra = {
             "worker_address": "127.0.0.1:1",
+            "announce": False,
             "lookup_cache_ms": 0,
             "hazard_timeout_ms": 1,
             "poll_ms": 1,
