@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import gc
 import random
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,22 +44,6 @@ def test_vllm_finds_the_class_by_module_path_and_by_scheduler_name() -> None:
         found = resolve_obj_by_qualname(f"vllm_ascend.distributed.yuanrong.recovery.{name}")
         assert issubclass(found, Scheduler)
         assert found.recovers_failed_kv_loads
-
-
-def test_what_a_connector_runs_beside_itself_ends_with_it(folder: Path) -> None:
-    def running() -> set[threading.Thread]:
-        return {t for t in threading.enumerate() if t.name in ("yuanrong-announcer", "yuanrong-tiers")}
-
-    before = running()
-    log = str(folder / "resource.log")
-    engine = Engine(Setup(extra={"announce": True, "worker_resource_log": log}), {}, folder, random.Random(1))
-    started = running() - before
-    assert {thread.name for thread in started} == {"yuanrong-announcer", "yuanrong-tiers"}
-    del engine
-    gc.collect()
-    for thread in started:
-        thread.join(60)
-        assert not thread.is_alive()
 
 
 def check(engine: Engine, change: Callable[[Any], None], **extra: Any) -> None:
