@@ -126,13 +126,3 @@ def test_the_text_model_with_the_ascend_scheduler_is_verified_too(
     assert verified.code == 0, tail(verified)
     assert verified.document["passed"] is True
     assert verified.document["hits"]["loaded_blocks"] > 0
-
-
-def test_cleaning_leaves_nothing_behind(report: dict[str, Any], invoke: Callable[..., Run]) -> None:
-    cleaned = invoke("deploy.clean", "lab.down")
-    assert cleaned.code == 0, tail(cleaned)
-    assert not Path("/run/yrpd-lab").exists()
-    assert not Path("/var/lib/yrpd-lab").exists()
-    assert "yrpd-lab" not in command("ip", "netns", "list").out
-    assert "10.77.0." not in command("ip", "-4", "address").out
-    assert "yrpd-lab" not in Path("/proc/self/mounts").read_text(encoding="utf-8")
