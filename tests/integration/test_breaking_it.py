@@ -84,7 +84,7 @@ def test_a_flipped_byte_in_a_patch(checkout: Path, invoke: Callable[..., Invoked
 
 
 def test_a_flipped_byte_in_the_source_distribution(checkout: Path, cache: Path, invoke: Callable[..., Invoked]) -> None:
-    flip_a_byte(next(cache.rglob("vllm_ascend-*.tar.gz")))
+    flip_a_byte(next(cache.rglob("vllm_ascend-0.10.0rc1.tar.gz")))
     assert_refused(invoke("patch"), 3, "b3cef184", "expected", "found")
     assert not list((checkout / "build").rglob("state.json"))
 

@@ -119,6 +119,12 @@ class Released:
         self.client.images.get(self.manifest.id).tag(repository, tag)
 
 
+def remove_images(client: DockerClient, repository: str) -> None:
+    """Remove the images of a repository, what was built on another one first: an engine refuses the other order."""
+    for image in sorted(client.images.list(repository), key=lambda image: not image.attrs["Parent"]):
+        client.images.remove(str(image.id), force=True)
+
+
 @pytest.fixture(scope="module")
 def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Released]:
     """The release; its images go with the module."""
@@ -143,8 +149,7 @@ def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> 
         assert record is not None
         yield Released(project, patched, client, provide_release(project, patched, record, client, quiet()), repository)
     finally:
-        for image in client.images.list(repository):
-            client.images.remove(str(image.id), force=True)
+        remove_images(client, repository)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from yrpd.releasing.folder import TARBALL, ReleaseFolder, parse_checksums
 from yrpd.releasing.manifest import Manifest
 
 from .broken_line import BrokenLine
-from .conftest import Released, quiet
+from .conftest import Released, quiet, remove_images
 
 PORT_DEADLINE_S = 30
 
@@ -38,8 +38,7 @@ def saved(released: Released) -> Released:
 @pytest.fixture
 def absent(saved: Released) -> Iterator[Released]:
     """The release while the engine has neither its image nor a layer of it."""
-    for image in saved.client.images.list(saved.repository):
-        saved.client.images.remove(str(image.id), force=True)
+    remove_images(saved.client, saved.repository)
     yield saved
     loading.load(saved.client, saved.folder, saved.manifest, quiet())
 
@@ -237,8 +236,7 @@ def test_what_was_pushed_is_pulled_by_its_digest(saved: Released, debian_registr
     ).headers["Docker-Content-Digest"]
     assert pushed.digest == served
     assert other.manifest.pushed == (pushed,)
-    for image in saved.client.images.list(saved.repository):
-        saved.client.images.remove(str(image.id), force=True)
+    remove_images(saved.client, saved.repository)
     saved.client.images.remove(f"{pushed.repository}:{tag}", force=True) if _tagged(
         saved, pushed.repository, tag
     ) else None
