@@ -17,6 +17,8 @@ from yrpd.building.sdk_engine import SdkEngine
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
 
+from tests.integration.images import remove_images
+
 
 @pytest.fixture
 def sdk(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> SdkEngine:
@@ -27,8 +29,7 @@ def sdk(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> SdkE
 def repository(client: docker.DockerClient) -> Iterator[str]:
     name = f"yrpd-test-{uuid.uuid4().hex[:12]}"
     yield name
-    for image in client.images.list(name):
-        client.images.remove(str(image.id), force=True)
+    remove_images(client, name)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from yrpd.project import Project
 from yrpd.release import FlavourTable, load_release
 from yrpd.reporting import Reporter
 
+from tests.integration.images import remove_images
+
 
 @pytest.fixture
 def sdk(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> SdkEngine:
@@ -37,11 +39,6 @@ def _make(client: docker.DockerClient, name: str, text: str) -> str:
     return str(client.images.get(name).id)
 
 
-def _forget(client: docker.DockerClient, repository: str) -> None:
-    for image in client.images.list(repository):
-        client.images.remove(str(image.id), force=True)
-
-
 @pytest.fixture
 def base(sdk: SdkEngine, registry: str) -> Iterator[str]:
     """A base image's name in the registry, which the engine does not have any more."""
@@ -49,9 +46,9 @@ def base(sdk: SdkEngine, registry: str) -> Iterator[str]:
     repository = name.rpartition(":")[0]
     _make(sdk.client, name, "one")
     sdk.push(name)
-    _forget(sdk.client, repository)
+    remove_images(sdk.client, repository)
     yield name
-    _forget(sdk.client, repository)
+    remove_images(sdk.client, repository)
 
 
 @pytest.fixture
@@ -107,7 +104,7 @@ def test_a_base_that_came_by_save_and_load_is_known_by_its_id(
     assert commands.lock(project=project, reporter=reporter, flavour="npu")["base_id"] == identity
     sdk.client.images.get(identity).tag(base)
     saved = b"".join(sdk.client.images.get(base).save(named=base))
-    _forget(sdk.client, base.rpartition(":")[0])
+    remove_images(sdk.client, base.rpartition(":")[0])
     sdk.client.images.load(saved)
     assert sdk.client.images.get(base).attrs["RepoDigests"] == []
     assert provide_base(sdk, _table(project), reporter) == identity
@@ -150,7 +147,7 @@ def test_a_registry_that_cannot_write_ends_a_push_with_an_error_in_its_stream(
         assert caught.value.exit_code == 6
         assert caught.value.next_command == f"less {sdk.log}"
     finally:
-        _forget(sdk.client, name.rpartition(":")[0])
+        remove_images(sdk.client, name.rpartition(":")[0])
 
 
 def test_the_cpu_flavour_has_nothing_to_lock(project: Project, reporter: Reporter) -> None:

@@ -22,6 +22,8 @@ from yrpd.building.sdk_engine import SdkEngine
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 
+from tests.integration.images import remove_images
+
 KERNELS = ("vllm_ascend/vllm_ascend_C.cpython-311-x86_64-linux-gnu.so", "vllm_ascend/lib/libcust_opapi.so")
 BUILD_INFO = "__soc_version__ = 'ASCEND910B1'\n"
 # What the tutorial's image has and the runtime image has not: git, pip, the pinned tree with compiled kernels, the
@@ -92,8 +94,7 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
         document = commands.image(project=Project(root), reporter=reporter, flavour="npu")
         yield Made(client, patched, document, str(reporter.console.file.getvalue()))  # type: ignore[attr-defined]
     finally:
-        for image in client.images.list(base.repository):
-            client.images.remove(str(image.id), force=True)
+        remove_images(client, base.repository)
 
 
 def test_the_series_is_applied_by_git_am_and_the_tree_is_the_locks(made: Made) -> None:

@@ -28,6 +28,7 @@ from yrpd.releasing.making import provide_release
 from yrpd.releasing.manifest import Manifest, read_manifest
 from yrpd.reporting import Reporter
 
+from tests.integration.images import remove_images
 from tests.integration.patching.conftest import add_series, make_tiny
 
 DOCKERFILE = "ARG BASE\nFROM ${BASE}\nLABEL yrpd.stage=cpu\nCOPY vllm-ascend /vllm-workspace/vllm-ascend\n"
@@ -117,12 +118,6 @@ class Released:
         """Give the release's image its name back, after a test took it away."""
         repository, _, tag = self.manifest.image.rpartition(":")
         self.client.images.get(self.manifest.id).tag(repository, tag)
-
-
-def remove_images(client: DockerClient, repository: str) -> None:
-    """Remove the images of a repository, what was built on another one first: an engine refuses the other order."""
-    for image in sorted(client.images.list(repository), key=lambda image: not image.attrs["Parent"]):
-        client.images.remove(str(image.id), force=True)
 
 
 @pytest.fixture(scope="module")

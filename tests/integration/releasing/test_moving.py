@@ -23,8 +23,10 @@ from yrpd.releasing.archive import ChunkReader, read_archive
 from yrpd.releasing.folder import TARBALL, ReleaseFolder, parse_checksums
 from yrpd.releasing.manifest import Manifest
 
+from tests.integration.images import remove_images
+
 from .broken_line import BrokenLine
-from .conftest import Released, quiet, remove_images
+from .conftest import Released, quiet
 
 PORT_DEADLINE_S = 30
 
