@@ -8,7 +8,12 @@ from typing import Any
 
 from invoke import Collection, Context, task
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "scripts"))
+_ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(_ROOT / "scripts"))
+
+from yrpd.environment import require_environment_or_exit
+
+require_environment_or_exit(_ROOT)
 
 from yrpd.cli import default_hosts_file, execute, resolve_flavour, resolve_pin
 

@@ -11,7 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+_SCRIPTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(_SCRIPTS))
+
+from yrpd.environment import require_environment_or_exit
+
+require_environment_or_exit(_SCRIPTS.parent)
 
 from yrpd.cli import default_hosts_file, execute, resolve_flavour, resolve_pin
 from yrpd.deploying import commands

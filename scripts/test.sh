@@ -13,7 +13,7 @@ case "${1:-}" in unit | emulated | full) mode=$1 && shift ;; esac
 
 if [ "$mode" = unit ]; then
     make_venv
-    exec .venv/bin/python -m pytest tests/unit "$@"
+    exec .venv/bin/python -m pytest -n auto tests/unit "$@"
 fi
 
 # The registry is for the tests of image.lock and image.push, on loopback.
@@ -43,7 +43,13 @@ PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library VLLM_VERSION=0.
 [ "$mode" = emulated ] && exit "$status"
 
 build_engine
-VLLM_PLUGINS='' on_vllm tests/integration/connector tests/integration/vllm_ascend tests/integration/bench tests/integration/engines "$@" || status=$?
+# What shares nothing but processor time runs on every core: random interleavings, unit tests, git on small repositories.
+# What talks to a DataSystem, an engine or a lab runs alone: its deadlines are part of what is tested.
+export VLLM_PLUGINS=''
+interleavings=tests/integration/connector/test_interleavings.py
+on_vllm -n auto "$interleavings" "$@" || status=$?
+on_vllm tests/integration/connector tests/integration/vllm_ascend tests/integration/bench tests/integration/engines \
+    --ignore "$interleavings" "$@" || status=$?
 
 other_pins=$(PYTHONPATH=scripts .venv/bin/python -c '
 from yrpd.project import Project
@@ -54,9 +60,12 @@ for pin in $other_pins; do
     say "--> tests on the vLLM of $pin"
     .venv/bin/invoke patch --pin "$pin" build --pin "$pin"
     python=build/$pin/venv-cpu/bin/python
-    VLLM_PLUGINS='' YUANRONG_INTERLEAVINGS=${YUANRONG_INTERLEAVINGS:-300} \
-        on_vllm tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
+    YUANRONG_INTERLEAVINGS=${YUANRONG_INTERLEAVINGS:-300} \
+        on_vllm -n auto --dist loadfile tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
 done
+unset VLLM_PLUGINS
 
-.venv/bin/python -m pytest tests/unit tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend --ignore tests/integration/bench --ignore tests/integration/engines "$@" || status=$?
+.venv/bin/python -m pytest -n auto tests/unit tests/integration/patching "$@" || status=$?
+.venv/bin/python -m pytest tests/integration tests/e2e --ignore tests/integration/connector --ignore tests/integration/vllm_ascend \
+    --ignore tests/integration/bench --ignore tests/integration/engines --ignore tests/integration/patching "$@" || status=$?
 exit "$status"

@@ -161,7 +161,13 @@ def etcd(home: Path) -> Iterator[Daemon]:
 
 
 @contextmanager
-def worker(home: Path, etcd_address: str, memory_mb: int, flags: Sequence[str] = ()) -> Iterator[Daemon]:
+def worker(
+    home: Path,
+    etcd_address: str,
+    memory_mb: int,
+    flags: Sequence[str] = (),
+    start_seconds: float = _START_SECONDS,
+) -> Iterator[Daemon]:
     """Run a DataSystem worker with its files and its log in a folder of its own.
 
     Args:
@@ -169,6 +175,7 @@ def worker(home: Path, etcd_address: str, memory_mb: int, flags: Sequence[str] =
         etcd_address: ``host:port`` of etcd.
         memory_mb: Size of its memory pool.
         flags: More worker flags, ``name=value``.
+        start_seconds: How long it may take to get ready.
 
     Raises:
         EnvironmentFailure: It did not get ready.
@@ -176,7 +183,8 @@ def worker(home: Path, etcd_address: str, memory_mb: int, flags: Sequence[str] =
     (port,) = free_ports(1)
     address, ready = f"127.0.0.1:{port}", home / "ready"
     argv = [*worker_argv(home, address, etcd_address, memory_mb, ready), *(f"--flag={flag}" for flag in flags)]
-    with running(Daemon("the DataSystem worker", address, argv, home / "worker.log", ready.exists)) as daemon:
+    log = home / "worker.log"
+    with running(Daemon("the DataSystem worker", address, argv, log, ready.exists, None, start_seconds)) as daemon:
         yield daemon
 
 
