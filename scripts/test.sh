@@ -36,9 +36,9 @@ on_vllm() {
 }
 # The patched vllm-ascend itself, installed and chosen by its entry points, on an NPU that is emulated.
 prepared=$(PYTHONPATH=scripts .venv/bin/python tests/emulated_npu/prepare.py)
-read -r python library <<<"$prepared"
+read -r python library router <<<"$prepared"
 status=0
-PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library VLLM_VERSION=0.10.0 \
+PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library EMULATED_NPU_ROUTER=$router VLLM_VERSION=0.10.0 \
     on_vllm tests/emulated_npu "$@" || status=$?
 [ "$mode" = emulated ] && exit "$status"
 

@@ -1,8 +1,9 @@
-"""Make what the emulated NPU needs, and print the interpreter and the device's library.
+"""Make what the emulated NPU needs, and print the interpreter, the device's library and the router.
 
 Needs ``invoke patch build`` with the ``cpu`` flavour before it: that environment's vLLM is the 0.10.0 whose Python code
 an NPU host runs, and its packages are locked by hash. What is added is the device's library (g++), the file that
-vllm-ascend's ``build_py`` writes (``develop`` does not, and only NPU code reads it), and the tiny models.
+vllm-ascend's ``build_py`` writes (``develop`` does not, and only NPU code reads it), the tiny models, and the images'
+``vllm-router`` in an environment of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from yrpd.building.runtime import Locks, provide_router
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
@@ -42,17 +44,21 @@ def write_build_info(python: Path, tree: Path, version: str, soc: str) -> None:
 
 
 def main() -> None:
-    """Prepare, and print two paths."""
+    """Prepare, and print three paths."""
     project = Project.here()
     release = load_release(project.release_file)
     pin = release.pin()[0]
     patched = read_state(project, pin)["patch"]
     python = model_python(project, pin)
-    ensure_models(project, Reporter(as_json=True), pin)
+    reporter = Reporter(as_json=True)
+    ensure_models(project, reporter, pin)
+    router = project.pin_build(pin) / "venv-router"
+    locks = Locks.of(project, release.flavours["cpu"].runtime)
+    provide_router(project, locks, router, project.pin_build(pin) / "logs" / "router.log", reporter)
     write_build_info(
         python, project.root / patched["worktree"], patched["version"], release.flavours["cpu"].soc_version
     )
-    print(python, device.build(python, project.cache))
+    print(python, device.build(python, project.cache), router / "bin" / "vllm-router")
 
 
 if __name__ == "__main__":

@@ -154,6 +154,15 @@ def provide_npu_tools(project: Project, locks: Locks, folder: Path, log: Path, r
     return _install(wheels, lock.sha256, folder, log, reporter)
 
 
+def provide_router(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
+    """Make an environment with ``vllm-router`` on the build host, from the wheels that the images get.
+
+    Returns:
+        Whether it was made now.
+    """
+    return _install(provide(project, locks.router, reporter), locks.router.sha256, folder, log, reporter)
+
+
 def _install(wheels: Sequence[Stored], digest: str, folder: Path, log: Path, reporter: Reporter) -> bool:
     # The stamp is removed first and written last, so that an interrupted installation is made anew.
     wanted = {"runtime": digest, "python": sys.version, "folder": str(folder)}

@@ -82,3 +82,4 @@ class ProcessGroupHccl(dist.ProcessGroup):  # type: ignore[misc]
 def register() -> None:
     """Make ``hccl`` a backend of torch.distributed, for the device and for host tensors that go with it."""
     dist.Backend.register_backend("hccl", ProcessGroupHccl, devices=["npu", "cpu"])
+    dist.is_hccl_available = lambda: True

@@ -1,0 +1,120 @@
+"""Prefill and decode on the emulated NPU behind the real router, with the command lines that a deployment uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from yrpd.datasystem import Daemon, free_ports, running
+from yrpd.serving.command_lines import KvTransfer, VllmServe, router, vllm_serve
+
+from tests.emulated_npu.engine import environment
+from tests.integration.engines import rig
+
+#: Announces a load before it begins, and is otherwise the connector (tests/integration/engines/inside).
+GATE = Path(rig.__file__).with_name("inside")
+BLOCK = 128
+MAX_LEN = 2048
+START_SECONDS = 600
+SETTINGS: dict[str, int | str] = {**rig.DEADLINES, "probe_interval_ms": 200, "save_mode": "sync-last"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One prefill, one decode, and the router in front of them.
+
+    Attributes:
+        prefill: P, for its counters.
+        decode: D, for its counters and its gate.
+        endpoint: Where clients ask.
+    """
+
+    prefill: rig.Engine
+    decode: rig.Engine
+    endpoint: rig.Engine
+
+
+@contextmanager
+def serving(
+    home: Path, model: Path, options: dict[str, str], transfer: KvTransfer | None = None, *, gated: bool = False
+) -> Iterator[rig.Engine]:
+    """Run ``vllm serve`` as an NPU host's container does; vllm-ascend and the connector come by their entry points.
+
+    Args:
+        home: Folder of its log and counters.
+        model: The model's folder.
+        options: More options of ``vllm serve``.
+        transfer: How it shares blocks; None is plain vllm-ascend.
+        gated: Put the gate around the connector, which is then named by its module.
+    """
+    (port,) = free_ports(1)
+    (home / "metrics").mkdir(parents=True)
+    common = {
+        "enforce-eager": "",  # graph mode is not emulated
+        "max-num-seqs": "8",
+        "max-num-batched-tokens": str(MAX_LEN),
+        "gpu-memory-utilization": "0.5",
+        "disable-log-requests": "",
+    }
+    serve = VllmServe(
+        str(model), rig.NAME, "127.0.0.1", port, "float32", MAX_LEN, BLOCK, 1, cpu=False,
+        options=tuple({**common, **options}.items()),
+    )  # fmt: skip
+    _, *arguments = vllm_serve(serve, transfer)
+    variables = environment(
+        PROMETHEUS_MULTIPROC_DIR=str(home / "metrics"),
+        VLLM_SERVER_DEV_MODE="1",
+        VLLM_ENABLE_V1_MULTIPROCESSING="1",
+        VLLM_WORKER_MULTIPROC_METHOD="fork",  # vLLM's default, and half of a start's imports
+    )
+    with ExitStack() as stack:
+        gate = None
+        if gated:
+            gate = rig.Gate(home / "gate")
+            stack.callback(gate.close)
+            variables["YRPD_TEST_GATE"] = str(gate.path)
+            variables["PYTHONPATH"] += f"{os.pathsep}{GATE}"
+            where = arguments.index("--kv-transfer-config") + 1
+            config = json.loads(arguments[where])
+            config |= {"kv_connector": "GatedConnector", "kv_connector_module_path": "gate"}
+            arguments[where] = json.dumps(config)
+        daemon = Daemon(
+            f"vLLM in {home.name}", f"127.0.0.1:{port}", [str(Path(sys.executable).with_name("vllm")), *arguments],
+            home / "vllm.log", lambda: _healthy(port), variables, START_SECONDS,
+        )  # fmt: skip
+        stack.enter_context(running(daemon))
+        yield rig.Engine(daemon, gate)
+
+
+@contextmanager
+def routed(home: Path, prefill: rig.Engine, decode: rig.Engine) -> Iterator[Stack]:
+    """Run the router in front of two engines.
+
+    Args:
+        home: Folder of its log.
+        prefill: P.
+        decode: D.
+    """
+    port, metrics_port = free_ports(2)
+    # The router takes a URL once; where P and D are one engine, it has two names.
+    first = prefill.url.replace("127.0.0.1", "localhost") if prefill is decode else prefill.url
+    _, *arguments = router(
+        "127.0.0.1", port, metrics_port, [first], [decode.url], {"policy": "round_robin"}, health_interval_s=5
+    )
+    argv = [os.environ["EMULATED_NPU_ROUTER"], *arguments]
+    daemon = Daemon("the router", f"127.0.0.1:{port}", argv, home / "router.log", lambda: _healthy(port))
+    with running(daemon):
+        yield Stack(prefill, decode, rig.Engine(daemon))
+
+
+def _healthy(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
+    except requests.RequestException:
+        return False

@@ -1,0 +1,163 @@
+"""One prefill and one decode of the patched vllm-ascend, served: API servers, router, a DataSystem worker for each."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yrpd import datasystem
+from yrpd.datasystem import Daemon
+from yrpd.deploying.verification.client import ask_streaming
+from yrpd.deploying.verification.questions import Question, picture_questions
+from yrpd.serving.command_lines import KvTransfer
+
+from tests.emulated_npu.conftest import ASCEND
+from tests.emulated_npu.serving import BLOCK, SETTINGS, Stack, routed, serving
+from tests.integration.engines import rig
+from tests.integration.engines.test_load_faults import (
+    DEADLINE_S,
+    delete_all,
+    kill_the_owner,
+    kill_the_worker,
+    mended,
+    truncate,
+)
+from tests.integration.engines.test_load_faults import Scene as Fault
+
+pytestmark = pytest.mark.emulated
+MEMORY_MB = 128
+TEXT = (1, BLOCK, BLOCK + 1, 5 * BLOCK + 7)
+#: Options of ``vllm serve`` by model; one with each scheduler.
+MODELS = {
+    "qwen2": {},
+    "qwen2_5_vl": {
+        "limit-mm-per-prompt": json.dumps({"image": 1, "video": 0}), "additional-config": json.dumps(ASCEND),
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that runs.
+
+    Attributes:
+        model: Its folder's name.
+        stack: With the connector.
+        plain: The same without it: one engine is P and D.
+        near: Decode's DataSystem worker.
+        far: Prefill's.
+        etcd: Their directory.
+    """
+
+    model: str
+    stack: Stack
+    plain: rig.Reference
+    near: Daemon
+    far: Daemon
+    etcd: Daemon
+
+    def questions(self) -> list[Question]:
+        """Return what to ask."""
+        pictures = [] if self.model == "qwen2" else list(picture_questions().values())
+        return [*(rig.prompt(f"served {tokens}", tokens) for tokens in TEXT), *pictures]
+
+
+# The image model is asked about text too; the text model's own stack is the long form's.
+SERVED = list(MODELS) if rig.FULL else ["qwen2_5_vl"]
+
+
+@pytest.fixture(scope="module", params=SERVED)
+def scene(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Both stacks of one model, their engines started side by side."""
+    name = str(request.param)
+    home = tmp_path_factory.mktemp(name)
+    with ExitStack() as stack:
+        store = stack.enter_context(datasystem.etcd(home))
+        workers = {}
+        for role in ("prefill", "decode"):
+            folder = home / f"worker-{role}"
+            folder.mkdir()
+            workers[role] = stack.enter_context(
+                datasystem.worker(folder, store.address, MEMORY_MB, ["node_timeout_s=5"])
+            )
+
+        def start(role: str) -> rig.Engine:
+            roles = {"prefill": "kv_producer", "decode": "kv_consumer"}
+            transfer = None
+            if role in roles:
+                transfer = KvTransfer(
+                    roles[role], workers[role].address, "served", "vllm", by_module=False,
+                    settings=tuple(SETTINGS.items()),
+                )  # fmt: skip
+            started = serving(home / role, models / name, MODELS[name], transfer, gated=role == "decode")
+            return stack.enter_context(started)
+
+        roles = ("prefill", "decode", "plain")
+        with ThreadPoolExecutor(len(roles)) as pool:
+            engines = dict(zip(roles, pool.map(start, roles), strict=True))
+        served = stack.enter_context(routed(home / "prefill", engines["prefill"], engines["decode"]))
+        without = stack.enter_context(routed(home / "plain", engines["plain"], engines["plain"]))
+        yield Scene(name, served, rig.Reference(without.endpoint), workers["decode"], workers["prefill"], store)
+
+
+def test_answers_are_those_of_the_stack_without_the_connector_and_come_from_prefills_blocks(scene: Scene) -> None:
+    stack, salt = scene.stack, uuid.uuid4().hex
+    questions = scene.questions()
+    scene.plain.prepare(questions)
+    for question in questions:
+        before, saved = stack.decode.counters(), stack.prefill.counters()["saved_blocks"]
+        answer = stack.endpoint.ask(question, salt)
+        scene.plain.check(question, answer)
+        after = stack.decode.counters()
+        blocks = (answer.prompt_tokens - 1) // BLOCK
+        assert after["loaded_blocks"] - before["loaded_blocks"] == blocks, question.name
+        assert after["matched_tokens"] - before["matched_tokens"] == blocks * BLOCK, question.name
+        assert stack.prefill.counters()["saved_blocks"] - saved >= blocks, question.name
+        assert after["saved_blocks"] == 0, "decode saves nothing"
+
+
+def test_a_stream_through_the_router_is_the_same_answer(scene: Scene) -> None:
+    question = scene.questions()[-1]
+    answer, _, chunks = ask_streaming(scene.stack.endpoint.url, rig.NAME, question, uuid.uuid4().hex)
+    scene.plain.check(question, answer)
+    assert chunks > 1
+
+
+@pytest.mark.parametrize(
+    "fault", [delete_all, truncate, kill_the_worker, kill_the_owner], ids=lambda fault: fault.__name__
+)
+def test_a_fault_between_decodes_match_and_its_load_costs_no_answer(
+    scene: Scene, fault: Callable[[Fault], None]
+) -> None:
+    decode, endpoint = scene.stack.decode, scene.stack.endpoint
+    assert decode.gate is not None
+    question, begun = scene.questions()[-1], threading.Event()
+    scene.plain.prepare([question])
+    before = decode.counters()
+
+    def act(message: dict[str, Any]) -> None:
+        if message["moment"] == "load" and not begun.is_set():
+            begun.set()
+            fault(Fault(scene.near, scene.far, scene.etcd, message["keys"]))
+
+    with mended(scene.near, scene.far), decode.gate.watched(act), ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(endpoint.ask, question, uuid.uuid4().hex).result(timeout=DEADLINE_S)
+        assert begun.is_set(), "nothing was about to be loaded"
+        scene.plain.check(question, answer)
+        assert decode.failures(), "the load did not fail"
+        assert decode.counters()["recomputed_requests"] == before["recomputed_requests"] + 1
+
+    def loads_again() -> None:
+        loaded = decode.counters()["loaded_blocks"]
+        scene.plain.check(question, endpoint.ask(question, uuid.uuid4().hex))
+        assert decode.counters()["loaded_blocks"] > loaded, "nothing is loaded"
+
+    rig.eventually(loads_again)
