@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The test suite: `bash scripts/test.sh [unit|emulated|full] [pytest options]`.
+# The test suite: `bash scripts/test.sh [unit|emulated|coverage|full] [pytest options]`.
 #   unit      the unit tests alone; nothing is installed but .venv
 #   emulated  the patched vllm-ascend itself on the emulated NPU
+#   coverage  which lines of the series served requests execute, on the emulated NPU and on the CPU; fails below 95 %
 #   (none)    everything: unit, emulated, integration, end to end
 #   full      everything, with the long form of the property, fault and bench tests
 set -euo pipefail
@@ -9,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 
 mode=all
-case "${1:-}" in unit | emulated | full) mode=$1 && shift ;; esac
+case "${1:-}" in unit | emulated | coverage | full) mode=$1 && shift ;; esac
 
 if [ "$mode" = unit ]; then
     make_venv
@@ -38,8 +39,20 @@ on_vllm() {
 prepared=$(PYTHONPATH=scripts .venv/bin/python tests/emulated_npu/prepare.py)
 read -r python library router <<<"$prepared"
 status=0
-PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library EMULATED_NPU_ROUTER=$router VLLM_VERSION=0.10.0 \
-    on_vllm tests/emulated_npu "$@" || status=$?
+emulated() {
+    PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library EMULATED_NPU_ROUTER=$router VLLM_VERSION=0.10.0 \
+        on_vllm "$@"
+}
+if [ "$mode" = coverage ]; then
+    rm -rf build/coverage && mkdir -p build/coverage
+    export SERVED_COVERAGE=$PWD/build/coverage SERVED_COVERAGE_TOOLS=$site
+    emulated tests/emulated_npu/test_{text,images,parallel,latent,served}.py "$@" || status=$?
+    VLLM_PLUGINS='' on_vllm tests/integration/engines "$@" || status=$?
+    .venv/bin/coverage combine --quiet --keep --data-file build/coverage/all
+    .venv/bin/coverage report --data-file build/coverage/all --show-missing --precision 1 --fail-under 95 || status=$?
+    exit "$status"
+fi
+emulated tests/emulated_npu "$@" || status=$?
 [ "$mode" = emulated ] && exit "$status"
 
 build_engine

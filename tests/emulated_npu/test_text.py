@@ -47,6 +47,7 @@ def test_what_serves_is_what_an_npu_host_runs(engine: Engine) -> None:
         "runner": "NPUModelRunner",
         "attention": "AscendAttentionBackendImpl",
         "cache": ["tuple", ["npu:0", "npu:0"]],
+        "widths": [64, 64],
         "model": "Qwen2ForCausalLM",
     }
 

@@ -63,10 +63,11 @@ def run(tree: Path, report: Path) -> Outcome:
         report: Gets pytest's JUnit report; its log lies beside it.
     """
     variables = environment()
+    tools = next(path for path in reversed(sys.path) if path.endswith("site-packages"))  # behind the environment's own
     # The tree is before the one that `develop` installed, whose entry points then load this one.
     variables["PYTHONPATH"] = os.pathsep.join([str(tree), variables["PYTHONPATH"]])
     argv = [
-        sys.executable, "-B", "-c", BEHIND, variables["EMULATED_NPU_TOOLS"], "tests/ut", "--rootdir", str(tree),
+        sys.executable, "-B", "-c", BEHIND, tools, "tests/ut", "--rootdir", str(tree),
         "-p", "no:cacheprovider", "-q", "--tb=short", "--continue-on-collection-errors", "--junitxml", str(report),
     ]  # fmt: skip
     with report.with_suffix(".log").open("w") as log:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import random
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +23,14 @@ from yrpd.building.patched import Patched, load_patched
 from yrpd.building.sdk_engine import SdkEngine
 from yrpd.project import Project
 from yrpd.reporting import Reporter
+from yrpd.serving.models import ensure_models, model_python, models_folder
 
+from tests.emulated_npu import device
+from tests.integration.building.npu_container import serving
 from tests.integration.images import remove_images
 
 KERNELS = ("vllm_ascend/vllm_ascend_C.cpython-311-x86_64-linux-gnu.so", "vllm_ascend/lib/libcust_opapi.so")
-BUILD_INFO = "__soc_version__ = 'ASCEND910B1'\n"
+BUILD_INFO = "__soc_version__ = 'ASCEND910B1'\n__sleep_mode_enabled__ = False\n"
 # What the tutorial's image has and the runtime image has not: git, pip, the pinned tree with compiled kernels, the
 # metadata of torch-npu, CANN's user.
 STAND_IN = """ARG BASE
@@ -129,3 +134,21 @@ def test_wheels_series_scratch_and_git_state_are_not_left_in_it(made: Made) -> N
         made.run("sh", "-c", "ls -d /wheelhouse /vllm-workspace/vllm-ascend/.git /root/.cache 2>/dev/null || true")
         == ""
     )
+
+
+def test_it_serves_with_the_emulated_npu_mounted_in(made: Made) -> None:
+    project, dice = Project.here(), random.Random("npu image")
+    ensure_models(project, Reporter(as_json=True), made.patched.name)
+    library = device.build(model_python(project, made.patched.name), project.cache)
+    prompt = [dice.randrange(20, 700) for _ in range(3 * 128 + 40)]
+    question = {"model": "model", "prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 1}
+    with serving(made.client, made.document["id"], library, models_folder(project) / "qwen2") as served:
+        first = json.loads(served.ask("/v1/completions", question))["choices"]
+        served.ask("/reset_prefix_cache", {})
+        before = served.counters()
+        again = json.loads(served.ask("/v1/completions", question))["choices"]
+        after = served.counters()
+    assert before["saved_blocks"] == 3
+    assert after["loaded_blocks"] - before["loaded_blocks"] == 3
+    assert again[0]["text"] == first[0]["text"]
+    assert again[0]["logprobs"]["tokens"] == first[0]["logprobs"]["tokens"]

@@ -25,6 +25,8 @@ from yrpd.deploying.verification.questions import COMPLETIONS, Question
 from yrpd.deploying.verification.tolerance import Shape, logprob_tolerance, shape_of
 from yrpd.project import Project
 
+from tests import served_coverage
+
 ROOT = Project.here().root
 MODEL = ROOT / "build" / "models" / "qwen2_5_vl"
 NAME = "model"
@@ -205,7 +207,8 @@ def serving(
         "--disable-log-requests",
     ]  # fmt: skip
     environment = {
-        "PYTHONPATH": str(Path(__file__).with_name("inside")),  # not the root: some wheel brings a package `tests`
+        # Not the root: some wheel brings a package `tests`.
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).with_name("inside")), *served_coverage.paths()]),
         "PROMETHEUS_MULTIPROC_DIR": str(counters),
         "VLLM_PLUGINS": "",
         "VLLM_USE_V1": "1",
