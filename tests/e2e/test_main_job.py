@@ -63,6 +63,7 @@ def test_every_container_runs_what_this_checkout_would_run(report: dict[str, Any
     assert status.code == 0, tail(status)
     found = status.document["containers"]
     assert sorted((each["host"], each["role"]) for each in found) == [
+        ("host1", "endpoint"),
         ("host1", "etcd"),
         ("host1", "prefill"),
         ("host1", "router"),

@@ -67,7 +67,7 @@ def deploy(
                 findings = [*findings, *again]
         for finding in findings:
             reporter.say(f"    [{finding.id}] {finding.host}: {finding.problem}; {finding.fix}")
-        rollout = Rollout(clients, name, log_folder(project.build), reporter)
+        rollout = Rollout(clients, name, log_folder(project.build), reporter, deployment.inventory.deadlines.drain)
         with audited(project, clients, name, "deploy", changes, deployment.specs):
             rollout.run(changes)
     changed = any(change.action != "keep" for change in changes)
@@ -114,7 +114,7 @@ def rollback(
         if dry_run:
             reporter.render(_changes_table(changes))
             return {**document, "state": "planned"}
-        rollout = Rollout(clients, name, log_folder(project.build), reporter)
+        rollout = Rollout(clients, name, log_folder(project.build), reporter, inventory.deadlines.drain)
         with audited(project, clients, name, "rollback", changes, specs):
             rollout.run(changes)
     changed = any(change.action != "keep" for change in changes)

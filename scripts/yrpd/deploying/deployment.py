@@ -44,8 +44,8 @@ class Deployment:
     @property
     def endpoint(self) -> str:
         """Where clients send requests."""
-        router = self.inventory.router
-        return f"http://{self.inventory.host(router.host).address}:{router.port}"
+        endpoint, host = self.inventory.endpoint, self.inventory.host(self.inventory.router.host)
+        return f"{endpoint.scheme}://{host.address}:{endpoint.port}"
 
     def command(self, name: str) -> str:
         """Return a command line of this deployment for "what to type next"."""

@@ -36,10 +36,19 @@ def connect(host: Host, timeout_s: int = TIMEOUT_S) -> DockerClient:
     return client
 
 
+class _OnlyThisAuthority(TLSConfig):
+    """Keeps away ``REQUESTS_CA_BUNDLE`` and proxies of the environment, which requests prefers to a session's own."""
+
+    def configure_client(self, client: docker.APIClient) -> None:
+        """Set up a client's session."""
+        super().configure_client(client)
+        client.trust_env = False
+
+
 def _tls(host: Host) -> TLSConfig | bool:
     if host.tls is None:
         return False
-    return TLSConfig(client_cert=(host.tls.certificate, host.tls.key), ca_cert=host.tls.ca, verify=True)
+    return _OnlyThisAuthority(client_cert=(host.tls.certificate, host.tls.key), ca_cert=host.tls.ca, verify=True)
 
 
 def next_command(engine: str) -> str:

@@ -12,11 +12,13 @@ from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Host, Instance, Inventory
 from yrpd.deploying.spec import WAVES, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
 from yrpd.serving import command_lines
+from yrpd.serving.endpoint import Settings
 
 # Reads model files whatever their owner; all other capabilities of root are dropped.
 VLLM_CAPABILITIES = ("DAC_READ_SEARCH",)
 # Lets the worker raise the priority of its own I/O threads, without which a busy host makes saves and loads late.
 WORKER_CAPABILITIES = ("SYS_NICE",)
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[Containe
     vllms = [
         factory.vllm(role, index, instance, workers[instance.host]) for role, index, instance in inventory.instances()
     ]
-    specs = [etcd, *workers.values(), *vllms, factory.router()]
+    specs = [etcd, *workers.values(), *vllms, factory.router(), factory.endpoint()]
     order = {role: position for position, wave in enumerate(WAVES) for role in wave}
     return tuple(sorted(specs, key=lambda spec: order[spec.role]))
 
@@ -183,8 +185,9 @@ class _Factory:
             command_lines.with_secrets(
                 files,
                 command_lines.router(
-                    host.address,
+                    LOOPBACK,
                     table.port,
+                    host.address,
                     table.metrics_port,
                     prefill,
                     decode,
@@ -193,8 +196,9 @@ class _Factory:
                     table.options,
                 ),
             ),
+            # Through the endpoint: the router's own port is for its host alone.
             HttpProbe(
-                f"http://{host.address}:{table.port}/readiness",
+                f"http://{host.address}:{self.inventory.endpoint.metrics_port}/readiness",
                 contains=(
                     f'"healthy":{len(prefill)},"total":{len(prefill)}',
                     f'"healthy":{len(decode)},"total":{len(decode)}',
@@ -203,6 +207,38 @@ class _Factory:
             ),
             ports=(table.port, table.metrics_port),
             mounts=mounts,
+        )
+
+    def endpoint(self) -> ContainerSpec:
+        table, router = self.inventory.endpoint, self.inventory.router
+        host = self.host(router.host)
+        decode = [f"{self.host(each.host).address}:{each.port}" for each in self.inventory.decode]
+        mounts, files = private_files.endpoint_files(self.inventory)
+        settings = Settings(
+            address=host.address,
+            port=table.port,
+            metrics_port=table.metrics_port,
+            router=f"{LOOPBACK}:{router.port}",
+            decode=tuple(decode) if table.decode_alone else (),
+            tries=table.tries,
+            retry_after_s=table.retry_after_s,
+            idle_timeout_s=table.idle_timeout_s,
+            repeatable_mb=table.repeatable_mb,
+            **files,
+        )
+        return self._spec(
+            host,
+            "endpoint",
+            "endpoint",
+            command_lines.endpoint(settings),
+            HttpProbe(
+                f"http://{host.address}:{table.metrics_port}/ready",
+                contains=("LIVE",),
+                deadline_s=self.inventory.deadlines.router,
+            ),
+            ports=(table.port, table.metrics_port),
+            mounts=mounts,
+            tmpfs=((settings.folder, "size=1m,mode=0700"),),
         )
 
     def _vllm(
@@ -226,6 +262,7 @@ class _Factory:
             data_parallel=instance.data_parallel,
             expert_parallel=instance.expert_parallel,
             cpu=self.image.flavour == "cpu",
+            drainable=transfer is not None,
             options=vllm_settings.options(self.inventory, self.image, instance, connected=transfer is not None),
         )
         devices = self.devices.get((role, index), ())

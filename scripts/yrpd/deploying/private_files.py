@@ -62,6 +62,19 @@ def api_key(inventory: Inventory, variable: str) -> tuple[tuple[Mount, ...], dic
     return (Mount(key, target),), {variable: target}
 
 
+def endpoint_files(inventory: Inventory) -> tuple[tuple[Mount, ...], dict[str, str]]:
+    """Return the mounts of the endpoint, and its settings that name them."""
+    wanted: dict[str, str | None] = {
+        "client_keys": inventory.secrets.endpoint_api_keys,
+        "engine_key": inventory.secrets.vllm_api_key,
+        "certificate": inventory.endpoint.tls.certificate if inventory.endpoint.tls else None,
+        "key": inventory.endpoint.tls.key if inventory.endpoint.tls else None,
+    }
+    given = {name: source for name, source in wanted.items() if source}
+    mounts = tuple(Mount(source, f"{SECRETS}/{name}") for name, source in given.items())
+    return mounts, {name: f"{SECRETS}/{name}" for name in given}
+
+
 def vllm_secrets(inventory: Inventory) -> tuple[tuple[Mount, ...], dict[str, str]]:
     """Return the mounts of P and D, and the variables that they read out of them."""
     mounts, files = api_key(inventory, "VLLM_API_KEY")

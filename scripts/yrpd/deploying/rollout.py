@@ -15,9 +15,10 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from yrpd.deploying import containers
+from yrpd.deploying.draining import drain
 from yrpd.deploying.probing import wait_until_ready
 from yrpd.deploying.reconcile import Change
-from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec
+from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec, HttpProbe
 from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
 
@@ -34,12 +35,14 @@ class Rollout:
         deployment: The deployment's name.
         logs: Folder for the logs of what failed.
         reporter: Says what is being done.
+        drain_s: How long a P or D may take to finish its requests before it is exchanged.
     """
 
     clients: Mapping[str, DockerClient]
     deployment: str
     logs: Path
     reporter: Reporter
+    drain_s: int = 300
     started: list[tuple[ContainerSpec, Container]] = field(default_factory=list)
     set_aside: list[tuple[str, str, Container]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -61,6 +64,7 @@ class Rollout:
                 for role in ("decode", "prefill"):
                     for change in changes:
                         if change.spec and change.spec.role == role and change.action == "replace":
+                            self._drain(change, changes)
                             self._set_aside([change])
                             self._start_wave([change])
             else:
@@ -81,6 +85,17 @@ class Rollout:
         """Remove what a run that was killed had set aside."""
         names = [change for change in changes if change.action == "remove" and change.name.endswith(ASIDE)]
         end_all([(each, 0) for change in names if (each := self._get(change.host, change.name)) is not None])
+
+    def _drain(self, change: Change, changes: Sequence[Change]) -> None:
+        """Let a P or D finish what it has, where a router that stays can send what comes elsewhere."""
+        routers = [each.spec.probe for each in changes if each.spec and each.spec.role == "router"]
+        container = self._get(change.host, change.name)
+        if container is None or container.status != "running" or change.spec is None or not routers:
+            return
+        if isinstance(routers[0], HttpProbe):
+            with self.reporter.step(f"draining {change.name} on {change.host}"):
+                if problem := drain(container, change.spec, routers[0], self.drain_s):
+                    self.reporter.say(f"    {problem}")
 
     def _set_aside(self, going: Sequence[Change]) -> None:
         if not going:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-Role = Literal["etcd", "worker", "prefill", "decode", "router", "reference"]
+Role = Literal["etcd", "worker", "prefill", "decode", "router", "endpoint", "reference"]
 
 LABEL_PREFIX = "io.yuanrong.yrpd."
 DEPLOYMENT = f"{LABEL_PREFIX}deployment"
@@ -18,8 +18,9 @@ SPEC = f"{LABEL_PREFIX}spec"
 IMAGE_ID = f"{LABEL_PREFIX}image"
 PORTS = f"{LABEL_PREFIX}ports"
 
-# Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time.
-WAVES: tuple[tuple[Role, ...], ...] = (("etcd",), ("worker",), ("prefill", "decode"), ("router",))
+# Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time; router
+# and endpoint do, since the router is asked through the endpoint.
+WAVES: tuple[tuple[Role, ...], ...] = (("etcd",), ("worker",), ("prefill", "decode"), ("router", "endpoint"))
 
 
 @dataclass(frozen=True)

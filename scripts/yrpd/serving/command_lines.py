@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yrpd.serving.endpoint import Settings
+
 # Not the Debian package's folder: that belongs to the user etcd, and root without capabilities may not enter it.
 ETCD_DATA = "/var/lib/yuanrong-etcd"
 WORKER_HOME = "/var/lib/yuanrong"
 WORKER_READY = f"{WORKER_HOME}/datasystem/probe/ready"
 SOCKETS = "/run/yuanrong/uds"  # under 80 characters, the worker's limit; the same path in worker and vLLM
 METRICS = "/run/yuanrong/metrics"
+DRAINING = f"{METRICS}/draining"  # see yrpd.serving.draining
 SPILL = "/var/lib/yuanrong-spill"
 SECRETS = "/run/secrets"
 MEBI = 1 << 20
@@ -44,6 +47,7 @@ class VllmServe:
         data_parallel: Replicas behind the one port.
         expert_parallel: Spread experts over all NPUs.
         cpu: The CPU backend, which runs without graph capture.
+        drainable: Whether it can be taken out of the router's choice (see :mod:`yrpd.serving.draining`).
         options: More options, without dashes.
     """
 
@@ -58,6 +62,7 @@ class VllmServe:
     cpu: bool
     data_parallel: int = 1
     expert_parallel: bool = False
+    drainable: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
 
@@ -205,6 +210,8 @@ def vllm_serve(serve: VllmServe, transfer: KvTransfer | None) -> tuple[str, ...]
         line += ["--enable-prefix-caching", "--enable-chunked-prefill"]
         line += ["--scheduler-cls", RECOVERING_SCHEDULERS[transfer.scheduler]]
         line += ["--kv-transfer-config", json.dumps(_kv_transfer_config(transfer), separators=(",", ":"))]
+    if serve.drainable:
+        line += ["--middleware", "yrpd.serving.draining.Draining"]
     for name, value in serve.options:
         line += [f"--{name}"] if value == "" else [f"--{name}", value]
     return tuple(line)
@@ -237,9 +244,15 @@ def options_as_text(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def endpoint(settings: Settings) -> tuple[str, ...]:
+    """Return the endpoint's command line (see :mod:`yrpd.serving.endpoint`)."""
+    return ("python3", "-m", "yrpd.serving.endpoint", settings.as_text())
+
+
 def router(
     address: str,
     port: int,
+    metrics_address: str,
     metrics_port: int,
     prefill: Sequence[str],
     decode: Sequence[str],
@@ -247,11 +260,12 @@ def router(
     health_interval_s: int,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
-    """Return the endpoint's command line: vLLM's own router, first P then D for every request.
+    """Return the command line of vLLM's own router, which asks first a P and then a D for every request.
 
     Args:
-        address: Where it listens.
-        port: The endpoint's port.
+        address: Where it listens; on the host itself alone, because its port takes new workers from anybody.
+        port: Its port.
+        metrics_address: Where Prometheus asks.
         metrics_port: Prometheus.
         prefill: URLs of the P instances.
         decode: URLs of the D instances.
@@ -264,7 +278,7 @@ def router(
         "port": port,
         "vllm-pd-disaggregation": True,
         **policies,
-        "prometheus-host": address,
+        "prometheus-host": metrics_address,
         "prometheus-port": metrics_port,
         "worker-startup-check-interval": 1,
         "health-check-interval-secs": health_interval_s,

@@ -66,7 +66,7 @@ def test_it_ends_with_the_import_test_and_the_programs_that_containers_run(name:
     instruction, value = _steps(name)[-1]
     assert instruction == "RUN"
     assert "import_connector.py /vllm-workspace/vllm-ascend ${VERSION}" in value
-    assert value.endswith("for name in vllm yr dscli etcd vllm-router; do command -v $name || exit 1; done")
+    assert value.endswith("for name in vllm yr dscli etcd vllm-router envoy; do command -v $name || exit 1; done")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -56,7 +56,7 @@ peer_port = 22441
 
 [router]
 host = "one"
-port = 9000
+port = 9001
 
 [containers]
 restart = "no"
@@ -92,8 +92,8 @@ def full() -> str:
             "client_certificate = '/e/ccert', client_key = '/e/ckey' }",
         )
         .replace(
-            "port = 9000",
-            'port = 9000\nprefill_policy = "cache_aware"\n'
+            "port = 9001",
+            'port = 9001\nprefill_policy = "cache_aware"\n'
             'options = { queue-size = 50, request-id-headers = ["x-a", "x-b"] }',
         )
         .replace(

@@ -103,8 +103,8 @@ BAD: dict[str, tuple[str, str, str]] = {
         "line 23: prefill.0.host: there is no host 'three'; there are: one, two",
     ),
     "the router on an unknown host": (
-        'host = "one"\nport = 9000',
-        'host = "four"\nport = 9000',
+        'host = "one"\nport = 9001',
+        'host = "four"\nport = 9001',
         "line 42: router.host: there is no host 'four'",
     ),
     "etcd on an unknown host": (
@@ -113,9 +113,9 @@ BAD: dict[str, tuple[str, str, str]] = {
         "line 37: etcd.host: there is no host 'five'",
     ),
     "a port too high": ("port = 8100", "port = 70000", "line 24: prefill.0.port: Input should be less than"),
-    "a port of zero": ("port = 9000", "port = 0", "router.port: Input should be greater than"),
+    "a port of zero": ("port = 9001", "port = 0", "router.port: Input should be greater than"),
     "two services on one port": (
-        "port = 9000",
+        "port = 9001",
         "port = 8100",
         "line 43: router.port: port 8100 on one is already taken by prefill.0.port",
     ),
@@ -289,28 +289,28 @@ BAD: dict[str, tuple[str, str, str]] = {
         "line 36: connector: load_timeout_ms 10 is less than request_timeout_ms 20",
     ),
     "an unknown policy of the router": (
-        "port = 9000",
-        'port = 9000\nprefill_policy = "kv_aware"',
+        "port = 9001",
+        'port = 9001\nprefill_policy = "kv_aware"',
         "line 44: router.prefill_policy: Input should be",
     ),
     "an option of the router that the deployment sets": (
-        "port = 9000",
-        "port = 9000\noptions = { health-check-interval-secs = 9 }",
+        "port = 9001",
+        "port = 9001\noptions = { health-check-interval-secs = 9 }",
         "router.options: 'health-check-interval-secs' is reserved: it is [router] health_interval_s",
     ),
     "a key on the router's command line": (
-        "port = 9000",
-        'port = 9000\noptions = { api_key = "x" }',
+        "port = 9001",
+        'port = 9001\noptions = { api_key = "x" }',
         "'api_key' is reserved: a secret on a command line",
     ),
     "a switch of the router turned off": (
-        "port = 9000",
-        "port = 9000\noptions = { disable-retries = false }",
+        "port = 9001",
+        "port = 9001\noptions = { disable-retries = false }",
         "'disable-retries': vllm-router's switches are only ever given",
     ),
     "an option of the router set twice": (
-        "port = 9000",
-        "port = 9000\noptions = { queue-size = 1, queue_size = 2 }",
+        "port = 9001",
+        "port = 9001\noptions = { queue-size = 1, queue_size = 2 }",
         "router.options: 'queue_size' is set twice",
     ),
     "attempts without a policy that counts them": (

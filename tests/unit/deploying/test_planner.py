@@ -10,11 +10,12 @@ from types import FrameType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.deploying.inventory import Connector, Inventory, load_inventory
+from yrpd.deploying.inventory import Connector, EndpointTls, Inventory, Secrets, load_inventory
 from yrpd.deploying.placement import bound_cores
 from yrpd.deploying.planner import Site, plan, reference
 from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Mount, docker_line
 from yrpd.errors import ConfigurationError
+from yrpd.serving.endpoint import Settings
 
 from tests.unit.deploying.inventories import CPU_IMAGE, GOOD, NPU_IMAGE, SITE, shipped
 
@@ -35,7 +36,7 @@ def option(spec: ContainerSpec, name: str) -> str:
     return spec.argv[spec.argv.index(name) + 1]
 
 
-def test_two_hosts_get_six_containers_in_start_order(inventory: Inventory) -> None:
+def test_two_hosts_get_seven_containers_in_start_order(inventory: Inventory) -> None:
     assert [(spec.host, spec.role) for spec in plan(inventory, CPU_IMAGE, SITE)] == [
         ("one", "etcd"),
         ("one", "worker"),
@@ -43,6 +44,7 @@ def test_two_hosts_get_six_containers_in_start_order(inventory: Inventory) -> No
         ("one", "prefill"),
         ("two", "decode"),
         ("one", "router"),
+        ("one", "endpoint"),
     ]
 
 
@@ -120,9 +122,9 @@ def test_every_container_says_how_its_readiness_is_asked(inventory: Inventory) -
     assert router.url.endswith("/readiness")
 
 
-def test_the_router_is_the_endpoint_in_front_of_all_instances(inventory: Inventory) -> None:
+def test_the_router_stands_in_front_of_all_instances_on_its_hosts_loopback(inventory: Inventory) -> None:
     argv = only(plan(inventory, CPU_IMAGE, SITE), "router").argv
-    assert argv[0] == "vllm-router"
+    assert (argv[0], argv[argv.index("--host") + 1]) == ("vllm-router", "127.0.0.1")
     assert "--vllm-pd-disaggregation" in argv
     assert (
         argv[argv.index("--prefill") + 1],
@@ -196,7 +198,34 @@ def test_a_change_of_etcd_reaches_all_that_depend_on_it(inventory: Inventory) ->
     before = {spec.key: spec.digest for spec in plan(inventory, CPU_IMAGE, SITE)}
     moved = inventory.model_copy(update={"etcd": inventory.etcd.model_copy(update={"peer_port": 22499})})
     after = {spec.key: spec.digest for spec in plan(moved, CPU_IMAGE, SITE)}
-    assert [key for key in before if before[key] == after[key]] == [("one", "lab-router")]
+    assert [key for key in before if before[key] == after[key]] == [("one", "lab-router"), ("one", "lab-endpoint")]
+
+
+def settings(inventory: Inventory) -> Settings:
+    return Settings.from_text(only(plan(inventory, CPU_IMAGE, SITE), "endpoint").argv[-1])
+
+
+def test_the_endpoint_asks_the_router_and_decode_alone_only_where_the_inventory_says_so(inventory: Inventory) -> None:
+    assert (settings(inventory).router, settings(inventory).decode) == ("127.0.0.1:9001", ())
+    alone = inventory.endpoint.model_copy(update={"decode_alone": True})
+    assert settings(inventory.model_copy(update={"endpoint": alone})).decode == ("10.0.0.2:8200",)
+
+
+def test_keys_and_certificates_reach_the_endpoint_as_files(inventory: Inventory) -> None:
+    tls = EndpointTls(certificate="/s/cert", key="/s/key")
+    update = {
+        "endpoint": inventory.endpoint.model_copy(update={"tls": tls}),
+        "secrets": Secrets(endpoint_api_keys="/s/clients", vllm_api_key="/s/engine"),
+    }
+    spec = only(plan(inventory.model_copy(update=update), CPU_IMAGE, SITE), "endpoint")
+    told = Settings.from_text(spec.argv[-1])
+    sources = {mount.target: mount.source for mount in spec.mounts if mount.read_only}
+    assert [sources[file] for file in (told.client_keys, told.engine_key, told.certificate, told.key)] == [
+        "/s/clients",
+        "/s/engine",
+        "/s/cert",
+        "/s/key",
+    ]
 
 
 def test_any_number_of_instances_is_planned(inventory: Inventory) -> None:
@@ -241,7 +270,7 @@ def operations(inventory: Inventory) -> int:
 
 
 def test_a_plan_of_200_hosts_costs_twice_that_of_100_and_not_more(inventory: Inventory) -> None:
-    assert len(plan(fleet(inventory, 200), CPU_IMAGE, SITE)) == 402
+    assert len(plan(fleet(inventory, 200), CPU_IMAGE, SITE)) == 403
     first, second, third = (operations(fleet(inventory, count)) for count in (50, 100, 200))
     # The same step for every 50 hosts: what grows faster than the containers would make the second step longer.
     assert (third - second) / 2 == pytest.approx(second - first, rel=0.02)

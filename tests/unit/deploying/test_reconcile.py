@@ -50,10 +50,10 @@ def test_a_worker_that_died_is_started_anew_with_the_vllm_beside_it_and_no_other
     assert replaced == {("host2", "yrpd-worker"), ("host2", "yrpd-decode-0")}
 
 
-def test_an_etcd_that_died_takes_workers_and_vllm_along_but_not_the_router() -> None:
+def test_an_etcd_that_died_takes_workers_and_vllm_along_but_not_what_clients_see() -> None:
     observed = [replace(running(spec), status="exited") if spec.role == "etcd" else running(spec) for spec in SPECS]
     kept = {key for key, action in actions(observed).items() if action == "keep"}
-    assert kept == {("host1", "yrpd-router")}
+    assert kept == {("host1", "yrpd-router"), ("host1", "yrpd-endpoint")}
 
 
 def test_what_the_inventory_no_longer_has_is_removed_last() -> None:

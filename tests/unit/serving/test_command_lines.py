@@ -81,7 +81,15 @@ def test_chunked_prefill_and_prefix_caching_are_on_with_the_connector() -> None:
 
 def test_the_router_knows_every_instance() -> None:
     line = command_lines.router(
-        "h", 1, 2, ["http://p1", "http://p2"], ["http://d1"], {"policy": "round_robin"}, 2, {"queue-size": 5}
+        "127.0.0.1",
+        1,
+        "h",
+        2,
+        ["http://p1", "http://p2"],
+        ["http://d1"],
+        {"policy": "round_robin"},
+        2,
+        {"queue-size": 5},
     )
     assert [line[i + 1] for i, part in enumerate(line) if part == "--prefill"] == ["http://p1", "http://p2"]
     assert [line[i + 1] for i, part in enumerate(line) if part == "--decode"] == ["http://d1"]

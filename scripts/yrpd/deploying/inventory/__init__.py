@@ -1,6 +1,6 @@
 """The model of ``hosts.toml`` and ``lab.toml``: where to deploy what, validated once, then plain frozen objects."""
 
-from yrpd.deploying.inventory.endpoint import Router
+from yrpd.deploying.inventory.endpoint import Endpoint, EndpointTls, Router
 from yrpd.deploying.inventory.hosts import Host, Tls
 from yrpd.deploying.inventory.instances import Containers, Instance, Model, Secrets
 from yrpd.deploying.inventory.loading import load_inventory
@@ -13,6 +13,8 @@ __all__ = [
     "DataSystem",
     "Deadlines",
     "Encryption",
+    "Endpoint",
+    "EndpointTls",
     "Etcd",
     "EtcdTls",
     "Host",

@@ -127,13 +127,15 @@ class Containers(Table):
 
 
 class Secrets(Table):
-    """Files on the hosts whose contents P, D and the router get inside their containers and nowhere else.
+    """Files on the hosts whose contents P, D, router and endpoint get inside their containers and nowhere else.
 
     Attributes:
-        vllm_api_key: What P and D ask for, and the router shows them.
+        endpoint_api_keys: What the endpoint asks its clients for: a key on each line.
+        vllm_api_key: What P and D ask for, and endpoint and router show them.
         environment: More environment variables of P and D, each read from a file when the container starts.
     """
 
+    endpoint_api_keys: AbsolutePath | None = None
     vllm_api_key: AbsolutePath | None = None
     environment: dict[str, AbsolutePath] = Field(default_factory=dict)
 

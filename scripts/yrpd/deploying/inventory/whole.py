@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from yrpd.deploying.inventory.endpoint import Router
+from yrpd.deploying.inventory.endpoint import Endpoint, Router
 from yrpd.deploying.inventory.fields import Name, Table
 from yrpd.deploying.inventory.hosts import Host
 from yrpd.deploying.inventory.instances import Containers, Instance, Model, Secrets
@@ -18,12 +18,13 @@ Scheduler = Literal["vllm", "ascend"]
 
 
 class Deadlines(Table):
-    """How long each role may take to become ready, in seconds."""
+    """Seconds: for each role to become ready, and for a P or D to finish its requests before it is exchanged."""
 
     etcd: Annotated[int, Field(ge=1)] = 60
     worker: Annotated[int, Field(ge=1)] = 120
     vllm: Annotated[int, Field(ge=1)] = 900
     router: Annotated[int, Field(ge=1)] = 120
+    drain: Annotated[int, Field(ge=1)] = 300
 
 
 class Inventory(Table):
@@ -39,7 +40,8 @@ class Inventory(Table):
         datasystem: The workers.
         connector: What connects P and D to them.
         etcd: Their directory.
-        router: The endpoint.
+        endpoint: The one address that clients know.
+        router: What chooses a P and a D.
         containers: What all containers share.
         secrets: Files whose contents only the containers see.
         deadlines: How long each role may take.
@@ -54,6 +56,7 @@ class Inventory(Table):
     datasystem: DataSystem
     connector: Connector = Connector()
     etcd: Etcd
+    endpoint: Endpoint = Endpoint()
     router: Router
     containers: Containers = Containers()
     secrets: Secrets = Secrets()
@@ -85,6 +88,8 @@ class Inventory(Table):
             yield host.name, self.datasystem.port, "datasystem.port"
         for kind, index, instance in self.instances():
             yield instance.host, instance.port, f"{kind}.{index}.port"
+        yield self.router.host, self.endpoint.port, "endpoint.port"
+        yield self.router.host, self.endpoint.metrics_port, "endpoint.metrics_port"
         yield self.router.host, self.router.port, "router.port"
         yield self.router.host, self.router.metrics_port, "router.metrics_port"
 

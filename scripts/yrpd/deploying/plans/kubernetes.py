@@ -39,7 +39,7 @@ def documents(deployment: str, specs: Sequence[ContainerSpec]) -> list[dict[str,
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": deployment, "labels": _privileges(specs)}}
     ]
     found += [_deployment(deployment, spec) for spec in specs]
-    found += [_service(deployment, spec) for spec in specs if spec.role == "router"]
+    found += [_service(deployment, spec) for spec in specs if spec.role == "endpoint"]
     return found
 
 

@@ -59,7 +59,7 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     ("Targets that answer", "bool", (('up{deployment="$deployment"}', "{{name}}"),)),
 )
-METRICS_PORT: dict[Role, int] = {"etcd": 0, "prefill": 0, "decode": 0, "router": 1}
+METRICS_PORT: dict[Role, int] = {"etcd": 0, "prefill": 0, "decode": 0, "router": 1, "endpoint": 1}
 
 
 def targets(specs: Sequence[ContainerSpec]) -> list[dict[str, Any]]:

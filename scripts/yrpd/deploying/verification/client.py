@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
@@ -22,22 +23,42 @@ class AskError(Exception):
     """The server did not answer the question; the text says what it did."""
 
 
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server.
+
+    Attributes:
+        url: Where it is, without a path.
+        key: What it asks its clients for; empty when it asks for nothing.
+        ca: File with who signed its certificate; empty takes those that this machine trusts.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    ca: str = ""
+
+
 @contextmanager
-def _session() -> Iterator[requests.Session]:
+def _session(server: Server | str) -> Iterator[tuple[requests.Session, str]]:
+    known = server if isinstance(server, Server) else Server(server)
     with requests.Session() as session:
         session.trust_env = False  # the hosts of an inventory are reached directly
-        yield session
+        if known.key:
+            session.headers["Authorization"] = f"Bearer {known.key}"
+        if known.ca:
+            session.verify = known.ca
+        yield session, known.url
 
 
-def ask(base: str, model: str, question: Question, salt: str = "") -> Answer:
+def ask(base: Server | str, model: str, question: Question, salt: str = "") -> Answer:
     """Ask once and return the whole answer.
 
     Raises:
         AskError: It is not an answer.
     """
     try:
-        with _session() as session:
-            answer = session.post(base + question.path, json=_body(question, model, salt), timeout=TIMEOUT_S)
+        with _session(base) as (session, url):
+            answer = session.post(url + question.path, json=_body(question, model, salt), timeout=TIMEOUT_S)
         if answer.status_code != OK:
             raise AskError(f"status {answer.status_code}: {answer.text[:300]}")
         return parse([answer.json()])
@@ -45,7 +66,7 @@ def ask(base: str, model: str, question: Question, salt: str = "") -> Answer:
         raise AskError(str(error)) from error
 
 
-def ask_streaming(base: str, model: str, question: Question, salt: str = "") -> tuple[Answer, float, int]:
+def ask_streaming(base: Server | str, model: str, question: Question, salt: str = "") -> tuple[Answer, float, int]:
     """Ask for a stream.
 
     Returns:
@@ -60,8 +81,8 @@ def ask_streaming(base: str, model: str, question: Question, salt: str = "") -> 
     began = time.monotonic()
     try:
         with (
-            _session() as session,
-            session.post(base + question.path, json=body, timeout=TIMEOUT_S, stream=True) as got,
+            _session(base) as (session, url),
+            session.post(url + question.path, json=body, timeout=TIMEOUT_S, stream=True) as got,
         ):
             if got.status_code != OK:
                 raise AskError(f"status {got.status_code}: {got.text[:300]}")
@@ -84,15 +105,15 @@ def ask_streaming(base: str, model: str, question: Question, salt: str = "") -> 
         raise AskError(str(error)) from error
 
 
-def ask_plainly(base: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def ask_plainly(base: Server | str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Post a body and return the JSON answer.
 
     Raises:
         AskError: It is not one.
     """
     try:
-        with _session() as session:
-            answer = session.post(base + path, json=body, timeout=TIMEOUT_S)
+        with _session(base) as (session, url):
+            answer = session.post(url + path, json=body, timeout=TIMEOUT_S)
         if answer.status_code != OK:
             raise AskError(f"status {answer.status_code}: {answer.text[:300]}")
         document: dict[str, Any] = answer.json()
@@ -101,19 +122,19 @@ def ask_plainly(base: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def get_text(url: str) -> str:
+def get_text(base: Server | str, path: str = "") -> str:
     """Return what a GET answers.
 
     Raises:
         AskError: It is not an answer.
     """
     try:
-        with _session() as session:
-            answer = session.get(url, timeout=TIMEOUT_S)
+        with _session(base) as (session, url):
+            answer = session.get(url + path, timeout=TIMEOUT_S)
     except requests.RequestException as error:
         raise AskError(str(error)) from error
     if answer.status_code != OK:
-        raise AskError(f"{url} answers {answer.status_code}")
+        raise AskError(f"{url}{path} answers {answer.status_code}")
     return answer.text
 
 

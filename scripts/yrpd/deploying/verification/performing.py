@@ -12,7 +12,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from yrpd.deploying.verification import counters
 from yrpd.deploying.verification.checks import Attempt, Outcome, expect_blocks
-from yrpd.deploying.verification.client import AskError, ask, ask_streaming, get_text
+from yrpd.deploying.verification.client import AskError, Server, ask, ask_streaming, get_text
 from yrpd.deploying.verification.questions import Scene, Shot
 
 ATTEMPTS = 4
@@ -33,7 +33,7 @@ class Stage:
         block_size: Tokens of a KV block.
     """
 
-    endpoint: str
+    endpoint: Server
     model: str
     prefill: tuple[str, ...]
     decode: tuple[str, ...]

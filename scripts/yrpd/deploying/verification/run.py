@@ -10,24 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from docker.errors import NotFound
 from rich.markup import escape
 from rich.table import Table
 
 from yrpd.deploying import model_folder, placement, planner, ports
 from yrpd.deploying.engines import connect_all
+from yrpd.deploying.model_folder import read_file
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status import status_document
 from yrpd.deploying.verification import checks, reference
 from yrpd.deploying.verification import questions as asking
 from yrpd.deploying.verification.answers import Answer
 from yrpd.deploying.verification.checks import Attempt, Check, Outcome, Yardstick
-from yrpd.deploying.verification.client import AskError, ask_plainly, get_text
+from yrpd.deploying.verification.client import AskError, Server, ask_plainly, get_text
 from yrpd.deploying.verification.performing import Stage
 from yrpd.deploying.verification.questions import Question, Scene
 from yrpd.deploying.verification.tolerance import shape_of
 from yrpd.errors import ConfigurationError, VerificationError
 from yrpd.project import write_json
 from yrpd.reporting import Reporter
+from yrpd.serving.command_lines import SECRETS
+from yrpd.serving.endpoint import keys_in
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -80,6 +84,7 @@ class _Verification:
         self.model = deployment.inventory.model.served_name
         self.prefill = [spec for spec in deployment.specs if spec.role == "prefill"]
         self.decode = [spec for spec in deployment.specs if spec.role == "decode"]
+        self.endpoint = self._endpoint()
 
     def run(self) -> dict[str, Any]:
         """Return the report."""
@@ -107,7 +112,7 @@ class _Verification:
 
     def _perform(self, scenes: Sequence[Scene]) -> dict[str, list[Attempt]]:
         stage = Stage(
-            endpoint=self.deployment.endpoint,
+            endpoint=self.endpoint,
             model=self.model,
             prefill=tuple(map(_base, self.prefill)),
             decode=tuple(map(_base, self.decode)),
@@ -207,6 +212,20 @@ class _Verification:
             next_command=self.deployment.command("deploy.status"),
         )
 
+    def _endpoint(self) -> Server:
+        """Return the endpoint as a client that has a key sees it; the key is read where the endpoint reads it."""
+        tls = self.inventory.endpoint.tls
+        ca = (tls.ca or "") if tls else ""
+        if self.inventory.secrets.endpoint_api_keys is None:
+            return Server(self.deployment.endpoint, ca=ca)
+        (spec,) = (spec for spec in self.deployment.specs if spec.role == "endpoint")
+        try:
+            found = read_file(self.clients[spec.host].containers.get(spec.name), f"{SECRETS}/client_keys")
+        except NotFound:
+            found = None
+        keys = keys_in((found or b"").decode("utf-8"))
+        return Server(self.deployment.endpoint, keys[0] if keys else "", ca)
+
     def _endpoint_checks(self, references: Mapping[str, Answer]) -> list[Check]:
         return [
             self._models_check(),
@@ -217,7 +236,7 @@ class _Verification:
     def _models_check(self) -> Check:
         name = "the endpoint lists the model"
         try:
-            listed = [each["id"] for each in json.loads(get_text(f"{self.deployment.endpoint}/v1/models"))["data"]]
+            listed = [each["id"] for each in json.loads(get_text(self.endpoint, "/v1/models"))["data"]]
         except (AskError, ValueError, KeyError, TypeError) as error:
             return Check(name, False, str(error))
         return Check(name, self.model in listed, ", ".join(listed))
@@ -225,7 +244,7 @@ class _Verification:
     def _tutorial_check(self, wanted: Answer | None) -> Check:
         name = "the tutorial's own request is answered as by plain vLLM"
         try:
-            got = ask_plainly(self.deployment.endpoint, asking.COMPLETIONS, asking.tutorial_request(self.model))
+            got = ask_plainly(self.endpoint, asking.COMPLETIONS, asking.tutorial_request(self.model))
             choice, usage = got["choices"][0], got["usage"]
             seen = (str(choice["text"]), usage["prompt_tokens"], usage["completion_tokens"], choice["finish_reason"])
         except (AskError, KeyError, IndexError, TypeError) as error:

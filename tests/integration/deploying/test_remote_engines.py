@@ -1,0 +1,183 @@
+"""Engines of other machines: through a real sshd, and through a real dockerd's TLS port."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+from docker import DockerClient
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from yrpd.deploying.engines import connect
+from yrpd.deploying.inventory import Host, Tls
+from yrpd.deploying.reconcile import decide
+from yrpd.deploying.rollout import Rollout, remove_all
+from yrpd.deploying.spec import ContainerSpec
+from yrpd.errors import EnvironmentFailure
+from yrpd.reporting import Reporter
+
+from tests.integration.deploying.conftest import HOST
+
+SSHD = "/usr/sbin/sshd"
+
+
+def remote(engine: str, tls: Tls | None = None) -> Host:
+    return Host(name=HOST, engine=engine, address="127.0.0.1", tls=tls)
+
+
+def key(folder: Path, name: str) -> Path:
+    """Make a key pair; return the private one."""
+    line = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+    subprocess.run(line, check=True)
+    return folder / name
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """A running sshd of this test alone, and the folder of the user's keys."""
+
+    engine: str
+    home: Path
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, engine: str, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Ssh]:
+    """An sshd that lets one key in; paramiko finds key and known host in a home of the test's own."""
+    port, home = free_port(), tmp_path / "home" / ".ssh"
+    home.mkdir(parents=True, mode=0o700)
+    host_key, user_key = key(tmp_path, "host"), key(home, "id_ed25519")
+    authorized = tmp_path / "authorized_keys"
+    shutil.copy(user_key.with_suffix(".pub"), authorized)
+    configuration = tmp_path / "sshd_config"
+    configuration.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nAuthorizedKeysFile {authorized}\n"
+        f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+        f"SetEnv DOCKER_HOST={engine}\n",
+        encoding="utf-8",
+    )
+    public = host_key.with_suffix(".pub").read_text(encoding="utf-8")
+    (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(home.parent))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    with (tmp_path / "sshd.log").open("wb") as log:
+        server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(configuration)], stdout=log, stderr=log)
+    try:
+        wait_for_port(port, server)
+        yield Ssh(f"ssh://{getpass.getuser()}@127.0.0.1:{port}", home)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@retry(retry=retry_if_exception_type(OSError), stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
+def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
+    assert server.poll() is None, "the server has ended"
+    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+
+
+def roll_out(client: DockerClient, spec: ContainerSpec, logs: Path) -> None:
+    rollout = Rollout({HOST: client}, spec.deployment, logs, Reporter())
+    rollout.run(decide([spec], []))
+
+
+def test_a_container_is_deployed_and_removed_through_ssh(
+    ssh: Ssh, make_spec: Callable[..., ContainerSpec], tmp_path: Path, client: DockerClient
+) -> None:
+    spec = make_spec()
+    through = connect(remote(ssh.engine))
+    try:
+        roll_out(through, spec, tmp_path)
+        assert client.containers.get(spec.name).status == "running"
+        removed = remove_all({HOST: through}, spec.deployment, 2, Reporter())
+    finally:
+        through.close()
+    assert [each["name"] for each in removed["containers"]] == [spec.name]
+    assert client.containers.list(all=True, filters={"name": spec.name}) == []
+
+
+def test_a_host_key_that_changed_is_refused(ssh: Ssh, tmp_path: Path) -> None:
+    other = key(tmp_path, "other").with_suffix(".pub").read_text(encoding="utf-8")
+    known = ssh.home / "known_hosts"
+    known.write_text(f"{known.read_text(encoding='utf-8').split()[0]} {other}", encoding="utf-8")
+    with pytest.raises(EnvironmentFailure, match="does not answer"):
+        connect(remote(ssh.engine))
+
+
+def test_a_key_that_the_host_does_not_know_is_refused(ssh: Ssh) -> None:
+    for file in ("id_ed25519", "id_ed25519.pub"):
+        (ssh.home / file).unlink()
+    key(ssh.home, "id_ed25519")
+    with pytest.raises(EnvironmentFailure, match="does not answer"):
+        connect(remote(ssh.engine))
+
+
+@dataclass(frozen=True)
+class TlsEngine:
+    """A dockerd that only answers to certificates of one authority."""
+
+    engine: str
+    tls: Tls
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def tls_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsEngine]:
+    files = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(files / "ca.pem"))
+    for name, certificate in (("server", authority.issue_cert("127.0.0.1")), ("client", authority.issue_cert("me"))):
+        certificate.private_key_pem.write_to_path(str(files / f"{name}-key.pem"))
+        certificate.cert_chain_pems[0].write_to_path(str(files / f"{name}.pem"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # containerd's socket has to fit into 104 characters.
+    with tempfile.TemporaryDirectory(prefix="yrpd-tls-") as folder:
+        line = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
+        line += ["--pidfile", f"{folder}/pid", "-H", f"tcp://127.0.0.1:{port}", "--bridge=none", "--iptables=false"]
+        line += ["--tlsverify", "--tlscacert", str(files / "ca.pem"), "--tlscert", str(files / "server.pem")]
+        line += ["--tlskey", str(files / "server-key.pem")]
+        with (files / "dockerd.log").open("wb") as log:
+            server = subprocess.Popen(line, stdout=log, stderr=log)
+        tls = Tls(ca=str(files / "ca.pem"), certificate=str(files / "client.pem"), key=str(files / "client-key.pem"))
+        try:
+            wait_for_port(port, server)
+            yield TlsEngine(f"tcp://127.0.0.1:{port}", tls, files)
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def test_an_engine_behind_tls_answers_to_our_certificate(
+    tls_engine: TlsEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What others trust on this machine is not asked.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
+    client = connect(remote(tls_engine.engine, tls_engine.tls))
+    try:
+        assert client.version()["Version"]
+        assert client.containers.list(all=True) == []
+    finally:
+        client.close()
+
+
+def test_certificates_of_another_authority_are_refused_on_both_sides(tls_engine: TlsEngine) -> None:
+    stranger = trustme.CA()
+    stranger.cert_pem.write_to_path(str(tls_engine.folder / "other-ca.pem"))
+    issued = stranger.issue_cert("me")
+    issued.private_key_pem.write_to_path(str(tls_engine.folder / "other-key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(tls_engine.folder / "other.pem"))
+    other = {name: str(tls_engine.folder / f"other{end}.pem") for name, end in (("certificate", ""), ("key", "-key"))}
+    with pytest.raises(EnvironmentFailure, match="does not answer"):
+        connect(remote(tls_engine.engine, tls_engine.tls.model_copy(update=other)))
+    distrusting = tls_engine.tls.model_copy(update={"ca": str(tls_engine.folder / "other-ca.pem")})
+    with pytest.raises(EnvironmentFailure, match="certificate verify failed"):
+        connect(remote(tls_engine.engine, distrusting))
