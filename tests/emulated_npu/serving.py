@@ -105,7 +105,14 @@ def routed(home: Path, prefill: rig.Engine, decode: rig.Engine) -> Iterator[Stac
     # The router takes a URL once; where P and D are one engine, it has two names.
     first = prefill.url.replace("127.0.0.1", "localhost") if prefill is decode else prefill.url
     _, *arguments = router(
-        "127.0.0.1", port, metrics_port, [first], [decode.url], {"policy": "round_robin"}, health_interval_s=5
+        "127.0.0.1",
+        port,
+        "127.0.0.1",
+        metrics_port,
+        [first],
+        [decode.url],
+        {"policy": "round_robin"},
+        health_interval_s=5,
     )
     argv = [os.environ["EMULATED_NPU_ROUTER"], *arguments]
     daemon = Daemon("the router", f"127.0.0.1:{port}", argv, home / "router.log", lambda: _healthy(port))

