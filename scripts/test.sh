@@ -17,8 +17,9 @@ if [ "$mode" = unit ]; then
     exec .venv/bin/python -m pytest -n auto tests/unit "$@"
 fi
 
-# The registry is for the tests of image.lock and image.push, the ssh server for those of ssh:// engines; both on loopback.
-install_debian_packages "${DEBIAN_PACKAGES[@]}" docker-registry openssh-server
+# The registry is for the tests of image.lock and image.push, the ssh server for those of ssh:// engines, both on loopback;
+# faketime is for two builds on two days.
+install_debian_packages "${DEBIAN_PACKAGES[@]}" docker-registry openssh-server faketime
 make_venv
 [ "$mode" = full ] && export YRPD_TEST_FULL=1 YUANRONG_INTERLEAVINGS=5000
 

@@ -14,14 +14,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 import requests
-from pypi_simple import PYPI_SIMPLE_ENDPOINT, NoSuchProjectError, PyPISimple
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.util import Retry
 
@@ -32,6 +31,13 @@ _CHUNK = 1 << 16
 _CONNECT_SECONDS = 10.0
 # Later scopes win, as in pip.
 _SCOPES = ("global", "download", "install", ":env:")
+
+
+def default_index() -> str:
+    """Return where pip looks when nothing else is configured."""
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT  # not loaded by commands that download nothing
+
+    return PYPI_SIMPLE_ENDPOINT
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class IndexSettings:
     """
 
     find_links: tuple[Path, ...] = ()
-    indexes: tuple[str, ...] = (PYPI_SIMPLE_ENDPOINT,)
+    indexes: tuple[str, ...] = field(default_factory=lambda: (default_index(),))
     verify: str | bool = True
     proxy: str = ""
     timeout: float = 30.0
@@ -103,7 +109,7 @@ def settings_from(options: Mapping[str, str]) -> IndexSettings:
     """Return the settings that pip options mean."""
     indexes: list[str] = []
     if options.get("no-index", "").lower() not in ("1", "true", "yes", "on"):
-        indexes = [options.get("index-url") or PYPI_SIMPLE_ENDPOINT, *options.get("extra-index-url", "").split()]
+        indexes = [options.get("index-url") or default_index(), *options.get("extra-index-url", "").split()]
     folders = [_local(place) for place in options.get("find-links", "").split()]
     return IndexSettings(
         find_links=tuple(folder for folder in folders if folder is not None),
@@ -150,6 +156,8 @@ def download(wanted: Wanted, destination: Path, settings: IndexSettings, reporte
 def _from_index(
     index: str, wanted: Wanted, destination: Path, settings: IndexSettings, tried: list[str], reporter: Reporter
 ) -> bool:
+    from pypi_simple import NoSuchProjectError, PyPISimple  # not loaded by commands that download nothing
+
     shown = without_credentials(index)
     timeout = (min(_CONNECT_SECONDS, settings.timeout), settings.timeout)
     with closing(open_session(settings)) as session, PyPISimple(index, session=session) as client:

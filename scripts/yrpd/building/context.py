@@ -10,9 +10,12 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+from yrpd.errors import BuildError
 
 CHUNK = 1 << 20
 
@@ -27,6 +30,8 @@ class Entry:
         data: The content, or ``None`` when it is in ``path``.
         path: The file that holds the content.
         link: Target, when the entry is a symbolic link.
+        opener: Opens the content, when it is neither in memory nor a file of its own.
+        size: Bytes that ``opener`` gives.
     """
 
     sha256: str
@@ -34,6 +39,15 @@ class Entry:
     data: bytes | None = None
     path: Path | None = None
     link: str = ""
+    opener: Callable[[], IO[bytes]] | None = None
+    size: int = 0
+
+    @property
+    def length(self) -> int:
+        """Bytes of the content."""
+        if self.data is not None:
+            return len(self.data)
+        return self.path.stat().st_size if self.path is not None else self.size
 
 
 @dataclass
@@ -59,15 +73,21 @@ class Context:
         else:
             self.add_bytes(name, path.read_bytes(), executable=bool(path.stat().st_mode & 0o100))
 
+    def add_stream(self, name: str, size: int, opener: Callable[[], IO[bytes]], *, executable: bool = False) -> None:
+        """Add a file that is read when it is sent, such as a member of a wheel. It has no hash before that."""
+        self.entries[name] = Entry("", executable, opener=opener, size=size)
+
+    def add_link(self, name: str, target: str) -> None:
+        """Add a symbolic link."""
+        self.entries[name] = Entry(hashlib.sha256(target.encode()).hexdigest(), link=target)
+
     def add_archive(self, prefix: str, archive: bytes) -> None:
         """Add the files of a tar archive, such as ``git archive`` makes, below a folder."""
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             for member in tar:
                 name = f"{prefix}/{member.name}"
                 if member.issym():
-                    self.entries[name] = Entry(
-                        hashlib.sha256(member.linkname.encode()).hexdigest(), link=member.linkname
-                    )
+                    self.add_link(name, member.linkname)
                 elif member.isfile():
                     stream = tar.extractfile(member)
                     data = stream.read() if stream else b""
@@ -83,10 +103,29 @@ class Context:
             }
         )
 
-    def chunks(self) -> Generator[bytes, None, None]:
-        """Yield the tar archive, a chunk at a time; nothing is kept on disk and no file is held in memory twice."""
+    @property
+    def names(self) -> list[str]:
+        """All files and the folders that they are in, in the archive's order."""
         folders = {str(parent) for name in self.entries for parent in PurePosixPath(name).parents} - {"."}
-        for name in sorted({*self.entries, *folders}):
+        return sorted({*self.entries, *folders})
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tar archive."""
+        total = 2 * tarfile.BLOCKSIZE
+        for name in self.names:
+            entry = self.entries.get(name)
+            content = 0 if entry is None or entry.link else entry.length
+            total += len(self._header(name, entry)) + content + -content % tarfile.BLOCKSIZE
+        return total
+
+    def chunks(self) -> Generator[bytes, None, None]:
+        """Yield the tar archive, a chunk at a time; nothing is kept on disk and no file is held in memory twice.
+
+        Raises:
+            BuildError: A file became longer or shorter.
+        """
+        for name in self.names:
             entry = self.entries.get(name)
             yield self._header(name, entry)
             if entry is None:
@@ -95,6 +134,8 @@ class Context:
             for chunk in self.content(name):
                 size += len(chunk)
                 yield chunk
+            if size != (0 if entry.link else entry.length):
+                raise BuildError(f"{name} changed while it was read.", next_command="the same command again")
             yield b"\0" * (-size % tarfile.BLOCKSIZE)
         yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
@@ -103,8 +144,8 @@ class Context:
         entry = self.entries[name]
         if entry.data is not None:
             yield entry.data
-        elif entry.path is not None:
-            with entry.path.open("rb") as stream:
+        elif entry.path is not None or entry.opener is not None:
+            with entry.opener() if entry.opener else cast(Path, entry.path).open("rb") as stream:
                 while chunk := stream.read(CHUNK):
                     yield chunk
 
@@ -118,10 +159,8 @@ class Context:
         info.mode = 0o755 if entry.executable else 0o644
         if entry.link:
             info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
-        elif entry.data is not None:
-            info.size = len(entry.data)
-        elif entry.path is not None:
-            info.size = entry.path.stat().st_size
+        else:
+            info.size = entry.length
         return info.tobuf(tarfile.GNU_FORMAT)
 
 

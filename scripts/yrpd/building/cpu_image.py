@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from yrpd.building.assembly import Archive, Part, file_part
 from yrpd.building.context import Context
 from yrpd.building.debian import Root, provide_root
 from yrpd.building.engines import Engine
+from yrpd.building.environment import add_environment, environment_recipe
 from yrpd.building.layers import Layer, tag_version
-from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
+from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, openyuanrong_wheels
 from yrpd.building.patched import Patched, archive
 from yrpd.building.runtime import Locks, runtime_wheels
-from yrpd.building.toolbox import find_tool
-from yrpd.building.wheelhouse import Stored, hash_file, provide, requirement_lines
+from yrpd.building.wheelhouse import hash_file, provide
 from yrpd.project import Project
 from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
 
-RUNTIME_DOCKERFILE = "Dockerfile.cpu-runtime"
-OPENYUANRONG_DOCKERFILE = "Dockerfile.cpu-openyuanrong"
+VLLM, ROUTER, OPENYUANRONG = "/opt/vllm", "/opt/router", "/opt/openyuanrong"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {"PATH": f"{VLLM}/bin:{OPENYUANRONG}/path:{SYSTEM_PATH}", "LANG": "C.UTF-8"}
 IMPORT_TEST = "import_connector.py"
 
 
@@ -56,25 +60,43 @@ def final_context(project: Project, patched: Patched, dockerfile: Path) -> Conte
     return context
 
 
-def runtime_context(project: Project, vllm: tuple[Stored, ...], router: tuple[Stored, ...]) -> Context:
-    """Return the context of the runtime layer: wheels, two requirement files, uv, the Dockerfile."""
-    context = Context()
-    context.add_file("Dockerfile", project.docker / RUNTIME_DOCKERFILE)
-    context.add_file("wheelhouse/uv", Path(find_tool("uv")))
-    for name, stored in (("vllm", vllm), ("router", router)):
-        context.add_bytes(f"wheelhouse/{name}.txt", requirement_lines(stored).encode("utf-8"))
-        for one in stored:
-            context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)
-    return context
+def base_part(root: Root) -> Part:
+    """Return the lowest layer: the Debian root."""
+    return file_part(root.archive, f"Debian {root.suite}: {len(root.packages)} packages")
 
 
-def openyuanrong_context(project: Project, wheels: tuple[Stored, ...]) -> Context:
-    """Return the context of openYuanrong's layer."""
-    context = Context()
-    context.add_file("Dockerfile", project.docker / OPENYUANRONG_DOCKERFILE)
-    context.add_file("wheelhouse/uv", Path(find_tool("uv")))
-    add_wheels(context, project, wheels)
-    return context
+def runtime_part(project: Project, locks: Locks, reporter: Reporter) -> Part:
+    """Return the layer of vLLM's environment and the router's."""
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Archive]:
+        vllm = runtime_wheels(project, locks, reporter)
+        router = provide(project, locks.router, reporter)
+        context = Context()
+        with contextlib.ExitStack() as wheels:
+            add_environment(context, VLLM, vllm, project, wheels)
+            add_environment(context, ROUTER, router, project, wheels)
+            for name in ("vllm-router", "envoy"):
+                context.add_link(f"{VLLM}/bin/{name}".lstrip("/"), f"{ROUTER}/bin/{name}")
+            yield context
+
+    return Part(f"{VLLM}, {ROUTER}: vLLM for a plain CPU, the DataSystem's client and worker, the router", opened)
+
+
+def openyuanrong_part(project: Project, yuanrong: OpenYuanrong, reporter: Reporter) -> Part:
+    """Return the layer of openYuanrong's environment."""
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Archive]:
+        wheels = openyuanrong_wheels(project, yuanrong, reporter)
+        context = Context()
+        with contextlib.ExitStack() as opened:
+            add_environment(context, OPENYUANRONG, wheels, project, opened)
+            launcher = (project.docker / LAUNCHER).read_bytes()
+            context.add_bytes(f"{OPENYUANRONG}/path/{LAUNCHER}".lstrip("/"), launcher, executable=True)
+            yield context
+
+    return Part(f"{OPENYUANRONG}: yr, its etcd and the DataSystem's worker", opened)
 
 
 def release_labels(release: Release, patched: Patched, flavour: Flavour) -> dict[str, str]:
@@ -120,7 +142,7 @@ def plan_stack(
             "base": base.digest,
             "vLLM environment": locks.runtime_digest,
             "router.lock": locks.router.sha256,
-            RUNTIME_DOCKERFILE: hash_file(project.docker / RUNTIME_DOCKERFILE),
+            **environment_recipe(),
         },
         {},
     )
@@ -132,7 +154,7 @@ def plan_stack(
             "runtime": runtime.digest,
             "openYuanrong environment": yuanrong.digest,
             LAUNCHER: hash_file(project.docker / LAUNCHER),
-            OPENYUANRONG_DOCKERFILE: hash_file(project.docker / OPENYUANRONG_DOCKERFILE),
+            **environment_recipe(),
         },
         {},
     )
@@ -185,11 +207,18 @@ def make_stack(
     if engine.find(stack.openyuanrong):
         reporter.say(f"    kept {stack.openyuanrong.image}: locks, recipes and base are the same")
     else:
-        _make_runtime(project, stack, locks, root, engine, reporter)
-        wheels = openyuanrong_wheels(project, yuanrong, reporter)
-        with reporter.step(f"build {stack.openyuanrong.image}"):
-            context = openyuanrong_context(project, wheels)
-            engine.build(stack.openyuanrong, context, "Dockerfile", {"RUNTIME": stack.runtime.image})
+        lower = base_part(root), runtime_part(project, locks, reporter)
+        every = (*lower, openyuanrong_part(project, yuanrong, reporter))
+        for layer, below, parts in (
+            (stack.base, None, every[:1]),
+            (stack.runtime, stack.base, every[:2]),
+            (stack.openyuanrong, stack.runtime, every),
+        ):
+            if engine.find(layer):
+                reporter.say(f"    kept {layer.image}: what it is made from is the same")
+                continue
+            with reporter.step(f"assemble {layer.image}"):
+                engine.assemble(layer, parts, ENVIRONMENT, below)
     with reporter.step(f"build {stack.final.image}"):
         arguments = {
             "BASE": stack.openyuanrong.image,
@@ -199,19 +228,3 @@ def make_stack(
         context = final_context(project, patched, project.root / release.flavour(patched.name, "cpu").dockerfile)
         image = engine.build(stack.final, context, "Dockerfile", arguments)
     return stack, image
-
-
-def _make_runtime(
-    project: Project, stack: CpuStack, locks: Locks, root: Root, engine: Engine, reporter: Reporter
-) -> None:
-    if engine.find(stack.runtime):
-        reporter.say(f"    kept {stack.runtime.image}: locks, recipes and base are the same")
-        return
-    if not engine.find(stack.base):
-        with reporter.step(f"import {stack.base.image}"):
-            engine.import_root(stack.base, root.archive)
-    vllm = runtime_wheels(project, locks, reporter)
-    router = provide(project, locks.router, reporter)
-    with reporter.step(f"build {stack.runtime.image} (some minutes, only when a lock or the base changes)"):
-        context = runtime_context(project, vllm, router)
-        engine.build(stack.runtime, context, "Dockerfile", {"BASE": stack.base.image})

@@ -22,6 +22,7 @@ LAB_SOCKET = "unix:///run/yrpd-lab/builder/docker.sock"
 # A layer of some gigabytes is written without a word on the stream for minutes.
 TIMEOUT_SECONDS = 1800
 TIMEOUT_VARIABLE = "YRPD_ENGINE_TIMEOUT"
+CONTAINERD_STORE = "io.containerd.snapshotter.v1"
 
 Line = Callable[[str], None]
 
@@ -81,6 +82,12 @@ def reach() -> tuple[str, docker.DockerClient]:
             continue
         return address, client
     raise EnvironmentFailure(f"No Docker engine answers ({'; '.join(reasons)}).", next_command="invoke lab.builder")
+
+
+def by_manifest(client: docker.DockerClient) -> bool:
+    """Return whether an engine names images by manifest (containerd image store) and not by configuration."""
+    status = client.info().get("DriverStatus") or []
+    return any(CONTAINERD_STORE in str(value) for _, value in status)
 
 
 @dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import docker
 
+from yrpd.building.assembly import Part
 from yrpd.building.buildx_engine import BuildxEngine, find_buildx
 from yrpd.building.context import Context
 from yrpd.building.engine import reach
@@ -29,8 +31,10 @@ class Engine(Protocol):
     def find(self, layer: Layer) -> str:
         """Return the id of the image with the layer's tag and inputs digest, empty when there is none."""
 
-    def import_root(self, layer: Layer, archive: Path) -> str:
-        """Make an image of one tar archive and return its id."""
+    def assemble(
+        self, layer: Layer, parts: Sequence[Part], environment: Mapping[str, str], below: Layer | None = None
+    ) -> str:
+        """Make an image of layers that are archives, and return its id."""
 
     def build(self, layer: Layer, context: Context, dockerfile: str, arguments: dict[str, str]) -> str:
         """Build a layer without a network and return the image's id; a failed build leaves no image."""

@@ -9,15 +9,18 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import requests
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-from pypi_simple import DistributionPackage, NoSuchProjectError, PyPISimple
 
 from yrpd.building.locks import GLIBC, REGENERATE, Locked
 from yrpd.errors import EnvironmentFailure, PinMismatchError
 from yrpd.package_index import open_session, pip_settings
+
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage, PyPISimple
 
 PYTHON_VERSION = (3, 11)
 THREADS = 8
@@ -106,6 +109,8 @@ def choose(locked: Locked, packages: Iterable[tuple[str, str]], tags: list[Tag])
 
 def _packages(indexes: Sequence[PyPISimple], locked: Locked, timeout: float) -> Iterator[DistributionPackage]:
     """Yield the project's files from every index, in pip's order; an index that lacks the project is passed over."""
+    from pypi_simple import NoSuchProjectError  # not loaded by commands that download nothing
+
     refused = []
     for client in indexes:
         try:
@@ -139,6 +144,8 @@ def find_wheels(entries: Iterable[Locked], machine: str) -> list[Found]:
         PinMismatchError: An entry has no fitting wheel with a locked hash.
         EnvironmentFailure: No index answers.
     """
+    from pypi_simple import PyPISimple
+
     tags = supported_tags(machine)
     settings = pip_settings()
     # Indexes in local folders hold this machine's own builds, which no lock names.

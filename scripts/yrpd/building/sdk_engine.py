@@ -1,11 +1,11 @@
-"""Images through the Docker SDK: found, imported, built by the classic builder, pulled, pushed, resolved."""
+"""Images through the Docker SDK: found, assembled, built by the classic builder, pulled, pushed, resolved."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +14,9 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.utils import parse_repository_tag
 
+from yrpd.building.assembly import Part, Settings, image_archive
 from yrpd.building.context import Context
-from yrpd.building.engine import StreamResult, read_stream
+from yrpd.building.engine import StreamResult, by_manifest, read_stream
 from yrpd.building.layers import DIGEST_LABEL, Layer
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
@@ -59,24 +60,37 @@ class SdkEngine:
             return ""
         return str(image.id) if image.labels.get(DIGEST_LABEL) == layer.digest else ""
 
-    def import_root(self, layer: Layer, archive: Path) -> str:
-        """Make an image of one tar archive and return its id.
+    def assemble(
+        self, layer: Layer, parts: Sequence[Part], environment: Mapping[str, str], below: Layer | None = None
+    ) -> str:
+        """Make an image of layers that are archives, and return its id.
+
+        Args:
+            layer: Name, tag, labels.
+            parts: All of its layers, the lowest first.
+            environment: What containers start with.
+            below: An image of all but the last layer; what the engine has of it is not sent.
 
         Raises:
-            ImageError: The engine refuses.
+            ImageError: The engine refuses, or went away.
         """
-        changes = [f"LABEL {_quoted(key)}={_quoted(value)}" for key, value in layer.all_labels.items()]
-        changes += ['CMD ["/bin/sh"]']
+        lower = self._layers_of(below) if below else ()
+        there = lower if len(lower) == len(parts) - 1 else ()
+        settings = Settings(layer.all_labels, environment)
 
         def post() -> Iterator[dict[str, Any]]:
-            # Not the SDK's variant for streams: it announces chunks and then sends none.
-            answer = self.client.api.import_image_from_file(
-                str(archive), repository=layer.repository, tag=layer.tag, changes=changes
-            )
-            yield from (json.loads(line) for line in str(answer).splitlines() if line.strip())
+            # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
+            load_image: Any = self.client.api.load_image
+            yield from load_image(image_archive(layer.image, parts, there, settings))
 
-        self._read(post, f"importing {layer.image}")
+        self._read(post, f"loading {layer.image}")
         return self._id_of(layer.image)
+
+    def _layers_of(self, layer: Layer) -> tuple[str, ...]:
+        """Return the DiffIDs of an image, where the engine finds layers by them."""
+        if by_manifest(self.client) or not self.find(layer):
+            return ()
+        return tuple(self.client.images.get(layer.image).attrs["RootFS"]["Layers"])
 
     def build(self, layer: Layer, context: Context, dockerfile: str, arguments: dict[str, str]) -> str:
         """Build a layer without a network, and return the image's id.

@@ -16,15 +16,13 @@ import zstandard
 from docker import DockerClient
 from docker.errors import ImageNotFound
 
-from yrpd.building.engine import read_stream
+from yrpd.building.engine import by_manifest, read_stream
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import ChunkReader
 from yrpd.releasing.folder import CHUNK, ReleaseFolder
 from yrpd.releasing.manifest import Manifest, Tarball
 from yrpd.releasing.saving import engine_failures
 from yrpd.reporting import Reporter
-
-CONTAINERD_STORE = "io.containerd.snapshotter.v1"
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,6 @@ def is_image(attributes: dict[str, Any], manifest: Manifest, *, names_by_config:
     """
     layers = tuple(attributes["RootFS"].get("Layers") or ()) == manifest.diff_ids
     return layers and (attributes["Id"] == manifest.id or not names_by_config)
-
-
-def by_manifest(client: DockerClient) -> bool:
-    """Return whether an engine names images by manifest (containerd image store) and not by configuration."""
-    status = client.info().get("DriverStatus") or []
-    return any(CONTAINERD_STORE in str(value) for _, value in status)
 
 
 def require(client: DockerClient, manifest: Manifest) -> None:

@@ -30,9 +30,6 @@ from yrpd.releasing.folder import (
 )
 from yrpd.releasing.inventory import Inventory, take_inventory
 from yrpd.releasing.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
-from yrpd.releasing.provenance import render_provenance
-from yrpd.releasing.sbom import render_sbom
-from yrpd.releasing.texts import render_licences, render_notes
 from yrpd.reporting import Reporter
 
 # What a reader of the manifest and the notes asks for; the SBOM has everything.
@@ -89,6 +86,11 @@ def render_release(facts: ReleaseFacts, listing: str) -> dict[str, bytes]:
         facts: The release.
         listing: The patched tree's files.
     """
+    # Loaded here: the writers of these documents take longer to load than a release that is there to be recognised.
+    from yrpd.releasing.provenance import render_provenance
+    from yrpd.releasing.sbom import render_sbom
+    from yrpd.releasing.texts import render_licences, render_notes
+
     sbom = render_sbom(facts)
     return {
         MANIFEST: facts.manifest.render(),

@@ -19,6 +19,7 @@ from docker.errors import ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from yrpd.building.context import digest_of
+from yrpd.building.engine import by_manifest
 from yrpd.building.layers import DIGEST_LABEL
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.patching.mail import parse_changes
@@ -37,7 +38,7 @@ from yrpd.releasing.folder import (
     listed_files,
     parse_checksums,
 )
-from yrpd.releasing.loading import by_manifest, is_image, unpacked
+from yrpd.releasing.loading import is_image, unpacked
 from yrpd.releasing.manifest import Manifest, config_of
 from yrpd.releasing.provenance import validate_provenance
 from yrpd.releasing.saving import engine_failures

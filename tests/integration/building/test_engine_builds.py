@@ -11,6 +11,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
 from yrpd.building.layers import Layer
 from yrpd.building.sdk_engine import SdkEngine
@@ -47,7 +48,7 @@ def base(sdk: SdkEngine, repository: str, program: Path, tmp_path: Path) -> Laye
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         tar.add(program, arcname="three")
     layer = Layer("base", repository, "base-", {"root": "three"}, {"note": 'quoted "value" = $x'})
-    sdk.import_root(layer, tmp_path / "root.tar")
+    sdk.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
     return layer
 
 
@@ -68,7 +69,7 @@ COPY --from=first /first /folder
 """
 
 
-def test_an_imported_root_is_found_by_what_it_was_made_from(sdk: SdkEngine, base: Layer) -> None:
+def test_an_assembled_root_is_found_by_what_it_was_made_from(sdk: SdkEngine, base: Layer) -> None:
     found = sdk.client.images.get(sdk.find(base))
     assert found.labels == base.all_labels
     assert found.tags == [base.image]
@@ -155,5 +156,5 @@ def test_an_archive_that_is_no_archive_is_refused(sdk: SdkEngine, repository: st
     (tmp_path / "bad.tar").write_bytes(b"no archive at all" * 100)
     layer = Layer("base", repository, "", {"x": "y"}, {})
     with pytest.raises(ImageError, match="failed"):
-        sdk.import_root(layer, tmp_path / "bad.tar")
+        sdk.assemble(layer, [file_part(tmp_path / "bad.tar", "root")], {})
     assert sdk.find(layer) == ""

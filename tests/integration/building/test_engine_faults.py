@@ -14,6 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_fixed
+from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
 from yrpd.building.engine import TIMEOUT_VARIABLE, connect
 from yrpd.building.layers import Layer
@@ -70,7 +71,7 @@ def base(sdk: SdkEngine, tmp_path: Path) -> Layer:
             subprocess.run(["gcc", "-static", "-nostdlib", "-o", name, f"{name}.c"], cwd=tmp_path, check=True)
             tar.add(tmp_path / name, arcname=name)
     layer = Layer("base", "yrpd-fault", "base-", {"root": "programs"}, {})
-    sdk.import_root(layer, tmp_path / "root.tar")
+    sdk.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
     return layer
 
 
@@ -167,12 +168,12 @@ def test_an_engine_that_dies_within_a_build_is_an_error_and_comes_back_without_t
     _builds(SdkEngine(client, sdk.reporter, sdk.log), base, "after-dying")
 
 
-def test_an_import_onto_a_full_disk_leaves_no_base(sdk: SdkEngine, tmp_path: Path) -> None:
+def test_loading_layers_onto_a_full_disk_leaves_no_base(sdk: SdkEngine, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         info = tarfile.TarInfo("large")
         info.size = (DISK_MB + 16) << 20
         tar.addfile(info, io.BytesIO(bytes(info.size)))
     layer = Layer("base", "yrpd-fault", "large-", {"root": "large"}, {})
     with pytest.raises(ImageError, match="no space left on device"):
-        sdk.import_root(layer, tmp_path / "root.tar")
+        sdk.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
     assert sdk.find(layer) == ""

@@ -27,6 +27,7 @@ def _context(files: dict[str, tuple[bytes, bool]]) -> Context:
 @given(contents)
 def test_the_stream_is_a_tar_archive_with_exactly_these_files(files: dict[str, tuple[bytes, bool]]) -> None:
     archive = b"".join(_context(files).chunks())
+    assert _context(files).size == len(archive)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         assert all((member.mtime, member.uid, member.gid) == (0, 0, 0) for member in tar.getmembers())
         members = [member for member in tar.getmembers() if not member.isdir()]

@@ -8,13 +8,14 @@ from typing import IO, cast
 
 import pytest
 from dockerfile_parse import DockerfileParser
+from yrpd.building.cpu_image import OPENYUANRONG, ROUTER, VLLM
 from yrpd.building.npu_image import build_arguments
 from yrpd.building.patched import Patched
 from yrpd.project import Project
 from yrpd.release import load_release
 
 PROJECT = Project.here()
-NAMES = ("Dockerfile.cpu", "Dockerfile.cpu-runtime", "Dockerfile.cpu-openyuanrong", "Dockerfile.npu")
+NAMES = ("Dockerfile.cpu", "Dockerfile.npu")
 CLASSIC = {"ARG", "FROM", "LABEL", "COPY", "ENV", "RUN", "WORKDIR"}
 
 
@@ -97,8 +98,8 @@ def test_every_argument_of_the_npu_image_is_given() -> None:
 
 
 def test_the_router_never_shares_an_environment_with_vllm() -> None:
-    for name in ("Dockerfile.cpu-runtime", "Dockerfile.npu"):
-        assert "/opt/router" in _text(name)
+    assert len({VLLM, ROUTER, OPENYUANRONG}) == 3
+    assert "/opt/router" in _text("Dockerfile.npu")
 
 
 def test_the_shipped_scripts_are_plain_sh_that_stops_at_the_first_failure() -> None:

@@ -1,0 +1,177 @@
+"""A Python environment as files of an image layer: wheels unpacked straight into the layer's archive.
+
+Nothing is written to disk on the way but compiled files, which are kept beside the prepared wheels: gigabytes go once
+through this process, from the wheels to the engine. What the files are is the wheel format's business (PEP 427), which
+the ``installer`` library knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import posixpath
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from installer import install
+from installer.destinations import WheelDestination
+from installer.exceptions import InstallerError
+from installer.records import RecordEntry, parse_record_file
+from installer.scripts import Script
+from installer.sources import WheelFile
+from installer.utils import Scheme, construct_record_file, fix_shebang
+
+from yrpd.building import bytecode
+from yrpd.building.context import Context, digest_of
+from yrpd.building.index import PYTHON_VERSION
+from yrpd.building.prepared import kept, making
+from yrpd.building.wheelfile import record_row
+from yrpd.building.wheelhouse import Stored, hash_file
+from yrpd.errors import BuildError
+from yrpd.project import Project
+
+if TYPE_CHECKING:
+    from installer.scripts import ScriptSection
+
+PYTHON = "/usr/bin/python3"  # the base's own, which every environment stands on
+VERSION = "python{}.{}".format(*PYTHON_VERSION)
+PYVENV = "home = /usr/bin\ninclude-system-site-packages = false\nversion = {}.{}\n".format(*PYTHON_VERSION)
+COMPILERS = 2
+# Raise it whenever the same wheels become other files.
+RECIPE = 1
+
+
+def environment_recipe() -> dict[str, str]:
+    """Return what decides the files besides the wheels; the compiler's version, since its output may differ."""
+    return {"recipe": str(RECIPE), "compiler": platform.python_version()}
+
+
+class _Destination(WheelDestination):
+    """Puts one wheel's files into a context; what need not be rewritten stays in the wheel until it is sent."""
+
+    def __init__(self, context: Context, prefix: str, archive: zipfile.ZipFile, source: WheelFile) -> None:
+        self.context = context
+        self.prefix = prefix
+        self.archive = archive
+        self.modules: list[tuple[str, str]] = []
+        packages = f"{prefix}/lib/{VERSION}/site-packages"
+        self.folders = {"purelib": packages, "platlib": packages, "scripts": f"{prefix}/bin", "data": prefix}
+        self.folders["headers"] = f"{prefix}/include/site/{VERSION}/{source.distribution}"
+        rows = parse_record_file(source.read_dist_info("RECORD").splitlines())
+        self.recorded = {row[0]: RecordEntry.from_elements(*row) for row in rows}
+
+    def write_script(self, name: str, module: str, attr: str, section: ScriptSection) -> RecordEntry:
+        file, data = Script(name, module, attr, section).generate(f"{self.prefix}/bin/python3", "posix")
+        return self._held("scripts", file, data, executable=True)
+
+    def write_file(
+        self, scheme: Scheme, path: str | PathLike[str], stream: BinaryIO, is_executable: bool
+    ) -> RecordEntry:
+        inside = str(path)
+        if scheme == "scripts":
+            with fix_shebang(stream, f"{self.prefix}/bin/python3") as fixed:
+                return self._held(scheme, inside, fixed.read(), executable=True)
+        if not isinstance(stream, zipfile.ZipExtFile):
+            return self._held(scheme, inside, stream.read(), executable=is_executable)
+        info = self.archive.getinfo(str(stream.name))
+        target = f"{self.folders[scheme]}/{inside}"
+        opener = cast("partial[BinaryIO]", partial(self.archive.open, info))
+        self.context.add_stream(target.lstrip("/"), info.file_size, opener, executable=is_executable)
+        if scheme in ("purelib", "platlib") and inside.endswith(".py"):
+            self.modules.append((info.filename, target))
+        known = self.recorded.get(info.filename)
+        return RecordEntry(inside, known.hash_, known.size) if known else RecordEntry(inside, None, None)
+
+    def finalize_installation(
+        self, scheme: Scheme, record_file_path: str, records: Iterable[tuple[Scheme, RecordEntry]]
+    ) -> None:
+        packages = self.folders[scheme]
+        up = {
+            name: f"{posixpath.relpath(folder, packages)}/"
+            for name, folder in self.folders.items()
+            if folder != packages
+        }
+        with construct_record_file(records, lambda one: up.get(str(one))) as stream:
+            self._held(scheme, record_file_path, stream.read(), executable=False)
+
+    def _held(self, scheme: str, path: str, data: bytes, *, executable: bool) -> RecordEntry:
+        self.context.add_bytes(f"{self.folders[scheme]}/{path}".lstrip("/"), data, executable=executable)
+        return RecordEntry.from_elements(*record_row(path, data))
+
+
+def add_environment(
+    context: Context, prefix: str, wheels: Sequence[Stored], project: Project, opened: contextlib.ExitStack
+) -> None:
+    """Add a virtual environment with these wheels to a layer's files.
+
+    Args:
+        context: The layer's files.
+        prefix: The environment's folder in the image.
+        wheels: What is installed; where two bring the same file, the last one by name has it.
+        project: The checkout, which knows where compiled files are kept.
+        opened: Keeps the wheels open until the layer was sent.
+
+    Raises:
+        BuildError: A wheel is not one, or its modules could not be compiled.
+    """
+    inside = prefix.lstrip("/")
+    context.add_bytes(f"{inside}/pyvenv.cfg", PYVENV.encode())
+    context.add_link(f"{inside}/lib64", "lib")
+    for name, target in (("python", PYTHON), ("python3", "python"), (VERSION, "python")):
+        context.add_link(f"{inside}/bin/{name}", target)
+    jobs = []
+    for one in sorted(wheels, key=lambda one: one.wheel.name):
+        archive = opened.enter_context(zipfile.ZipFile(one.path))
+        try:
+            destination = _Destination(context, prefix, archive, source := WheelFile(archive))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of compiled files in wheels, which are left out
+                install(source, destination, {"INSTALLER": b"yrpd\n"})
+        except (InstallerError, KeyError, ValueError) as error:
+            raise BuildError(
+                f"{one.wheel.file} cannot be installed: {error}.", next_command=f"unzip -l {one.path}"
+            ) from error
+        jobs.append((one, destination.modules))
+    with ThreadPoolExecutor(COMPILERS) as pool:
+        # The largest first, so that the last one to end is a small one.
+        for _ in pool.map(lambda job: _compiled(project, prefix, *job), sorted(jobs, key=lambda job: -len(job[1]))):
+            pass
+    for job in jobs:
+        archive = opened.enter_context(zipfile.ZipFile(_compiled(project, prefix, *job)))
+        for info in archive.infolist():
+            context.add_stream(info.filename, info.file_size, partial(archive.open, info))
+
+
+def _compiled(project: Project, prefix: str, one: Stored, modules: Sequence[tuple[str, str]]) -> Path:
+    """Return the archive of a wheel's compiled modules, made now unless it is kept."""
+    made_from = {"wheel": one.wheel.sha256, "prefix": prefix, "program": hash_file(Path(bytecode.__file__))}
+    folder = project.cache / "made" / digest_of(made_from | environment_recipe())
+    file = f"{one.wheel.name}.pyc.zip"
+    if not (made := kept(folder, one.wheel.name, one.wheel.version, file)):
+        with making(folder, file) as path:
+            done = subprocess.run(
+                [sys.executable, "-I", "-B", bytecode.__file__, str(one.path), str(path)],
+                input=json.dumps(modules),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise BuildError(
+                    f"{one.wheel.file} could not be compiled: {done.stderr.strip().splitlines()[-1]}.",
+                    next_command="invoke image --flavour cpu",
+                    detail=done.stderr,
+                )
+        made = kept(folder, one.wheel.name, one.wheel.version, file)
+    if made is None:
+        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke image --flavour cpu")
+    return made.path
