@@ -353,6 +353,38 @@ def verify_image(
     )
 
 
+@task(
+    name="inspect",
+    auto_shortflags=False,
+    help={**RELEASE, **FLAVOUR, **PIN, **COMMON, "image": "An image on the engine, by name or id."},
+)
+def inspect_image(
+    _: Context,
+    release: str = "",
+    image: str = "",
+    flavour: str = "",
+    pin: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Show the layers of a release or an image: size, content, what changes each. Changes nothing."""
+    from yrpd.releasing import commands
+
+    execute(
+        lambda project, reporter: commands.inspect(
+            project=project,
+            reporter=reporter,
+            flavour=resolve_flavour(flavour),
+            pin=resolve_pin(pin),
+            release=release,
+            image=image,
+        ),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
 @task(name="lock", auto_shortflags=False, help={**FLAVOUR, **PIN, **ENGINE, **COMMON})
 def lock_base(
     _: Context,
@@ -684,7 +716,7 @@ ns = Collection(
     build,
     Collection("bench", measure, dataset, report),
     Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
-    Collection("image", make, lock_base, save_image, load_image, push_image, verify_image),
+    Collection("image", make, lock_base, save_image, load_image, push_image, verify_image, inspect_image),
     Collection("lab", up, down, builder),
     Collection("deploy", rollout, plan, status, logs, verify, rollback, clean),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import docker
 from docker import DockerClient
@@ -21,7 +22,7 @@ TIMEOUT_S = 60
 LAB_ENGINES = "unix:///run/yrpd-"
 
 
-def connect(host: Host, timeout_s: int = TIMEOUT_S) -> DockerClient:
+def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
     """Return a client of a host's engine that has answered.
 
     Raises:
@@ -29,7 +30,7 @@ def connect(host: Host, timeout_s: int = TIMEOUT_S) -> DockerClient:
     """
     engine = host.engine
     try:
-        client = docker.DockerClient(base_url=engine, timeout=timeout_s, tls=_tls(host))
+        client = docker.DockerClient(base_url=engine, timeout=cast(Any, timeout_s), tls=_tls(host))
         client.ping()
     except (DockerException, SSHException, OSError, ImportError, TypeError) as error:
         raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(engine, error)}") from error

@@ -29,6 +29,7 @@ from yrpd.releasing.folder import (
     write_folder,
 )
 from yrpd.releasing.inventory import Inventory, take_inventory
+from yrpd.releasing.layers import layers_of
 from yrpd.releasing.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
 from yrpd.reporting import Reporter
 
@@ -147,6 +148,7 @@ def _manifest(
         image=record["image"],
         id=record["id"],
         diff_ids=tuple(attributes["RootFS"]["Layers"]),
+        layers=layers_of(client, str(record["id"])),
         flavour=record["flavour"],
         platform=f"{attributes['Os']}/{attributes['Architecture']}",
         size_bytes=int(attributes["Size"]),

@@ -56,6 +56,22 @@ class TarballLayer(_Table):
     bytes: int
 
 
+class ManifestLayer(_Table):
+    """One layer of the image on the engine that built it.
+
+    Attributes:
+        diff_id: sha256 of its archive.
+        bytes: Its files' size; 0 where the engine's history does not tell.
+        holds: What is in it.
+        changes_with: What makes it another one.
+    """
+
+    diff_id: str
+    bytes: int = 0
+    holds: str = ""
+    changes_with: str = ""
+
+
 class Tarball(_Table):
     """The saved image.
 
@@ -90,6 +106,7 @@ class Manifest(_Table):
         image: ``repository:tag``.
         id: The image's id on the engine that built it: the sha256 of its configuration.
         diff_ids: sha256 of every layer's archive, lowest first.
+        layers: The same layers, with size and reason.
         flavour: ``npu`` or ``cpu``.
         platform: Such as ``linux/amd64``.
         size_bytes: Unpacked size.
@@ -114,6 +131,7 @@ class Manifest(_Table):
     image: str
     id: str
     diff_ids: tuple[str, ...]
+    layers: tuple[ManifestLayer, ...] = ()
     flavour: Flavour
     platform: str
     size_bytes: int
