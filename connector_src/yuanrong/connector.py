@@ -212,13 +212,15 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         )
 
     def _connected(self, kind: str, layout: KVLayout | None, timeout_ms: int) -> Transport:
+        config = self._config  # not self: a thread that probes would keep a dropped connector alive
         breaker = BreakingTransport(
-            lambda: connect(self._config, kind, layout, timeout_ms),
-            lambda: probe(self._config, reachable),
-            self._config.probe_interval_ms / 1000,
-            self._config.breaker_failures,
+            lambda: connect(config, kind, layout, timeout_ms),
+            lambda: probe(config, reachable),
+            config.probe_interval_ms / 1000,
+            config.breaker_failures,
             self._metrics.breaker,
         )
+        weakref.finalize(self, breaker.close).atexit = False
         breaker.start()
         return breaker
 

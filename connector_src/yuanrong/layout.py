@@ -102,11 +102,12 @@ class KVLayout:
                 continue
             seen.add(identity)
             for part in parts:
-                found, blocks = _split(name, part, paired=len(parts) > 1 or isinstance(cache, (tuple, list)), mla=mla)
+                found, axis = _split(name, part, paired=isinstance(cache, (tuple, list)), mla=mla)
                 segments += found
-                counts.add(blocks)
+                counts.add(int(part.shape[axis]))
                 tensors.append(part)
-                shapes.append(f"{part.dtype}:{[s.size for s in found]}:{list(part.shape[1:])[-3:]}")
+                inner = [int(n) for n in part.shape[axis + 1 :]]
+                shapes.append(f"{part.dtype}:{[s.size for s in found]}:{inner}")
         if not segments:
             raise LayoutError("no KV cache was registered")
         if len(counts) > 1:
@@ -125,19 +126,19 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _split(name: str, tensor: Any, *, paired: bool, mla: bool) -> tuple[list[Segment], int]:
-    """Return the runs of one tensor and its number of blocks."""
+    """Return the runs of one tensor, and along which axis its blocks are."""
     shape = [int(n) for n in tensor.shape]
     if len(shape) < 3:
         raise LayoutError(f"{name}: unknown KV cache of shape {shape}")
     if paired or mla:
-        return [_segment(name, tensor, shape, axis=0, plane=None)], shape[0]
+        return [_segment(name, tensor, shape, axis=0, plane=None)], 0
     planes_first, blocks_first = shape[0] == 2, len(shape) >= 4 and shape[1] == 2
     if planes_first and blocks_first:
         raise LayoutError(f"{name}: shape {shape} can be read in two ways; use more than two KV blocks")
     if planes_first:
-        return [_segment(name, tensor, shape, axis=1, plane=p) for p in (0, 1)], shape[1]
+        return [_segment(name, tensor, shape, axis=1, plane=p) for p in (0, 1)], 1
     if blocks_first:
-        return [_segment(name, tensor, shape, axis=0, plane=None)], shape[0]
+        return [_segment(name, tensor, shape, axis=0, plane=None)], 0
     raise LayoutError(f"{name}: unknown KV cache of shape {shape}")
 
 

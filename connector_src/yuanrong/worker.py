@@ -44,7 +44,7 @@ class _Job:
         self.guard = Guard()
         self.started = time.monotonic()
         self.drained = False
-        self.fence: Callable[[], None] | None = None
+        self.fence: Callable[[], None] = lambda: None
         self.ended = False
         self.cause: str | None = None
         self._condition = condition
@@ -237,8 +237,7 @@ class WorkerSide:
             missing = [i for i in missing if not present.found[i]]
             if not missing:
                 return None
-        if job.fence is not None:
-            job.fence()
+        job.fence()
         moved = self._transport.put([job.keys[i] for i in missing], [job.blocks[i] for i in missing], job.guard)
         saved = moved.causes.count(None)
         self._remember(job.keys)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,23 @@ def test_an_engine_starts_and_serves_without_any_datasystem(folder: Path) -> Non
     assert not connector._scheduler._transport.available
     engine.add("r", list(range(20)), 4)
     engine.finish()
+
+
+def test_what_a_connector_runs_beside_itself_ends_with_it(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.distributed.kv_transfer.kv_connector.v1 import KVConnectorRole
+
+    monkeypatch.setattr(connector_module.YuanRongConnector, "_connected", REAL_CONNECTED)
+    settings = engine.config.kv_transfer_config.kv_connector_extra_config
+    settings |= {"announce": True, "worker_resource_log": str(folder / "resource.log")}
+    before = set(threading.enumerate())
+    connector = connector_module.YuanRongConnector(engine.config, KVConnectorRole.SCHEDULER)
+    started = {thread.name: thread for thread in set(threading.enumerate()) - before}
+    # Nothing listens at the address, so there is a probe as well.
+    assert started.keys() == {"yuanrong-announcer", "yuanrong-tiers", "yuanrong-probe"}
+    del connector
+    gc.collect()
+    for thread in started.values():
+        thread.join(60)
+        assert not thread.is_alive(), thread.name

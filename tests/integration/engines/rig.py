@@ -50,6 +50,7 @@ SETTINGS = {
     "batch_bytes": 1 << 20,
     "save_mode": "sync-last",
     "save_output": True,
+    "announce": False,  # the tiers' figures are to be of blocks alone
 }
 SCHEDULERS = {"vllm": "RecoveringScheduler", "ascend": "WholePromptAscendScheduler"}
 Handler = Callable[[dict[str, Any]], None]

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from yuanrong.config import ConnectorConfig
+from yuanrong.layout import KVLayout
 from yuanrong.transport import breaker as breaker_module
-from yuanrong.transport.base import CORRUPT, ERROR, TIMEOUT, UNAVAILABLE, Guard, Presence, Transfer
+from yuanrong.transport.base import CORRUPT, ERROR, REVOKED, TIMEOUT, UNAVAILABLE, Guard, Presence, Transfer
 from yuanrong.transport.breaker import BreakingTransport, probe
 
-from tests.unit.connector.fakes import MemoryTransport
+from tests.unit.connector.fakes import FakeTensor, MemoryTransport
 
 
 class World:
@@ -57,6 +58,11 @@ def test_calls_go_through_while_all_is_well() -> None:
     assert world.breaker.exist(["k", "x"]) == Presence([True, False])
     world.breaker.fence()()
     assert world.connected[0].fences == 1
+    guard = Guard()
+    guard.revoke()
+    world.connected[0].layout = KVLayout.from_caches({"l.0": FakeTensor((2, 4, 8))})
+    assert world.breaker.get(["k"], [0], guard) == Transfer([REVOKED])
+    assert world.breaker.put(["k"], [0], guard) == Transfer([REVOKED])
     world.breaker.close()
     assert world.connected[0].closed
 

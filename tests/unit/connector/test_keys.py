@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from yuanrong.keys import (
     BlockChain,
     MediaItem,
     Namespace,
+    _extras,
     block_key,
     media_items,
     shard_name,
@@ -39,7 +41,7 @@ def chain(tokens: list[int], items: tuple[MediaItem, ...] = (), size: int = 4, *
 
 
 def test_golden_vectors_never_change() -> None:
-    assert NS.hex() == GOLDEN["namespace"]
+    assert SPACE.digest().hex() == GOLDEN["namespace"]
     assert [d.hex() for d in chain([1, 2, 3, 4, 5, 6, 7, 8, 9])] == GOLDEN["tokens"]
     assert [d.hex() for d in chain(list(range(8)), (MediaItem("cat", 2, 4),))] == GOLDEN["image"]
     assert [d.hex() for d in chain(list(range(4)), lora=("name", "/path"), salt="s")] == GOLDEN["lora and salt"]
@@ -99,6 +101,23 @@ def test_an_item_touches_exactly_the_blocks_that_it_overlaps(offset: int, touche
 
 def test_an_item_without_tokens_touches_nothing() -> None:
     assert chain([0] * 8, (MediaItem("x", 4, 0),)) == chain([0] * 8)
+    assert chain([0] * 8, (MediaItem("x", 5, 0),)) == chain([0] * 8)
+    real = MediaItem("y", 6, 1)
+    assert chain([0] * 8, (MediaItem("x", 5, 0), real)) == chain([0] * 8, (real,))
+
+
+@given(st.integers(0, 40), st.integers(1, 20), st.integers(1, 9))
+def test_an_item_names_the_blocks_that_hold_its_tokens_and_no_other(offset: int, length: int, size: int) -> None:
+    assert _extras([MediaItem("x", offset, length)], size).keys() == {t // size for t in range(offset, offset + length)}
+
+
+def test_a_machine_of_the_other_byte_order_gives_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = [1, 2, 70_000, 4]
+    native = chain(prompt)
+    swapped = array("q", prompt)
+    swapped.byteswap()  # what the memory of such a machine holds
+    monkeypatch.setattr(sys, "byteorder", "big")
+    assert chain(list(swapped)) == native
 
 
 def test_lora_and_salt_separate_everything_and_are_not_mixed_up() -> None:
@@ -118,6 +137,7 @@ def test_hashing_in_pieces_equals_hashing_at_once(prompt: list[int], size: int, 
     whole, pieces = BlockChain(NS, size), BlockChain(NS, size)
     for cut in [*sorted(cuts), len(prompt)]:
         pieces.extend(prompt, cut)
+        assert len(pieces.digests) == min(cut, len(prompt)) // size
     assert pieces.digests == whole.extend(prompt)
     assert len(whole.digests) == len(prompt) // size
 

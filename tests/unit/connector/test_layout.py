@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,7 @@ FORMS: dict[str, tuple[Any, bool, int]] = {
     "vllm cpu": (lambda: FakeTensor((2, B, S * H * D)), False, 2 * S * H * D * 2),
     "flash attention": (lambda: FakeTensor((2, B, S, H, D)), False, 2 * S * H * D * 2),
     "flash-infer": (lambda: FakeTensor((B, 2, S, H, D)), False, 2 * S * H * D * 2),
+    "blocks first, heads joined": (lambda: FakeTensor((B, 2, S, H * D)), False, 2 * S * H * D * 2),
 }
 
 
@@ -58,12 +60,14 @@ def test_layers_are_ordered_by_number_whatever_the_dictionarys_order() -> None:
     tensors = {f"layers.{i}": FakeTensor((2, B, 8)) for i in (10, 9, 0, 1)}
     layout = KVLayout.from_caches(tensors)
     assert [t.data_ptr() for t in layout.tensors] == [tensors[f"layers.{i}"].data_ptr() for i in (0, 1, 9, 10)]
+    mixed = {name: FakeTensor((2, B, 8)) for name in ("x.1", "1.x")}
+    assert KVLayout.from_caches(mixed).tensors == (mixed["1.x"], mixed["x.1"]), "numbers before words"
 
 
 def test_a_shared_layer_is_stored_once() -> None:
     shared = pair(B, S, H, D)
-    layout = KVLayout.from_caches({"l.0": shared, "l.1": shared})
-    assert len(layout.segments) == 2
+    layout = KVLayout.from_caches({"l.0": shared, "l.1": shared, "l.2": pair(B, S, H, D)})
+    assert len(layout.segments) == 4, "and the next one follows"
 
 
 def test_blocks_with_gaps_between_them_are_fine() -> None:
@@ -73,15 +77,25 @@ def test_blocks_with_gaps_between_them_are_fine() -> None:
     assert layout.segments[0].size == S * H * D * 2
 
 
+def test_the_stride_of_an_axis_with_one_element_says_nothing() -> None:
+    tensor = FakeTensor((B, S, 1, D), strides=(S * D, D, 999, 1))
+    assert KVLayout.from_caches({"l.0": (tensor,)}).block_bytes == S * D * 2
+
+
 @pytest.mark.parametrize(
     ("caches", "message"),
     [
-        ({}, "no KV cache"),
+        ({}, "^no KV cache was registered$"),
         ({"l.0": ()}, "no tensor"),
         ({"l.0": FakeTensor((B, S))}, "unknown"),
         ({"l.0": FakeTensor((3, B, S, H))}, "unknown"),
         ({"l.0": FakeTensor((2, 2, S, H, D))}, "two ways"),
-        ({"l.0": (FakeTensor((B, S, H, D), strides=(S * H * D, D, S * D, 1)),)}, "not contiguous"),
+        (
+            {"l.0": (FakeTensor((B, S, H, D), strides=(S * H * D, D, S * D, 1)),)},
+            r"^l\.0: a block of shape \[4, 2, 8\] is not contiguous",
+        ),
+        ({"l.0": FakeTensor((2, B, S), strides=(99, 9, 2))}, r"^l\.0: a block of shape \[4\] is not contiguous"),
+        ({"l.0": FakeTensor((B, 2, S, D), strides=(99, 9, 2, 1))}, r"^l\.0: .* not contiguous"),
         ({"l.0": (FakeTensor((B, S, H, D), strides=(8, H * D, D, 1)),)}, "overlap"),
         ({"l.0": pair(B, S, H, D), "l.1": pair(B + 1, S, H, D)}, "number of blocks"),
         ({"l.0": pair(B, S, H, D), "l.1": pair(B, S, H, D, device=Device("npu", 1))}, "several devices"),
@@ -95,7 +109,7 @@ def test_anything_else_is_refused_with_its_reason(caches: dict[str, Any], messag
 def test_a_block_outside_the_cache_is_refused() -> None:
     layout = KVLayout.from_caches({"l.0": pair(B, S, H, D)})
     for block in (-1, B):
-        with pytest.raises(LayoutError, match="not in"):
+        with pytest.raises(LayoutError, match=rf"^block {block} is not in 0\.\.4$"):
             layout.ranges(block)
 
 
@@ -115,6 +129,24 @@ def test_fingerprints_agree_only_for_one_inner_form() -> None:
     assert len({base, *others}) == 6
 
 
+@pytest.mark.parametrize("form", list(FORMS))
+def test_engines_with_more_and_less_memory_share_blocks(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, mla, _ = FORMS[form]
+    few = KVLayout.from_caches({"l.0": make()}, mla=mla)
+    monkeypatch.setattr(sys.modules[__name__], "B", B + 4)
+    more = KVLayout.from_caches({"l.0": make()}, mla=mla)
+    assert (few.num_blocks, more.num_blocks) == (5, 9)
+    assert few.fingerprint == more.fingerprint
+
+
+def test_the_fingerprint_never_changes() -> None:
+    """Stored objects carry it: another value means that they are not loaded any more."""
+    layout = KVLayout.from_caches({"l.0": pair(B, S, H, D), "l.1": pair(B, S, H, D)})
+    assert layout.fingerprint.hex() == "b32a984add219ee7836614bd66a2c2b5"
+
+
 def test_the_device_is_the_tensors() -> None:
     layout = KVLayout.from_caches({"l.0": pair(B, S, H, D, device=Device("npu", 3))})
     assert (layout.device_type, layout.device_index) == ("npu", 3)
+    layout = KVLayout.from_caches({"l.0": pair(B, S, H, D)})
+    assert (layout.device_type, layout.device_index) == ("cpu", 0)

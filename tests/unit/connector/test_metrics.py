@@ -59,6 +59,10 @@ def test_counts_arrive() -> None:
     sink.observe("load_seconds", 0.5)
     sink.breaker(True)
     sink.breaker(False)
+    sink.tier("disk", 4, 4096)
+    sink.tier("remote", 1)
+    assert sink._families["tier_reads"].log == [{"tier": "disk"}, 4, {"tier": "remote"}, 1]
+    assert sink._families["tier_bytes"].log == [{"tier": "disk"}, 4096]
     assert sink._families["loaded_blocks"].log == [3]
     assert sink._families["load_failures"].log == [{"cause": "corrupt"}, 2]
     assert sink._families["load_seconds"].log == [0.5]
@@ -72,4 +76,5 @@ def test_without_the_library_or_when_switched_off_nothing_happens(monkeypatch: p
         sink.add("loaded_blocks")
         sink.fail("load_failures", "corrupt")
         sink.observe("load_seconds", 1)
+        sink.tier("disk", 1, 1)
         sink.breaker(True)

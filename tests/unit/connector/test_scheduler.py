@@ -30,13 +30,27 @@ class Clock:
         return self.now
 
 
+class Counts(Metrics):
+    """Remembers what was counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, float]] = []
+
+    def add(self, name: str, amount: float = 1) -> None:
+        self.seen.append((name, amount))
+
+
 class Rig:
     """A scheduler side with everything it needs."""
 
-    def __init__(self, role: str = "kv_both", shards: tuple[str, ...] = ("0of1",), **extra: Any) -> None:
+    def __init__(
+        self, role: str = "kv_both", shards: tuple[str, ...] = ("0of1",), size: int = BS, **extra: Any
+    ) -> None:
         config = ConnectorConfig.from_extra({"worker_address": "h:1", **extra}, role, {})
-        self.transport, self.clock = MemoryTransport(), Clock()
-        self.side = SchedulerSide(config, NS, BS, shards, self.transport, Metrics(), self.clock)
+        self.transport, self.clock, self.counts = MemoryTransport(), Clock(), Counts()
+        self.clock.now = 100.0
+        self.side = SchedulerSide(config, NS, size, shards, self.transport, self.counts, self.clock)
         self.shards = shards
 
     def stock(self, tokens: list[int], blocks: int | None = None, shards: tuple[str, ...] | None = None) -> None:
@@ -125,7 +139,10 @@ def test_asking_again_is_free_for_a_while_and_has_no_effect() -> None:
     assert [rig.side.match(waiting, 0) for _ in range(5)] == [8] * 5
     assert rig.asked() == 1
     rig.transport.store.clear()
-    rig.clock.now = 2
+    rig.clock.now += 0.9995
+    assert rig.side.match(waiting, 0) == 8
+    assert rig.asked() == 1
+    rig.clock.now = 101.0
     assert rig.side.match(waiting, 0) == 0
     assert rig.asked() == 2
 
@@ -142,7 +159,7 @@ def test_an_outage_or_an_error_is_a_miss(caplog: pytest.LogCaptureFixture) -> No
     rig.transport.fault = explode
     with caplog.at_level(logging.ERROR):
         assert rig.side.match(request(rid="q"), 0) == 0
-    assert "lookup failed" in caplog.text
+    assert caplog.messages == ["lookup failed; the request is computed"]
 
 
 def loading(rig: Rig, count: int = 10, local: int = 0, rid: str = "r") -> FakeRequest:
@@ -164,6 +181,7 @@ def test_a_load_names_the_blocks_beyond_the_local_ones() -> None:
     assert plan.loads == [LoadSpec("r", digests[1:4], [101, 102, 103])]
     assert plan.new_blocks == [101, 102, 103]
     assert plan.namespace == NS
+    assert plan.drains == []
     again = rig.side.plan(Output())
     assert not again.loads
     assert not again.new_blocks
@@ -289,7 +307,7 @@ def test_a_plan_with_a_mistake_in_it_still_starts_its_loads(caplog: pytest.LogCa
     loading(rig)
     plan = rig.side.plan(Output({}, [New("r", ([],))]))
     assert len(plan.loads) == 1
-    assert "not planned" in caplog.text
+    assert caplog.messages == ["saves were not planned"]
 
 
 def test_blocks_that_do_not_fit_their_digests_are_not_saved() -> None:
@@ -317,7 +335,7 @@ def test_after_a_failed_load_nothing_is_loaded_and_everything_is_saved() -> None
     req = loading(rig)
     rig.side.plan(Output())
     rig.side.load_finished("r", ok=False)
-    rig.clock.now = 100
+    rig.clock.now += 100
     assert rig.side.match(req, 0) == 0
     plan = rig.side.plan(step(req, [1, 2, 3], 0, 10))
     assert plan.saves[0].blocks == [1, 2]
@@ -382,13 +400,149 @@ def test_an_id_that_comes_back_with_another_prompt_is_another_request() -> None:
     assert rig.side.match(FakeRequest("r", [7] * 10), 0) == 0
 
 
+@pytest.mark.parametrize("change", [{"num_encoder_inputs": 1}, {"prompt_token_ids": None}])
+def test_what_has_no_name_is_no_error(change: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    nameless = request()
+    for name, value in change.items():
+        setattr(nameless, name, value)
+    if nameless.prompt_token_ids is None:  # given as embeddings
+        nameless.prompt_embeds = object()
+    assert rig.side._match(nameless, 0) == 0
+    assert rig.side.idle
+    assert not caplog.records
+
+
+def test_blocks_under_a_lora_are_found_by_its_name_and_path() -> None:
+    rig = Rig()
+    for digest in BlockChain(NS, BS, lora=("l", "/l")).extend(list(range(10))):
+        rig.transport.store[block_key(NS, "0of1", digest)] = b""
+    found = {
+        lora: rig.side.match(request(rid=str(lora), lora_request=Lora(*lora)), 0)
+        for lora in (("l", "/l"), ("l", "/x"), ("x", "/l"))
+    }
+    assert list(found.values()) == [8, 0, 0]
+
+
+def test_what_is_claimed_and_what_was_asked_for_is_counted_once() -> None:
+    rig = Rig()
+    req = loading(rig, 10)
+    rig.side.load_finished("r", ok=True)
+    rig.side.allocated(req, [1, 2, 3], 0)
+    assert rig.counts.seen == [("queried_tokens", 10), ("matched_tokens", 8)]
+    other = loading(rig, 10, rid="q")
+    rig.side.load_finished(other.request_id, ok=False)
+    assert rig.counts.seen[2:] == [("queried_tokens", 10), ("matched_tokens", 8), ("recomputed_requests", 1)]
+
+
+def test_after_a_load_a_request_may_be_matched_again() -> None:
+    rig = Rig()
+    req = loading(rig)
+    assert rig.side.match(req, 0) == 0, "it is loading"
+    rig.side.load_finished("r", ok=True)
+    assert rig.side.match(req, 0) == 8
+
+
+def test_a_claim_of_nothing_loads_nothing_and_a_block_of_one_token_is_a_block() -> None:
+    rig = Rig(size=1)
+    req = request(3)
+    rig.side.match(req, 0)
+    rig.side.allocated(req, [7, 8], 0)
+    assert not rig.side.plan(Output()).loads
+    rig.side.allocated(req, [7, 8], 1)
+    assert [spec.blocks for spec in rig.side.plan(Output()).loads] == [[8]]
+
+
+def test_a_step_names_the_new_blocks_of_all_its_requests() -> None:
+    rig = Rig()
+    loading(rig, 10, rid="a")
+    loading(rig, 18, BS, rid="b")
+    known = request(8, "known")
+    rig.side.match(known, 0)
+    output = Output(
+        {"n": 8, "m": 4, "stranger": 1, "back": 8, "known": 8},
+        [New("n", ([1, 2],), 0), New("m", ([1, 3],), BS)],
+        Cached(["stranger", "back", "known"], [False, True, False], [([4],), ([5, 6, 7],), ([8, 9],)], [8, BS, 0]),
+    )
+    plan = rig.side.plan(output)
+    # Of "m" and of "back", which is resumed, the first block was found in the prefix cache.
+    assert plan.new_blocks == [100, 101, 101, 102, 103, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert [(spec.request_id, spec.blocks) for spec in plan.saves] == [("known", [8, 9])], "after a stranger, too"
+
+
+@given(st.sets(st.tuples(st.integers(0, 4), st.integers(0, 1))), st.integers(1, 2))
+def test_a_block_is_known_to_be_absent_when_neither_it_nor_a_later_one_is_there(
+    there: set[tuple[int, int]], ranks: int
+) -> None:
+    shards = tuple(f"{r}of{ranks}" for r in range(ranks))
+    rig = Rig(shards=shards)
+    prompt = list(range(5 * BS))
+    digests = BlockChain(NS, BS).extend(prompt)
+    there = {(block, rank) for block, rank in there if rank < ranks}
+    for block, rank in there:
+        rig.transport.store[block_key(NS, shards[rank], digests[block])] = b""
+    req = request(5 * BS)
+    rig.side.match(req, 0)
+    rig.side.plan(step(req, [0], 0, BS))
+    for block in range(1, 5):
+        saves = rig.side.plan(more(req, [block], block * BS, BS)).saves
+        hit = all((earlier, rank) in there for earlier in range(block + 1) for rank in range(ranks))
+        absent = not any(later >= block for later, _ in there)
+        assert [spec.absent for spec in saves] == ([] if hit else [absent])
+
+
+def slow_failure(rig: Rig, rid: str, prompt: list[int], local: int, seconds: float) -> None:
+    """Have a load of a prompt's blocks beyond the local ones fail after some time."""
+    rig.stock(prompt)
+    asking = FakeRequest(rid, prompt)
+    claimed = rig.side.match(asking, local)
+    assert claimed
+    rig.side.allocated(asking, list(range((local + claimed) // BS)), claimed)
+    rig.clock.now += seconds
+    rig.side.load_finished(rid, False)
+    rig.side.finished(asking)
+
+
+def test_behind_a_block_that_is_left_alone_nothing_is_known() -> None:
+    rig = Rig(request_timeout_ms=100)
+    rig.clock.now = 0
+    prompt = list(range(3 * BS + 1))
+    slow_failure(rig, "slow", prompt, BS, 0.5)
+    req = FakeRequest("r", prompt)
+    assert rig.side.match(req, 0) == BS, "the first block was not part of that load"
+    rig.side.allocated(req, [0], BS)
+    rig.side.load_finished("r", ok=True)
+    (spec,) = rig.side.plan(step(req, [0, 1, 2, 3], BS, 2 * BS + 1)).saves
+    assert (spec.blocks, spec.absent) == ([1, 2], False)
+
+
+def test_the_pause_begins_and_ends_at_its_time_for_each_load() -> None:
+    rig = Rig(request_timeout_ms=2000, retry_failed_ms=30000)
+    one, other, quick = ([start] * 9 for start in (1, 2, 3))
+    slow_failure(rig, "one", one, 0, 2.0)
+    slow_failure(rig, "other", other, 0, 2.0)
+    slow_failure(rig, "quick", quick, 0, 1.9985)
+
+    def claims(prompt: list[int]) -> int:
+        asking = FakeRequest("again", prompt)
+        claimed = rig.side.match(asking, 0)
+        rig.side.finished(asking)
+        return claimed
+
+    assert [claims(prompt) for prompt in (one, other, quick)] == [0, 0, 8]
+    rig.clock.now = 102 + 29.98
+    assert claims(one) == 0
+    rig.clock.now = 102 + 30
+    assert [claims(prompt) for prompt in (one, other)] == [8, 0]
+
+
 def test_logs_hold_no_prompt(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig()
     secret = [987_654_321] * 10
     rig.stock(secret)
     with caplog.at_level(logging.DEBUG):
         rig.side.match(FakeRequest("r", secret), 0)
-    assert caplog.text
+    assert caplog.messages == ["request r: 8 of 10 tokens found"]
     assert "987654321" not in caplog.text
 
 

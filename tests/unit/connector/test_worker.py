@@ -312,6 +312,23 @@ def test_a_save_that_has_not_begun_in_time_is_called_off() -> None:
     assert rig.counts.seen["save_failures:revoked"] >= 2
 
 
+def test_a_save_that_ends_while_the_step_waits_is_not_called_off() -> None:
+    rig = Rig()
+    rig.side._transport = rig.transport  # no threads: the jobs stay queued
+    rig.side.save(save())
+    rig.side.save(save("q", (2,), (3,)))
+    first, second = rig.side._saves
+
+    def late(ready: Any, milliseconds: int) -> bool:
+        first.end(None)
+        return False
+
+    rig.side._wait = late  # type: ignore[method-assign]
+    rig.side.start(StepPlan(NS, new_blocks=[3]))
+    assert (first.guard.revoked, second.guard.revoked) == (False, True)
+    assert rig.side._saves == [second]
+
+
 def test_saves_of_other_blocks_hold_nothing_up() -> None:
     with running(Rig()) as rig:
         gate = rig.gate("put")
