@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,6 +235,7 @@ def serve() -> None:
         try:
             answer(result=getattr(served, document.pop("operation"))(**document))
         except Exception as error:
+            traceback.print_exc()
             answer(error=f"{type(error).__name__}: {error}")
 
 
