@@ -134,11 +134,13 @@ def needed(situation: Situation, hosts: Sequence[Host]) -> dict[str, list[tuple[
     inventory = situation.inventory
     by_name = {host.name: host for host in hosts}
     etcd, router = by_name.get(inventory.etcd.host), inventory.router.host
+    by_yr = inventory.datasystem.started_by == "yr"
+    master = [(etcd.address, inventory.datasystem.master_port)] if etcd and by_yr else []
     workers = [(host.address, inventory.datasystem.port) for host in inventory.serving_hosts()]
     wanted: dict[str, list[tuple[str, int]]] = {}
     for host in hosts:
         targets = [(etcd.address, inventory.etcd.port)] if etcd else []
-        targets += workers
+        targets += [*master, *workers]
         if host.name == router:
             targets += [
                 (by_name[each.host].address, each.port) for _, _, each in inventory.instances() if each.host in by_name

@@ -11,7 +11,7 @@ from yrpd.deploying import placement, private_files, vllm_settings
 from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Host, Instance, Inventory
 from yrpd.deploying.spec import WAVES, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
-from yrpd.serving import command_lines
+from yrpd.serving import cluster, command_lines
 from yrpd.serving.endpoint import Settings
 
 # Reads model files whatever their owner; all other capabilities of root are dropped.
@@ -52,12 +52,12 @@ def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[Containe
         placement.demand_one_rank_each(inventory)
     devices = placement.assign_devices(inventory) if image.flavour == "npu" else {}
     factory = _Factory(inventory, image, site, devices)
-    etcd = factory.etcd()
-    workers = {host.name: factory.worker(host, etcd) for host in inventory.serving_hosts()}
+    etcd, workers = factory.stores()
     vllms = [
         factory.vllm(role, index, instance, workers[instance.host]) for role, index, instance in inventory.instances()
     ]
-    specs = [etcd, *workers.values(), *vllms, factory.router(), factory.endpoint()]
+    others = [each for each in workers.values() if each is not etcd]
+    specs = [etcd, *others, *vllms, factory.router(), factory.endpoint()]
     order = {role: position for position, wave in enumerate(WAVES) for role in wave}
     return tuple(sorted(specs, key=lambda spec: order[spec.role]))
 
@@ -99,6 +99,45 @@ class _Factory:
     def hosts(self) -> Mapping[str, Host]:
         """The hosts by name."""
         return {host.name: host for host in self.inventory.hosts}
+
+    def stores(self) -> tuple[ContainerSpec, Mapping[str, ContainerSpec]]:
+        """Return what has etcd, and what has the worker of each serving host; with ``yr``, the master has both."""
+        hosts = self.inventory.serving_hosts()
+        if self.inventory.datasystem.started_by == "dscli":
+            etcd = self.etcd()
+            return etcd, {host.name: self.worker(host, etcd) for host in hosts}
+        master = self.node(self.host(self.inventory.etcd.host), None)
+        others = [host for host in hosts if host.name != master.host]
+        return master, {master.host: master, **{host.name: self.node(host, master) for host in others}}
+
+    def node(self, host: Host, master: ContainerSpec | None) -> ContainerSpec:
+        """Return a host's part of the cluster that ``yr start`` makes; without a master it is the master."""
+        table, etcd = self.inventory.datasystem, self.inventory.etcd
+        settings = cluster.Settings(
+            address=host.address,
+            master=self.host(etcd.host).address,
+            etcd_port=etcd.port,
+            etcd_peer_port=etcd.peer_port,
+            master_port=table.master_port,
+            worker_port=table.port,
+            memory_mb=table.memory_mb,
+            sockets=command_lines.SOCKETS,
+            ready=f"{command_lines.WORKER_HOME}/ready",
+            worker_flags=private_files.worker_flags(self.inventory),
+        )
+        return self._spec(
+            host,
+            "worker" if master else "etcd",
+            "worker" if master else "master",
+            command_lines.openyuanrong(settings),
+            FileProbe(settings.ready, host.address, table.port, deadline_s=self.inventory.deadlines.worker),
+            ports=(table.port,) if master else (etcd.port, etcd.peer_port, table.master_port, table.port),
+            mounts=private_files.worker_mounts(self.inventory),
+            volumes=(self._sockets(),),
+            tmpfs=((command_lines.WORKER_HOME, "size=64m,mode=0755"),),
+            capabilities=WORKER_CAPABILITIES,
+            needs=((master.name, master.digest),) if master else (),
+        )
 
     def etcd(self) -> ContainerSpec:
         table = self.inventory.etcd

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yrpd.serving import cluster
 from yrpd.serving.endpoint import Settings
 
 # Not the Debian package's folder: that belongs to the user etcd, and root without capabilities may not enter it.
@@ -161,6 +162,11 @@ def datasystem_worker(
     for name, value in sorted((flags or {}).items()):
         line += ("--flag", f"{name}={value}")
     return line
+
+
+def openyuanrong(settings: cluster.Settings) -> tuple[str, ...]:
+    """Return the command line of a host's part of a cluster by ``yr start`` (see :mod:`yrpd.serving.cluster`)."""
+    return ("python3", "-m", "yrpd.serving.cluster", settings.as_text())
 
 
 def spill_flags(size_mb: int) -> dict[str, str]:

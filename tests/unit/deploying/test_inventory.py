@@ -112,6 +112,34 @@ BAD: dict[str, tuple[str, str, str]] = {
         'host = "five"\nport = 22440',
         "line 37: etcd.host: there is no host 'five'",
     ),
+    "a master of yr on a host that does not serve": (
+        'memory_mb = 1024\nport = 31501\n\n[etcd]\nhost = "one"',
+        'memory_mb = 1024\nstarted_by = "yr"\n[[hosts]]\nname = "x"\nengine = "ssh://x"\naddress = "10.0.0.9"\n'
+        '[etcd]\nhost = "x"',
+        "the master of `yr start` has a worker",
+    ),
+    "a cluster by yr with the keys of dscli": (
+        "port = 31501",
+        "port = 31501\nstarted_by = 'yr'\nencryption = { key_folder = '/k', client_public_key = '/a', "
+        "client_private_key = '/b', server_public_key = '/c' }",
+        'datasystem.started_by: certificates and keys are for "dscli"',
+    ),
+    "a cluster started by another tool": (
+        "port = 31501",
+        "started_by = 'ray'",
+        "datasystem.started_by: Input should be",
+    ),
+    "no try at all": ("[containers]", "[endpoint]\ntries = 0\n\n[containers]", "endpoint.tries: Input should be"),
+    "the endpoint on the router's port": (
+        "[containers]",
+        "[endpoint]\nport = 9001\n\n[containers]",
+        "port 9001 on one is already taken by endpoint.port",
+    ),
+    "a certificate without its key": (
+        "[containers]",
+        "[endpoint]\ntls = { certificate = '/c' }\n\n[containers]",
+        "endpoint.tls.key: is missing",
+    ),
     "a port too high": ("port = 8100", "port = 70000", "line 24: prefill.0.port: Input should be less than"),
     "a port of zero": ("port = 9001", "port = 0", "router.port: Input should be greater than"),
     "two services on one port": (

@@ -201,6 +201,20 @@ def test_a_change_of_etcd_reaches_all_that_depend_on_it(inventory: Inventory) ->
     assert [key for key in before if before[key] == after[key]] == [("one", "lab-router"), ("one", "lab-endpoint")]
 
 
+def test_a_cluster_that_yr_starts_has_etcd_and_a_worker_in_the_masters_container(inventory: Inventory) -> None:
+    table = inventory.datasystem.model_copy(update={"started_by": "yr"})
+    specs = plan(inventory.model_copy(update={"datasystem": table}), CPU_IMAGE, SITE)
+    assert [(spec.host, spec.role, spec.name) for spec in specs[:3]] == [
+        ("one", "etcd", "lab-master"),
+        ("two", "worker", "lab-worker"),
+        ("one", "prefill", "lab-prefill-0"),
+    ]
+    master, worker, prefill = specs[:3]
+    assert worker.needs == prefill.needs == ((master.name, master.digest),)
+    assert [volume.name for volume in master.volumes] == [volume.name for volume in prefill.volumes]
+    assert set(master.ports) == {22440, 22441, 12123, 31501}
+
+
 def settings(inventory: Inventory) -> Settings:
     return Settings.from_text(only(plan(inventory, CPU_IMAGE, SITE), "endpoint").argv[-1])
 

@@ -42,6 +42,9 @@ class DataSystem(Table):
     """openYuanrong's DataSystem: one worker on every host that serves.
 
     Attributes:
+        started_by: ``dscli`` beside an etcd of our own, or ``yr start`` as in the tutorial: the host of ``[etcd]`` is
+            the master and has etcd, the DataSystem's master and a worker in one container, the others have a worker.
+        master_port: Port of the DataSystem's master, with ``yr``.
         memory_mb: The worker's memory pool on each host.
         port: The worker's port on each host.
         spill: Where blocks go that no longer fit; not given, they are evicted.
@@ -49,6 +52,8 @@ class DataSystem(Table):
         options: More flags of the worker, without the leading dashes.
     """
 
+    started_by: Literal["dscli", "yr"] = "dscli"
+    master_port: Port = 12123
     memory_mb: Annotated[int, Field(ge=64, le=16_777_216)]
     port: Port = 31501
     spill: Spill | None = None

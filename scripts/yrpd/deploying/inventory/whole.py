@@ -84,6 +84,8 @@ class Inventory(Table):
         yield self.etcd.host, self.etcd.peer_port, "etcd.peer_port"
         if self.etcd.tls:
             yield self.etcd.host, self.etcd.metrics_port, "etcd.metrics_port"
+        if self.datasystem.started_by == "yr":
+            yield self.etcd.host, self.datasystem.master_port, "datasystem.master_port"
         for host in self.serving_hosts():
             yield host.name, self.datasystem.port, "datasystem.port"
         for kind, index, instance in self.instances():
@@ -150,6 +152,15 @@ class Inventory(Table):
                         f"{field}: NPU {device} of {instance.host} is already taken by {taken[instance.host, device]}"
                     )
                 taken[(instance.host, device)] = field
+        return self
+
+    @model_validator(mode="after")
+    def _yr_can_start_it(self) -> Self:
+        if self.datasystem.started_by == "yr":
+            if self.etcd.host not in {host.name for host in self.serving_hosts()}:
+                raise ValueError("etcd.host: the master of `yr start` has a worker, so it must be a serving host")
+            if self.etcd.tls or self.datasystem.encryption:
+                raise ValueError('datasystem.started_by: certificates and keys are for "dscli"')
         return self
 
     @model_validator(mode="after")

@@ -123,7 +123,7 @@ def files(deployment: str, specs: Sequence[ContainerSpec]) -> dict[str, str]:
 def _port(spec: ContainerSpec) -> int:
     # etcd's last port answers without a certificate; without TLS its client port does.
     if spec.role == "etcd":
-        return spec.ports[2] if len(spec.ports) > 2 else spec.ports[0]
+        return spec.ports[2] if len(spec.ports) == 3 else spec.ports[0]
     return spec.ports[METRICS_PORT[spec.role]]
 
 
