@@ -22,6 +22,7 @@ from vllm_ascend.distributed.yuanrong.transport import Guard, Presence, Transfer
 __all__ = ["GATE", "GatedConnector", "RecoveringScheduler", "WholePromptAscendScheduler"]
 
 GATE = "YRPD_TEST_GATE"  # names the test's socket
+OWNERS: dict[str, str] = {}  # key -> the request that loaded or saved it last
 cpu_attention.mend()
 
 
@@ -46,11 +47,11 @@ class GatedTransport:
         return self._inner.exist(keys)
 
     def get(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
-        announce("load", keys=list(keys))
+        announce("load", keys=list(keys), request=OWNERS.get(keys[0]))
         return self._inner.get(keys, blocks, guard)
 
     def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
-        announce("save", keys=list(keys))
+        announce("save", keys=list(keys), request=OWNERS.get(keys[0]))
         return self._inner.put(keys, blocks, guard)
 
     def fence(self) -> Callable[[], None]:
@@ -67,6 +68,19 @@ class GatedConnector(YuanRongConnector):  # type: ignore[misc]
     def _connected(self, kind: str, layout: Any, timeout_ms: int) -> Transport:
         connected: Transport = super()._connected(kind, layout, timeout_ms)
         return connected if layout is None else GatedTransport(connected)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        self._note(self._plan().loads)
+        super().start_load_kv(forward_context, **kwargs)
+
+    def wait_for_save(self) -> None:
+        self._note(self._plan().saves)
+        super().wait_for_save()
+
+    def _note(self, specs: Sequence[Any]) -> None:
+        for spec in specs:
+            keys = self._worker._keys(self._plan().namespace, spec)
+            OWNERS.update(dict.fromkeys(keys, spec.request_id))
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         answer: tuple[bool, dict[str, Any] | None] = super().request_finished(request, block_ids)
