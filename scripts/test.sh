@@ -60,10 +60,13 @@ build_engine
 # What shares nothing but processor time runs on every core: random interleavings, unit tests, git on small repositories.
 # What talks to a DataSystem, an engine or a lab runs alone: its deadlines are part of what is tested.
 export VLLM_PLUGINS=''
-interleavings=tests/integration/connector/test_interleavings.py
-on_vllm -n auto "$interleavings" "$@" || status=$?
-on_vllm tests/integration/connector tests/integration/vllm_ascend tests/integration/bench tests/integration/engines \
-    --ignore "$interleavings" "$@" || status=$?
+connector_tests() { # the folders beside the connector's, then pytest's options
+    on_vllm -n auto tests/integration/connector/test_interleavings.py "${@:2}" || status=$?
+    # shellcheck disable=SC2086 # several folders
+    on_vllm tests/integration/connector tests/integration/vllm_ascend $1 \
+        --ignore tests/integration/connector/test_interleavings.py "${@:2}" || status=$?
+}
+connector_tests 'tests/integration/bench tests/integration/engines' "$@"
 
 other_pins=$(PYTHONPATH=scripts .venv/bin/python -c '
 from yrpd.project import Project
@@ -74,8 +77,7 @@ for pin in $other_pins; do
     say "--> tests on the vLLM of $pin"
     .venv/bin/invoke patch --pin "$pin" build --pin "$pin"
     python=build/$pin/venv-cpu/bin/python
-    YUANRONG_INTERLEAVINGS=${YUANRONG_INTERLEAVINGS:-300} \
-        on_vllm -n auto --dist loadfile tests/integration/connector tests/integration/vllm_ascend "$@" || status=$?
+    YUANRONG_INTERLEAVINGS=${YUANRONG_INTERLEAVINGS:-300} connector_tests '' "$@"
 done
 unset VLLM_PLUGINS
 

@@ -79,14 +79,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_a_worker_with_its_certificate_becomes_ready_and_one_without_does_not(guarded: Guarded, tmp_path: Path) -> None:
-    for name in ("with", "without"):
-        (tmp_path / name).mkdir()
-    with datasystem.worker(tmp_path / "with", guarded.address, 128, flags(guarded.client)) as worker:
+def test_a_worker_with_its_certificate_becomes_ready_and_one_without_does_not(
+    guarded: Guarded, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # Short names: a socket's path has at most 107 characters, and the worker's is deep in its folder.
+    known, unknown = tmp_path_factory.mktemp("k"), tmp_path_factory.mktemp("u")
+    with datasystem.worker(known, guarded.address, 128, flags(guarded.client)) as worker:
         assert worker.address.startswith("127.0.0.1:")
     with (
         pytest.raises(EnvironmentFailure, match=r"did not get ready|ended at start"),
-        datasystem.worker(tmp_path / "without", guarded.address, 128, start_seconds=10),
+        datasystem.worker(unknown, guarded.address, 128, start_seconds=10),
     ):
         pytest.fail("a worker without a certificate reached etcd")
 
