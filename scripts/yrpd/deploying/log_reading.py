@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,16 +145,31 @@ def _follow(found: Found, tail: int, keep: Callable[[str], bool], reporter: Repo
 
 
 def lines_of(container: Container, tail: int | Literal["all"]) -> Iterator[str]:
-    """Yield a container's lines as they come, until it ends."""
-    rest = b""
+    """Yield a container's lines as they come, until it ends.
+
+    An engine may close a followed log before it sent what a container wrote last, which is mostly the error; so
+    the end is read once more, by the engine's timestamps. A message of the stream is a line or 16 KiB of a longer one.
+    """
+    rest = seen = b""
     try:
-        for chunk in container.logs(stream=True, follow=True, tail=tail):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from (line.decode("utf-8", "replace") for line in lines)
+        for follow in (True, False):
+            options: dict[str, Any] = {"since": _second(seen)} if seen else {"tail": tail}
+            for message in container.logs(stream=True, follow=follow, timestamps=True, **options):
+                stamp, _, text = message.partition(b" ")
+                if not follow and stamp <= seen:
+                    continue
+                seen = stamp
+                *lines, rest = (rest + text).split(b"\n")
+                yield from (line.decode("utf-8", "replace") for line in lines)
     except (NotFound, APIError, RequestException):
         return
     if rest:
         yield rest.decode("utf-8", "replace")
+
+
+def _second(stamp: bytes) -> int:
+    """Return the second of a timestamp of the engine's, which has nine digits after it."""
+    return int(datetime.fromisoformat(stamp.decode()).timestamp())
 
 
 def _named(each: Observed) -> dict[str, str]:

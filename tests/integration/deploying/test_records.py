@@ -223,6 +223,15 @@ def test_a_log_is_followed_until_its_container_ends(
     assert list(log_reading.lines_of(container, "all")) == ["one", "two", "three"]
 
 
+def test_a_line_longer_than_an_engines_message_is_followed_as_one(
+    client: DockerClient, image: str, make_spec: Callable[..., ContainerSpec]
+) -> None:
+    container = containers.start(
+        client, make_spec(argv=("sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo end"))
+    )
+    assert list(log_reading.lines_of(container, "all")) == ["x" * 40000, "end"]
+
+
 def test_nothing_is_changed_when_nothing_has_to_be(
     deployment: str, make_spec: Callable[..., ContainerSpec], roll_out: Callable[..., list[str]]
 ) -> None:
