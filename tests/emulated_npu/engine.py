@@ -145,6 +145,22 @@ class Served:
 
         self.llm = LLM(enforce_eager=True, seed=0, dtype="float32", gpu_memory_utilization=0.5, **options)
         self._undo: Any = None
+        self._resumed = 0
+        self._count_resumed()
+
+    def _count_resumed(self) -> None:
+        """Count at the scheduler: vLLM's counter needs statistics, and with them ``LLM`` wants output from each step."""
+        core = getattr(self.llm.llm_engine.engine_core, "engine_core", None)
+        if core is None:
+            return
+        schedule = core.scheduler.schedule
+
+        def counted() -> Any:
+            output = schedule()
+            self._resumed += sum(output.scheduled_cached_reqs.resumed_from_preemption)
+            return output
+
+        core.scheduler.schedule = counted
 
     def facts(self) -> dict[str, Any]:
         """Return which classes really serve."""
@@ -194,7 +210,7 @@ class Served:
         ]
 
     def metrics(self) -> dict[str, float]:
-        """Return the connector's counters."""
+        """Return the connector's counters, and how often a preempted request was resumed."""
         from prometheus_client import REGISTRY
 
         samples = (sample for family in REGISTRY.collect() for sample in family.samples)
@@ -203,7 +219,7 @@ class Served:
             if sample.name.startswith("yuanrong_") and sample.name.endswith("_total"):
                 name = sample.name.removeprefix("yuanrong_").removesuffix("_total")
                 found[name] = found.get(name, 0) + sample.value
-        return found
+        return {**found, "resumed": self._resumed}
 
     def forget(self) -> bool:
         """Empty the prefix cache in device memory."""
