@@ -149,7 +149,7 @@ class Served:
         self._count_resumed()
 
     def _count_resumed(self) -> None:
-        """Count at the scheduler: vLLM's counter needs statistics, and with them ``LLM`` wants output from each step."""
+        """At the scheduler: vLLM's counter needs statistics, and with them ``LLM`` wants output from every step."""
         core = getattr(self.llm.llm_engine.engine_core, "engine_core", None)
         if core is None:
             return
