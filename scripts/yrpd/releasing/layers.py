@@ -41,7 +41,7 @@ def layers_of(client: DockerClient, image: str) -> tuple[ManifestLayer, ...]:
         try:
             found = client.images.get(image)
         except ImageNotFound:
-            raise ImageError(f"The engine has no {image}.", next_command="docker images") from None
+            raise ImageError(f"The engine has no image {image!r}.", next_command="docker images") from None
         history_of: Any = client.api.history  # the stubs have no types for it
         history = history_of(found.id)
     return explained(found.attrs["RootFS"].get("Layers") or (), history)
