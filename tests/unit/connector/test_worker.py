@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,8 +80,9 @@ class Rig:
         return gate
 
     def until(self, ready: Callable[[tuple[set[str], set[str]]], bool]) -> tuple[set[str], set[str]]:
-        """Run empty steps until something is reported."""
-        for _ in range(4000):
+        """Run empty steps until something is reported, by time: a busy machine may not run the threads meanwhile."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
             report = self.side.collect()
             if ready(report):
                 return report
