@@ -105,6 +105,7 @@ class ConnectorConfig:
     checksum: str = "sum64"
     batch_bytes: int = 128 << 20
     load_threads: int = 2
+    copy_threads: int = 2
     connect_timeout_ms: int = 2000
     lookup_timeout_ms: int = 500
     lookup_cache_ms: int = 1000
@@ -176,7 +177,7 @@ class ConnectorConfig:
             raise ConfigError("tag: at most 128 characters of A-Z a-z 0-9 . _ : / + = -")
         for name in ("connect_timeout_ms", "lookup_timeout_ms", "request_timeout_ms", "load_timeout_ms",
                      "sync_save_timeout_ms", "probe_interval_ms", "poll_ms", "breaker_failures", "min_load_blocks",
-                     "load_threads", "batch_bytes"):  # fmt: skip
+                     "load_threads", "copy_threads", "batch_bytes"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1, got {getattr(self, name)}")
         for name in ("ttl_seconds", "lookup_cache_ms", "hazard_timeout_ms", "retry_failed_ms"):

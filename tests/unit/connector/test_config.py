@@ -59,6 +59,7 @@ def test_save_mode_can_be_chosen() -> None:
     [
         ({"nonsense": 1}, "nonsense"), ({"role": "kv_both"}, "role"), ({"credentials": "x"}, "credentials"),
         ({"load": "yes"}, "load"), ({"load_threads": True}, "load_threads"), ({"load_threads": 0}, "load_threads"),
+        ({"copy_threads": 0}, "copy_threads"),
         ({"ttl_seconds": -1}, "ttl_seconds"), ({"transport": "smoke"}, "transport"), ({"save_mode": "x"}, "save_mode"),
         ({"checksum": "md5"}, "checksum"), ({"tag": "a b"}, "tag"), ({"worker_address": "nowhere"}, "worker_address"),
         ({"token_file": "/does/not/exist"}, "token_file"), ({"load_timeout_ms": 1.5}, "load_timeout_ms"),

@@ -261,6 +261,46 @@ def test_a_revoked_get_writes_nothing() -> None:
     assert read_block(layout, 3) == before
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("allowed", range(7))
+def test_a_revoked_batch_tells_of_each_block_what_became_of_it(
+    threads: int, allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "GUARD_BYTES", 1)
+    monkeypatch.setattr("yuanrong.transport.threads.SHARE_BYTES", 1)
+    names = [f"k{i}" for i in range(6)]
+    client, layout = Client(), small_layout()
+    saved = [read_block(layout, block) for block in range(6)]
+    transport = host.HostTransport(client, settings(copy_threads=threads), layout, None)
+    assert transport.put(names, list(range(6)), Guard()).cause is None
+
+    class Brief(Guard):
+        """Lets a number of blocks through."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = allowed
+
+        def enter(self) -> bool:
+            with self._condition:
+                self.left -= 1
+                return self.left >= 0 and super().enter()  # a Condition's lock may be taken twice
+
+    written = transport.put([f"again{i}" for i in range(6)], list(range(6)), Brief())
+    assert [name in client.store for name in (f"again{i}" for i in range(6))] == [c is None for c in written.causes]
+    assert set(written.causes) <= {None, base.REVOKED}
+    assert written.causes.count(None) <= allowed
+
+    for block in range(6):
+        write_block(layout, block, bytes(layout.block_bytes))
+    read = transport.get(names, list(range(6)), Brief())
+    assert read.causes.count(None) == allowed
+    assert read.moved_bytes == allowed * layout.block_bytes
+    for block, cause in enumerate(read.causes):
+        assert cause in (None, base.REVOKED)
+        assert read_block(layout, block) == (bytes(layout.block_bytes) if cause else saved[block])
+
+
 def test_a_guard_waits_for_whoever_is_inside() -> None:
     guard = Guard()
     assert guard.enter()
