@@ -43,21 +43,31 @@ def default_hosts_file(option: str, flavour: Flavour) -> str:
     return option or os.environ.get("YRPD_HOSTS") or ("lab.toml" if flavour == "cpu" else "hosts.toml")
 
 
-def execute(command: Callable[[Project, Reporter], dict[str, Any]], *, as_json: bool, verbose: bool) -> None:
+def execute(
+    command: Callable[[Project, Reporter], dict[str, Any]],
+    *,
+    as_json: bool,
+    verbose: bool,
+    project: Project | None = None,
+    say_next: Callable[[str], str] = str,
+) -> None:
     """Run one command, print its document when asked, and turn its failure into an exit code.
 
     Args:
         command: Gets the project and the reporter, returns the JSON document.
         as_json: One JSON document on stdout, all else on stderr.
         verbose: Show details, and a traceback on failure.
+        project: The checkout that this is part of, when ``None``.
+        say_next: Makes of an error's next command what is typed with this front.
 
     Raises:
         SystemExit: The command failed; the code is the error class's (design: 2 to 9), 130 for an interrupt.
     """
     reporter = Reporter(as_json=as_json, verbose=verbose)
     try:
-        reporter.result(command(Project.here(), reporter))
+        reporter.result(command(project or Project.here(), reporter))
     except YrpdError as error:
+        error.next_command = say_next(error.next_command)
         _explain(error, verbose=verbose)
         if error.document is not None:
             reporter.result(error.document)

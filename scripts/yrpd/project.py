@@ -12,13 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Project:
-    """The folders of one checkout.
+    """The folders of one checkout, or of a release folder on a host that has no checkout.
 
     Attributes:
-        root: The project's top folder.
+        root: The project's top folder; without a checkout the folder that relative names are seen from.
+        released: The release folder that deploy works from, where there is no checkout.
     """
 
     root: Path
+    released: Path | None = None
 
     @classmethod
     def here(cls) -> Project:
@@ -42,13 +44,18 @@ class Project:
 
     @property
     def build(self) -> Path:
-        """Everything that can be made again."""
-        return self.root / "build"
+        """Everything that can be made again; without a checkout: logs, and copies of the hosts' records."""
+        return self.root / "build" if self.released is None else self._state
 
     @property
     def dist(self) -> Path:
         """Results: image records, verification reports."""
-        return self.root / "dist"
+        return self.root / "dist" if self.released is None else self._state
+
+    @property
+    def _state(self) -> Path:
+        # Never beside the release: whoever checks that folder would find files that no list names.
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "yrpd"
 
     @property
     def cache(self) -> Path:

@@ -21,6 +21,7 @@ from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 from yrpd.release import Flavour, Release, load_release
 from yrpd.releasing.making import provide_release
+from yrpd.releasing.standalone import provide_standalone
 from yrpd.reporting import Reporter
 
 
@@ -65,6 +66,7 @@ def image(
         return document
     with closing(connect()) as client:
         folder = provide_release(project, patched, document, client, reporter)
+    provide_standalone(project, folder, reporter)
     return {**document, "release": folder.name}
 
 

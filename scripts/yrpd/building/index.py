@@ -127,18 +127,30 @@ def _packages(indexes: Sequence[PyPISimple], locked: Locked, timeout: float) -> 
         )
 
 
-def _look_up(indexes: Sequence[PyPISimple], locked: Locked, tags: list[Tag], timeout: float) -> Found:
+def _look_up(
+    indexes: Sequence[PyPISimple], locked: Locked, every_tags: Sequence[list[Tag]], timeout: float
+) -> list[Found]:
     by_hash: dict[str, DistributionPackage] = {}
     for package in _packages(indexes, locked, timeout):
         if "sha256" in package.digests:
             by_hash.setdefault(package.digests["sha256"], package)
-    file, sha256 = choose(locked, [(one.filename, digest) for digest, one in by_hash.items()], tags)
-    package = by_hash[sha256]
-    return Found(Wheel(locked.name, locked.version, file, sha256), package.url, package.size or 0)
+    files = [(one.filename, digest) for digest, one in by_hash.items()]
+    chosen = [choose(locked, files, tags) for tags in every_tags]
+    return [
+        Found(Wheel(locked.name, locked.version, file, sha256), by_hash[sha256].url, by_hash[sha256].size or 0)
+        for file, sha256 in chosen
+    ]
 
 
-def find_wheels(entries: Iterable[Locked], machine: str) -> list[Found]:
+def find_wheels(entries: Iterable[Locked], every_tags: Sequence[list[Tag]]) -> list[list[Found]]:
     """Ask the indexes that pip is configured with for every entry, several at a time.
+
+    Args:
+        entries: What is wanted.
+        every_tags: For every Python that is asked for, the tags that it accepts, best first.
+
+    Returns:
+        For every such Python one wheel an entry.
 
     Raises:
         PinMismatchError: An entry has no fitting wheel with a locked hash.
@@ -146,11 +158,11 @@ def find_wheels(entries: Iterable[Locked], machine: str) -> list[Found]:
     """
     from pypi_simple import PyPISimple
 
-    tags = supported_tags(machine)
     settings = pip_settings()
     # Indexes in local folders hold this machine's own builds, which no lock names.
     addresses = [address for address in settings.indexes if not address.startswith("file:")]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(THREADS) as pool:
         session = stack.enter_context(open_session(settings))
         indexes = [stack.enter_context(PyPISimple(address, session=session)) for address in addresses]
-        return list(pool.map(lambda locked: _look_up(indexes, locked, tags, settings.timeout), entries))
+        rows = pool.map(lambda locked: _look_up(indexes, locked, every_tags, settings.timeout), entries)
+        return [list(column) for column in zip(*rows, strict=True)]

@@ -25,6 +25,7 @@ PLATFORM = f"x86_64-manylinux_{GLIBC[0]}_{GLIBC[1]}"
 ROUTER = "router"
 NPU = "npu"
 OPENYUANRONG = "openyuanrong"
+DEPLOY = "deploy"
 REGENERATE = "PYTHONPATH=scripts python -m yrpd.building.locks"
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)")

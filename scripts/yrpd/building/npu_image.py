@@ -12,7 +12,7 @@ from yrpd.building.layers import Layer, tag_version
 from yrpd.building.locks import NPU, ROUTER, read_lock
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
 from yrpd.building.patched import Patched, pin_listing
-from yrpd.building.wheelhouse import hash_file, provide, requirement_lines
+from yrpd.building.wheelhouse import Target, hash_file, provide, requirement_lines
 from yrpd.errors import ImageError
 from yrpd.project import Project
 from yrpd.release import Release
@@ -101,7 +101,7 @@ def make_context(
     """
     context = sources(project, patched, dockerfile)
     for file, lock in (("datasystem", NPU), ("router", ROUTER)):
-        wheels = provide(project, read_lock(project.docker / f"{lock}.lock"), reporter, machine)
+        wheels = provide(project, read_lock(project.docker / f"{lock}.lock"), reporter, Target(machine))
         context.add_bytes(f"wheelhouse/{file}.txt", requirement_lines(wheels).encode("utf-8"))
         for one in wheels:
             context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)

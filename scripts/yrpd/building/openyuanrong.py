@@ -16,7 +16,15 @@ from yrpd.building.index import Wheel, supported_tags
 from yrpd.building.locks import OPENYUANRONG, Lock, read_lock
 from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
 from yrpd.building.prepared import kept, making, with_build_tag
-from yrpd.building.wheelhouse import X86_64, Stored, hash_file, provide, requirement_lines, verify_present
+from yrpd.building.wheelhouse import (
+    X86_64,
+    Stored,
+    Target,
+    hash_file,
+    provide,
+    requirement_lines,
+    verify_present,
+)
 from yrpd.errors import BuildError, ConfigurationError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
@@ -96,7 +104,7 @@ def openyuanrong_wheels(
     """
     if yuanrong.given is not None:
         _check_fit(yuanrong.given, machine)
-    stored = provide(project, yuanrong.lock, reporter, machine)
+    stored = provide(project, yuanrong.lock, reporter, Target(machine))
     published = yuanrong.given or next(one for one in stored if one.wheel.name == NAME)
     others = tuple(one for one in stored if one.wheel.name != NAME)
     return (*others, _prepared(project, published, reporter))

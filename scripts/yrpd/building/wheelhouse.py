@@ -20,8 +20,8 @@ from pathlib import Path
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from yrpd.building.index import Found, Wheel, find_wheels
-from yrpd.building.locks import Lock
+from yrpd.building.index import PYTHON_VERSION, Found, Wheel, find_wheels, supported_tags
+from yrpd.building.locks import GLIBC, Lock
 from yrpd.errors import EnvironmentFailure, PinMismatchError
 from yrpd.package_index import open_session, pip_settings
 from yrpd.project import Project, write_json
@@ -31,6 +31,29 @@ X86_64 = "x86_64"
 CHUNK = 1 << 20
 DOWNLOADS = 4
 TIMEOUT_SECONDS = (30, 120)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The Python that wheels are for.
+
+    Attributes:
+        machine: ``x86_64`` or ``aarch64``.
+        python: Its version.
+        glibc: The oldest C library that it may have.
+    """
+
+    machine: str = X86_64
+    python: tuple[int, int] = PYTHON_VERSION
+    glibc: tuple[int, int] = GLIBC
+
+    def __str__(self) -> str:
+        """Return what tells targets apart in file names; an image's Python goes without saying."""
+        image = (self.python, self.glibc) == (PYTHON_VERSION, GLIBC)
+        return self.machine if image else f"{self.machine}-cp{self.python[0]}{self.python[1]}-glibc{self.glibc[1]}"
+
+
+IMAGE = Target()
 
 
 @dataclass(frozen=True)
@@ -89,17 +112,17 @@ def verify_file(path: Path, sha256: str, *, next_command: str) -> None:
     write_json(stamp, fingerprint)
 
 
-def _resolution_file(folder: Path, lock: Lock, machine: str) -> Path:
-    return folder / f"{lock.name}-{machine}-{lock.sha256[:16]}.json"
+def _resolution_file(folder: Path, lock: Lock, target: Target) -> Path:
+    return folder / f"{lock.name}-{target}-{lock.sha256[:16]}.json"
 
 
-def read_resolution(folder: Path, lock: Lock, machine: str = X86_64) -> tuple[Wheel, ...] | None:
+def read_resolution(folder: Path, lock: Lock, target: Target = IMAGE) -> tuple[Wheel, ...] | None:
     """Return which file stands for each entry, as found before for exactly this lock; ``None`` when not known.
 
     A record that names a hash that the lock does not have is not believed.
     """
     try:
-        rows = json.loads(_resolution_file(folder, lock, machine).read_text(encoding="utf-8"))
+        rows = json.loads(_resolution_file(folder, lock, target).read_text(encoding="utf-8"))
         wheels = tuple(Wheel(**row) for row in rows)
     except (FileNotFoundError, ValueError, TypeError):
         return None
@@ -166,13 +189,15 @@ def _download(session: requests.Session, found: Found, folder: Path, advance: Ad
     write_json(target.with_name("verified.json"), {**_fingerprint(target), "sha256": sha256})
 
 
-def _fill(folder: Path, lock: Lock, reporter: Reporter, machine: str) -> tuple[Wheel, ...]:
-    known = read_resolution(folder, lock, machine)
-    if known is not None and all(wheel_path(folder, wheel).exists() for wheel in known):
+def _fill(folder: Path, lock: Lock, reporter: Reporter, targets: Sequence[Target]) -> dict[Target, tuple[Wheel, ...]]:
+    known = {target: read_resolution(folder, lock, target) or () for target in targets}
+    if all(known.values()) and all(wheel_path(folder, one).exists() for every in known.values() for one in every):
         return known
     with _exclusive(folder), reporter.step(f"wheelhouse: download what {lock.name}.lock names"):
-        every = find_wheels(lock.entries, machine)
-        missing = [one for one in every if not wheel_path(folder, one.wheel).exists()]
+        every_tags = [supported_tags(one.machine, one.python, one.glibc) for one in targets]
+        every = dict(zip(targets, find_wheels(lock.entries, every_tags), strict=True))
+        wanted = {one.wheel.sha256: one for column in every.values() for one in column}
+        missing = [one for one in wanted.values() if not wheel_path(folder, one.wheel).exists()]
         missing.sort(key=lambda one: -one.size)
         total = sum(one.size for one in missing)
         with (
@@ -182,28 +207,43 @@ def _fill(folder: Path, lock: Lock, reporter: Reporter, machine: str) -> tuple[W
         ):
             for _ in pool.map(lambda one: _download(session, one, folder, advance), missing):
                 pass
-        write_json(_resolution_file(folder, lock, machine), [asdict(one.wheel) for one in every])
-        reporter.say(f"    {len(missing)} of {len(every)} wheels downloaded, {total / 1e6:.0f} MB")
-    return tuple(one.wheel for one in every)
+        for target, column in every.items():
+            write_json(_resolution_file(folder, lock, target), [asdict(one.wheel) for one in column])
+        reporter.say(f"    {len(missing)} of {len(wanted)} wheels downloaded, {total / 1e6:.0f} MB")
+    return {target: tuple(one.wheel for one in column) for target, column in every.items()}
 
 
-def provide(project: Project, lock: Lock, reporter: Reporter, machine: str = X86_64) -> tuple[Stored, ...]:
-    """Return every wheel of a lock as a verified file, downloading what is not there yet.
+def provide(project: Project, lock: Lock, reporter: Reporter, target: Target = IMAGE) -> tuple[Stored, ...]:
+    """Return every wheel of a lock for one Python; see `provide_each`.
 
     Args:
         project: The checkout, which knows where the cache is.
         lock: What is wanted.
         reporter: Says what is downloaded.
-        machine: ``x86_64`` or ``aarch64``: what the image's engine runs.
+        target: The Python that they are for; an image's on x86-64 when not given.
+    """
+    return provide_each(project, lock, reporter, (target,))[target]
+
+
+def provide_each(
+    project: Project, lock: Lock, reporter: Reporter, targets: Sequence[Target]
+) -> dict[Target, tuple[Stored, ...]]:
+    """Return every wheel of a lock as a verified file, for several Pythons, downloading what is not there yet.
+
+    Args:
+        project: The checkout, which knows where the cache is.
+        lock: What is wanted.
+        reporter: Says what is downloaded.
+        targets: The Pythons that they are for.
 
     Raises:
         PinMismatchError: A wheel's bytes are not the locked ones (the file, expected and found hash are named).
         EnvironmentFailure: The package index does not answer.
     """
     folder = wheels_folder(project)
-    wheels = _fill(folder, lock, reporter, machine)
-    stored = tuple(Stored(wheel, wheel_path(folder, wheel)) for wheel in wheels)
-    _verify_all(stored)
+    wheels = _fill(folder, lock, reporter, targets)
+    stored = {target: tuple(Stored(one, wheel_path(folder, one)) for one in every) for target, every in wheels.items()}
+    _verify_all([*{one.path: one for every in stored.values() for one in every}.values()])
     return stored
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from docker import DockerClient
 from docker.errors import ImageNotFound
 from rich.table import Table
 
-from yrpd.building import engine as building_engine
-from yrpd.deploying import containers, preflight, records, transfer
+from yrpd.deploying import containers, preflight, records
 from yrpd.deploying.auditing import audited, keep_copy, previous_release
-from yrpd.deploying.deployment import Deployment, read_deployment, read_inventory
+from yrpd.deploying.deployment import read_deployment, read_inventory
 from yrpd.deploying.engines import LAB_ENGINES, connect_all, connect_answering, lab_is_gone
 from yrpd.deploying.findings import demand_nothing_in_the_way
+from yrpd.deploying.image_source import image_source
 from yrpd.deploying.inside import inspect_inside
 from yrpd.deploying.inventory import Inventory
 from yrpd.deploying.reconcile import Change, Observed, decide
@@ -42,9 +42,9 @@ def deploy(
     name = deployment.inventory.name
     with connect_all(deployment.inventory) as clients, _held(clients, name, "deploy", reporter, dry_run=dry_run):
         changes = decide(deployment.specs, observed(name, clients))
-        with _builder() as builder:
+        with image_source(project, deployment.image) as source:
             situation = Situation(
-                deployment.inventory, deployment.image, deployment.site.model_folder, changes, clients, builder
+                deployment.inventory, deployment.image, deployment.site.model_folder, changes, clients, source
             )
             with reporter.step(f"looking at {', '.join(host.name for host in deployment.inventory.hosts)}"):
                 findings = preflight.inspect(situation)
@@ -59,7 +59,7 @@ def deploy(
                     "state": "planned",
                     "findings": [finding.document() for finding in findings],
                 }
-            moved = _bring_image(deployment, situation, reporter)
+            moved = _bring_image(situation, reporter)
             if moved:
                 with reporter.step(f"looking again, from inside {', '.join(moved)}"):
                     again = inspect_inside(situation, [host for host, _ in starting(situation)])
@@ -185,25 +185,10 @@ def _held(
     return nullcontext() if dry_run else records.locked(clients, deployment, command, reporter)
 
 
-@contextmanager
-def _builder() -> Iterator[DockerClient | None]:
-    """Connect to the engine that builds images; hosts that have the image do not need it."""
-    try:
-        client = building_engine.connect()
-    except EnvironmentFailure:
-        yield None
-        return
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def _bring_image(deployment: Deployment, situation: Situation, reporter: Reporter) -> list[str]:
+def _bring_image(situation: Situation, reporter: Reporter) -> list[str]:
     without = preflight.lacking_image(situation)
     if without:
-        assert situation.builder is not None, "preflight has found the image on the build engine"  # noqa: S101
-        transfer.move(situation.builder, without, deployment.image, reporter)
+        situation.source.bring(without, reporter)
     return [host.name for host in without]
 
 

@@ -1,4 +1,4 @@
-"""What deployment needs to know of an image: the record that ``invoke image`` leaves in ``dist/``."""
+"""What deployment needs to know of an image: ``invoke image``'s record in ``dist/``, or a release folder's manifest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from yrpd.errors import ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour, load_release
+from yrpd.releasing.folder import ReleaseFolder
+from yrpd.releasing.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class ImageRecord:
 
 
 def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> ImageRecord:
-    """Read the record of an image in ``dist/``.
+    """Read the record of an image in ``dist/``; without a checkout the release folder's manifest is one.
 
     Args:
-        project: The checkout.
+        project: The checkout, or the release folder.
         flavour: ``npu`` or ``cpu``.
         pin: The pin that the image was made from; empty means the default one.
 
@@ -46,6 +48,9 @@ def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> Imag
         ConfigurationError: There is no such pin.
         ImageError: No image was made, or the record is not one.
     """
+    if project.released is not None:
+        manifest = read_manifest(ReleaseFolder(project.released))
+        return ImageRecord(manifest.image, manifest.id, manifest.flavour, manifest.pin, manifest.tree)
     path = project.dist / load_release(project.release_file).image_record(flavour, pin)
     again = f"invoke image --flavour {flavour}" + (f" --pin {pin}" if pin else "")
     try:

@@ -64,24 +64,25 @@ def _engine(host: Host, client: DockerClient) -> Iterator[Finding]:
 
 
 def _image(situation: Situation, host: Host, client: DockerClient, information: Mapping[str, Any]) -> Iterator[Finding]:
-    image, again = situation.image, f"invoke image --flavour {situation.image.flavour}"
+    image, source = situation.image, situation.source
     if transfer.has_image(client, image):
         return
-    if situation.builder is None or not transfer.has_image(situation.builder, image):
-        where = "the build engine does not answer" if situation.builder is None else "nor does the build engine"
-        yield Finding("image-missing", host.name, f"it does not have the image {image.reference}, and {where}", again)
+    why = source.lacks()
+    if why:
+        problem = f"it does not have the image {image.reference}, and {why}"
+        yield Finding("image-missing", host.name, problem, source.remedy)
         return
-    found = str(situation.builder.images.get(image.id).attrs.get("Architecture", ""))
+    found = source.architecture()
     if not _same_architecture(found, str(information.get("Architecture", ""))):
         yield Finding(
             "architecture",
             host.name,
             f"it is {information['Architecture']}, the image {image.reference} {found}",
-            again,
+            f"invoke image --flavour {image.flavour}",
         )
     root = str(information.get("DockerRootDir", ""))
     if model_folder.is_local(host) and Path(root).is_dir():
-        needed = transfer.image_bytes(situation.builder, image) + DISK_RESERVE_BYTES
+        needed = source.size_bytes() + DISK_RESERVE_BYTES
         free = shutil.disk_usage(root).free
         if free < needed:
             yield Finding(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from docker import DockerClient
 
 from yrpd.deploying.image_record import ImageRecord
+from yrpd.deploying.image_source import ImageSource
 from yrpd.deploying.inventory import Host, Inventory
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.spec import DEPLOYMENT, PORTS, ContainerSpec
@@ -23,7 +24,7 @@ class Situation:
         folder: The model's folder on the hosts.
         changes: What would be done to each container.
         clients: The hosts' engines.
-        builder: The engine that has the image when a host does not; ``None`` when none answers.
+        source: Where hosts that lack the image get it from.
     """
 
     inventory: Inventory
@@ -31,7 +32,7 @@ class Situation:
     folder: str
     changes: Sequence[Change]
     clients: Mapping[str, DockerClient]
-    builder: DockerClient | None
+    source: ImageSource
 
 
 def starting(situation: Situation) -> list[tuple[Host, list[ContainerSpec]]]:

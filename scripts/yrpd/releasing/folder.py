@@ -21,6 +21,8 @@ NOTES = "RELEASE_NOTES.md"
 TREE = "tree.txt"
 PATCHES = "patches"
 TARBALL = "image.tar.zst"
+STANDALONE = "deploy.pyz"
+LICENCES_DEPLOY = "LICENCES-deploy.md"
 CHECKSUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 

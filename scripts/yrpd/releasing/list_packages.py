@@ -37,13 +37,14 @@ def distributions() -> Iterator[dict[str, str]]:
                 found = message_from_string(one.read_text("METADATA") or one.read_text("PKG-INFO") or "")
                 name, version = found.get("Name"), found.get("Version")
                 if name and version:
-                    licence = _licence(
+                    licence = licence_of(
                         found.get("License-Expression"), found.get("License"), found.get_all("Classifier")
                     )
                     yield {"name": name, "version": version, "licence": licence, "folder": str(place)}
 
 
-def _licence(expression: str | None, text: str | None, classifiers: list[str] | None) -> str:
+def licence_of(expression: str | None, text: str | None, classifiers: list[str] | None) -> str:
+    """Return what a package's metadata says of its licence; empty when it says nothing."""
     if expression:
         return expression
     if text and text not in UNKNOWN and "\n" not in text and len(text) < 100:

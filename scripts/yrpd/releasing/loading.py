@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -19,9 +20,9 @@ from docker.errors import ImageNotFound
 from yrpd.building.engine import by_manifest, read_stream
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import ChunkReader
+from yrpd.releasing.failures import engine_failures
 from yrpd.releasing.folder import CHUNK, ReleaseFolder
 from yrpd.releasing.manifest import Manifest, Tarball
-from yrpd.releasing.saving import engine_failures
 from yrpd.reporting import Reporter
 
 
@@ -50,6 +51,19 @@ def load(client: DockerClient, folder: ReleaseFolder, manifest: Manifest, report
     if holds(client, manifest):
         reporter.say(f"    kept {manifest.image}: the engine has it")
         return Loaded("unchanged", 0, len(manifest.diff_ids))
+    with proved_tarball(folder, manifest) as (saved, stream):
+        title = f"load {manifest.image}"
+        with reporter.step(title), reporter.progress(title, saved.bytes_unpacked, in_bytes=True) as advance:
+            return send(client, manifest, saved, stream, advance, reporter.detail)
+
+
+@contextmanager
+def proved_tarball(folder: ReleaseFolder, manifest: Manifest) -> Iterator[tuple[Tarball, IO[bytes]]]:
+    """Open the release's tarball, and prove all of it, before any of it is used.
+
+    Raises:
+        ImageError: There is none, or it is not the release's.
+    """
     saved = manifest.tarball
     if saved is None:
         raise ImageError(f"dist/{folder.name} has no tarball.", next_command="invoke image.save")
@@ -59,20 +73,47 @@ def load(client: DockerClient, folder: ReleaseFolder, manifest: Manifest, report
         raise ImageError(f"{folder.tarball}: {error.strerror}.", next_command="invoke image.save") from error
     with stream:
         _prove(stream, folder, saved)
-        there = common_layers(client, manifest)
-        title = f"load {manifest.image}"
-        moved = 0
-        with reporter.step(title), reporter.progress(title, saved.bytes_unpacked, in_bytes=True) as advance:
-            skipped = {one.member for one in saved.layers[:there]} - {one.member for one in saved.layers[there:]}
+        yield saved, stream
 
-            def chunks() -> Iterator[bytes]:
-                nonlocal moved
-                for chunk in archive(stream, skipped):
-                    moved += len(chunk)
-                    advance(len(chunk))
-                    yield chunk
 
-            _send(client, chunks, manifest, reporter)
+def send(
+    client: DockerClient,
+    manifest: Manifest,
+    saved: Tarball,
+    stream: IO[bytes],
+    advance: Callable[[int], object],
+    line: Callable[[str], None],
+) -> Loaded:
+    """Send a proved tarball to an engine, without the layers that it has, and prove what arrived.
+
+    Args:
+        client: The engine.
+        manifest: The release.
+        saved: The tarball, as the manifest has it.
+        stream: The tarball.
+        advance: Called with the bytes that were sent.
+        line: Called with what the engine says.
+
+    Raises:
+        ImageError: The engine refused, broke off, was silent for too long, or has something else then.
+    """
+    there = common_layers(client, manifest)
+    skipped = {one.member for one in saved.layers[:there]} - {one.member for one in saved.layers[there:]}
+    moved = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal moved
+        for chunk in archive(stream, skipped):
+            moved += len(chunk)
+            advance(len(chunk))
+            yield chunk
+
+    def post() -> Iterator[dict[str, Any]]:
+        # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
+        load_image: Any = client.api.load_image
+        yield from load_image(chunks())
+
+    read_stream(post(), line, what=f"loading {manifest.image}")
     require(client, manifest)
     return Loaded("loaded", moved, there)
 
@@ -172,15 +213,6 @@ def _prove(stream: IO[bytes], folder: ReleaseFolder, saved: Tarball) -> None:
             f"dist/{folder.name}/{saved.file} is not the release's: expected sha256 {saved.sha256}, found {found}.",
             next_command="invoke image.save   (after the file was removed)",
         )
-
-
-def _send(client: DockerClient, chunks: Callable[[], Iterator[bytes]], manifest: Manifest, reporter: Reporter) -> None:
-    def post() -> Iterator[dict[str, Any]]:
-        # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
-        load_image: Any = client.api.load_image
-        yield from load_image(chunks())
-
-    read_stream(post(), reporter.detail, what=f"loading {manifest.image}")
 
 
 def pull(client: DockerClient, manifest: Manifest, reporter: Reporter) -> Loaded:

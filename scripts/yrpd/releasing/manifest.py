@@ -90,6 +90,24 @@ class Tarball(_Table):
     layers: tuple[TarballLayer, ...]
 
 
+class Standalone(_Table):
+    """The deployment commands for hosts without a checkout.
+
+    Attributes:
+        file: Its name in the release folder.
+        sha256: Of the file.
+        bytes: Of the file.
+        inputs_digest: sha256 over the sources and the lock that it was made from.
+        targets: The Pythons and machines that it runs on.
+    """
+
+    file: str
+    sha256: Sha256
+    bytes: int
+    inputs_digest: Sha256
+    targets: tuple[str, ...]
+
+
 class Pushed(_Table):
     """The image in a registry: repository without a tag, and the digest that the registry knows it by."""
 
@@ -124,6 +142,7 @@ class Manifest(_Table):
         versions: Version of every Python distribution in the image that matters to a reader, by name.
         tarball: Set by ``invoke image.save``.
         pushed: Set by ``invoke image.push``.
+        deploy: Set by ``invoke image``, once the rest is there.
     """
 
     format: Literal[1] = 1
@@ -149,6 +168,7 @@ class Manifest(_Table):
     versions: dict[str, str] = {}
     tarball: Tarball | None = None
     pushed: tuple[Pushed, ...] = ()
+    deploy: Standalone | None = None
 
     def render(self) -> bytes:
         """Return the file's bytes; equal manifests give equal bytes."""

@@ -11,9 +11,10 @@ from docker.errors import DockerException, ImageNotFound
 
 from yrpd.building.engine import read_stream
 from yrpd.errors import ConfigurationError, ImageError
+from yrpd.releasing.failures import engine_failures
 from yrpd.releasing.folder import ReleaseFolder
 from yrpd.releasing.manifest import Manifest, Pushed, read_manifest
-from yrpd.releasing.saving import engine_failures, record
+from yrpd.releasing.saving import record
 from yrpd.reporting import Reporter
 
 

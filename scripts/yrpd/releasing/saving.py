@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
-import requests
 import zstandard
 from docker import DockerClient
-from docker.errors import DockerException, ImageNotFound
 
-from yrpd.building.engine import TIMEOUT_VARIABLE
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
+from yrpd.releasing.failures import engine_failures
 from yrpd.releasing.folder import (
     MANIFEST,
     PROVENANCE,
@@ -76,10 +74,17 @@ def save(client: DockerClient, folder: ReleaseFolder, reporter: Reporter) -> Man
         return record(folder, manifest.model_copy(update={"tarball": tarball}))
 
 
-def record(folder: ReleaseFolder, manifest: Manifest) -> Manifest:
-    """Write a changed manifest and what depends on it."""
-    files = {MANIFEST: manifest.render(), PROVENANCE: render_provenance(manifest, folder.read(SBOM))}
-    update_folder(folder.path, files, {manifest.tarball.file: manifest.tarball.sha256} if manifest.tarball else {})
+def record(folder: ReleaseFolder, manifest: Manifest, files: Mapping[str, bytes] = MappingProxyType({})) -> Manifest:
+    """Write a changed manifest and what depends on it.
+
+    Args:
+        folder: The release.
+        manifest: The manifest as it is now.
+        files: New content of other files, by name.
+    """
+    dependent = {MANIFEST: manifest.render(), PROVENANCE: render_provenance(manifest, folder.read(SBOM))}
+    known = {manifest.tarball.file: manifest.tarball.sha256} if manifest.tarball else {}
+    update_folder(folder.path, {**files, **dependent}, known)
     return manifest
 
 
@@ -128,25 +133,3 @@ def _require_same(facts: ArchiveFacts, manifest: Manifest) -> None:
             f"What the engine sent is not {manifest.image}: layers or configuration differ from {MANIFEST}.",
             next_command="invoke image",
         )
-
-
-@contextmanager
-def engine_failures(what: str) -> Iterator[None]:
-    """Turn what the SDK raises into the image error that people read.
-
-    Raises:
-        ImageError: The engine does not have the image, refused, broke off or said nothing for too long.
-    """
-    try:
-        yield
-    except ImageNotFound as error:
-        raise ImageError(f"{what} failed: the engine does not have it.", next_command="invoke image") from error
-    except (DockerException, requests.RequestException) as error:
-        if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
-            raise ImageError(
-                f"{what} failed: the engine said nothing for too long ({TIMEOUT_VARIABLE} sets another limit).",
-                next_command="docker info",
-            ) from error
-        raise ImageError(
-            f"{what} failed: the engine's answer broke off: {error}.", next_command="docker info"
-        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from yrpd.releasing.facts import PatchText, ReleaseFacts
+from yrpd.releasing.folder import STANDALONE
 
 TRAILERS = ("Why", "Upstream", "Removal")
 UNKNOWN = "not stated by the package"
@@ -21,10 +22,12 @@ def render_notes(facts: ReleaseFacts) -> bytes:
         "## Changes to upstream",
         *(_patch(one) for one in facts.patches),
         "## Versions",
-        _table(("part", "version"), [["vllm-ascend", manifest.version], *versions]),
+        table(("part", "version"), [["vllm-ascend", manifest.version], *versions]),
         "## Check it",
         f"`sha256sum --check SHA256SUMS` proves the files, `invoke image.verify --release {manifest.release}` the "
         "whole chain from the series to a running container.",
+        "## Deploy it",
+        f"`python3 {STANDALONE} --hosts hosts.toml` in this folder, on any machine that reaches the hosts' engines.",
     ]
     return ("\n\n".join(parts) + "\n").encode()
 
@@ -39,9 +42,9 @@ def render_licences(facts: ReleaseFacts) -> bytes:
         f"# Licences of {facts.manifest.release}",
         "What each package's own metadata says; nothing here is a legal judgement.",
         "## Python",
-        _table(head, sorted({tuple(row) for row in python})),
+        table(head, sorted({tuple(row) for row in python})),
         f"## {inventory.system or 'System'} {inventory.system_version}".rstrip(),
-        _table(head, system),
+        table(head, system),
     ]
     return ("\n\n".join(parts) + "\n").encode()
 
@@ -54,7 +57,9 @@ def _patch(one: PatchText) -> str:
     return "\n\n".join(part for part in (f"### {one.message.subject}", text, "\n".join(rows)) if part)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 

@@ -25,6 +25,7 @@ from yrpd.errors import ConfigurationError, ImageError
 from yrpd.patching.mail import parse_changes
 from yrpd.patching.series import LOCK, SERIES, load_lock, parse_series
 from yrpd.releasing.archive import ChunkReader, read_archive, walk_files
+from yrpd.releasing.failures import engine_failures
 from yrpd.releasing.folder import (
     CHECKSUMS,
     MANIFEST,
@@ -41,7 +42,6 @@ from yrpd.releasing.folder import (
 from yrpd.releasing.loading import is_image, unpacked
 from yrpd.releasing.manifest import Manifest, config_of
 from yrpd.releasing.provenance import validate_provenance
-from yrpd.releasing.saving import engine_failures
 from yrpd.releasing.sbom import validate_sbom
 from yrpd.releasing.trees import TreeFile, parse_listing, tree_id
 

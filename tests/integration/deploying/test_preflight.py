@@ -13,6 +13,7 @@ from docker import DockerClient
 from yrpd.deploying import model_folder, ports, transfer
 from yrpd.deploying.findings import demand_nothing_in_the_way
 from yrpd.deploying.image_record import ImageRecord
+from yrpd.deploying.image_source import BuildEngine
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.preflight import inspect
 from yrpd.deploying.reconcile import Change
@@ -75,7 +76,7 @@ def look(
     ) -> tuple[list[str], list[str]]:
         record = ImageRecord(image_id, image_id, "cpu", "pin", "tree")
         change = Change("create", "here", spec.name, "it is not there", spec)
-        situation = Situation(inventory, record, str(model), [change], {"here": client}, builder)
+        situation = Situation(inventory, record, str(model), [change], {"here": client}, BuildEngine(builder, record))
         findings = inspect(situation)
         return [each.id for each in findings], [each.problem for each in findings]
 
@@ -162,7 +163,9 @@ def test_findings_end_with_exit_code_8_and_the_fix(
     spec = make_spec(port=listener)
     change = Change("create", "here", spec.name, "it is not there", spec)
     record = ImageRecord(image, image, "cpu", "pin", "tree")
-    findings = inspect(Situation(inventory, record, str(model), [change], {"here": client}, client))
+    findings = inspect(
+        Situation(inventory, record, str(model), [change], {"here": client}, BuildEngine(client, record))
+    )
     with pytest.raises(EnvironmentFailure) as caught:
         demand_nothing_in_the_way([*findings, *findings])
     assert caught.value.exit_code == 8

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.building.locks import NPU, OPENYUANRONG, ROUTER, Locked, compile_arguments, every_lock, parse_lock, read_lock
+from yrpd.building.locks import (
+    DEPLOY,
+    NPU,
+    OPENYUANRONG,
+    ROUTER,
+    Locked,
+    compile_arguments,
+    every_lock,
+    parse_lock,
+    read_lock,
+)
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 from yrpd.release import load_release
@@ -60,7 +70,7 @@ def test_a_missing_lock_names_the_command_that_makes_it(tmp_path: Path) -> None:
 def test_every_lock_that_a_pin_names_is_made_from_what_people_edit() -> None:
     release = load_release(Project.here().release_file)
     wanted = {release.flavour(name, "cpu").runtime for name in release.pins}
-    assert wanted | {ROUTER, NPU, OPENYUANRONG} == set(every_lock(DOCKER))
+    assert wanted | {ROUTER, NPU, OPENYUANRONG, DEPLOY} == set(every_lock(DOCKER))
 
 
 @pytest.mark.parametrize("name", every_lock(DOCKER))

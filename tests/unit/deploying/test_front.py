@@ -1,0 +1,39 @@
+"""The command line of ``deploy.py`` and ``deploy.pyz``: next commands are typed where there is no Invoke."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from yrpd.deploying.front import parse, without_invoke
+from yrpd.project import Project
+
+PROGRAM = "python3 deploy.pyz"
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("invoke deploy.logs --flavour cpu --hosts h.toml", f"{PROGRAM} logs --hosts h.toml"),
+        ("invoke deploy --hosts hosts.toml", f"{PROGRAM} deploy --hosts hosts.toml"),
+        ("invoke deploy.status", f"{PROGRAM} status"),
+        ("invoke image.save", "invoke image.save  # in the checkout that made this release"),
+        ("docker -H unix:///x info", "docker -H unix:///x info"),
+        ("", ""),
+    ],
+)
+def test_a_next_command_is_one_that_can_be_typed_on_a_host_without_a_checkout(text: str, typed: str) -> None:
+    assert without_invoke(text, PROGRAM) == typed
+
+
+def test_a_release_folder_has_one_flavour_and_one_pin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(PROGRAM, False, ["plan", "--flavour", "cpu"]).flavour == "cpu"
+    with pytest.raises(SystemExit):
+        parse(PROGRAM, True, ["plan", "--flavour", "cpu"])
+    assert "unrecognized arguments: --flavour" in capsys.readouterr().err
+
+
+def test_nothing_is_written_into_a_release_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    project = Project(tmp_path / "work", released=tmp_path / "release")
+    assert {project.build, project.dist} == {tmp_path / "state" / "yrpd"}
