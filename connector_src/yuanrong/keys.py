@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 import struct
-import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -134,8 +133,6 @@ class BlockChain:
         if end <= start:
             return self.digests
         data = array("q", tokens[start * size : end * size])
-        if sys.byteorder == "big":
-            data.byteswap()
         raw = memoryview(data).cast("B")
         step = size * _TOKEN_BYTES
         last, sha256, extras, append = self._last, hashlib.sha256, self._extras, self.digests.append
@@ -176,8 +173,6 @@ def _extras(items: Sequence[MediaItem], block_size: int) -> dict[int, bytes]:
     """Return, for each block that an item overlaps, the bytes that name the items and their positions."""
     extras: dict[int, bytes] = {}
     for item in sorted(items, key=lambda i: (i.offset, i.length, i.digest)):
-        if item.length <= 0:
-            continue
         for block in range(item.offset // block_size, (item.offset + item.length - 1) // block_size + 1):
             position = struct.pack("<qq", item.offset - block * block_size, item.length)
             extras[block] = extras.get(block, b"") + _fields(item.digest) + position

@@ -6,7 +6,7 @@ module needs no torch. Known forms, with ``B`` blocks of ``S`` tokens, ``H`` KV 
 
 * Ascend attention: a pair ``(K, V)``, each ``[B, S, H, D]``; int8 cache: each ``[B, S, H * D]``
 * MLA: a pair ``(latent, rope)``, ``[B, S, 1, d]`` of two widths, or one tensor ``[B, S, d]``
-* vLLM CPU ``[2, B, S * H * D]``, flash attention ``[2, B, S, H, D]``, flash-infer ``[B, 2, S, H, D]``
+* vLLM CPU ``[2, B, S * H * D]``
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class KVLayout:
             mla: The model uses multi-head latent attention, so a single tensor has its blocks first.
 
         Raises:
-            LayoutError: A form is unknown, ambiguous or not contiguous per block, or layers do not fit together.
+            LayoutError: A form is unknown or not contiguous per block, or layers do not fit together.
         """
         seen: set[tuple[int, tuple[int, ...]]] = set()
         tensors: list[Any] = []
@@ -95,8 +95,6 @@ class KVLayout:
         for name in sorted(caches, key=_natural):
             cache = caches[name]
             parts = list(cache) if isinstance(cache, (tuple, list)) else [cache]
-            if not parts:
-                raise LayoutError(f"{name}: no tensor")
             identity = (int(parts[0].data_ptr()), tuple(int(n) for n in parts[0].shape))
             if identity in seen:  # a layer that shares another layer's cache adds no bytes
                 continue
@@ -108,8 +106,6 @@ class KVLayout:
                 tensors.append(part)
                 inner = [int(n) for n in part.shape[axis + 1 :]]
                 shapes.append(f"{part.dtype}:{[s.size for s in found]}:{inner}")
-        if not segments:
-            raise LayoutError("no KV cache was registered")
         if len(counts) > 1:
             raise LayoutError(f"layers differ in their number of blocks: {sorted(counts)}")
         devices = {(str(t.device.type), int(t.device.index or 0)) for t in tensors}
@@ -132,13 +128,8 @@ def _split(name: str, tensor: Any, *, paired: bool, mla: bool) -> tuple[list[Seg
         raise LayoutError(f"{name}: unknown KV cache of shape {shape}")
     if paired or mla:
         return [_segment(name, tensor, shape, axis=0, plane=None)], 0
-    planes_first, blocks_first = shape[0] == 2, len(shape) >= 4 and shape[1] == 2
-    if planes_first and blocks_first:
-        raise LayoutError(f"{name}: shape {shape} can be read in two ways; use more than two KV blocks")
-    if planes_first:
+    if shape[0] == 2:
         return [_segment(name, tensor, shape, axis=1, plane=p) for p in (0, 1)], 1
-    if blocks_first:
-        return [_segment(name, tensor, shape, axis=0, plane=None)], 0
     raise LayoutError(f"{name}: unknown KV cache of shape {shape}")
 
 

@@ -147,10 +147,7 @@ class SchedulerSide:
         tracked = self._tracked.pop(request.request_id, None)
         if tracked is None or tracked.phase is not Phase.LOADING:
             return False
-        pending = [spec for spec in self._loads if spec.request_id != request.request_id]
-        if len(pending) < len(self._loads):  # no worker was told yet
-            self._loads = pending
-            return False
+        # The workers know of the load: vLLM hands a step's loads over in the call that allocated them.
         self._draining.add(request.request_id)
         self._new_drains.append(request.request_id)
         return True

@@ -93,9 +93,20 @@ class Engine:
             self._process.kill()
             self._process.wait()
 
-    def generate(self, prompts: Sequence[Any], tokens: int = 8, **sampling: Any) -> list[Answer]:
-        """Serve prompts together: lists of token ids, or ``{"prompt", "images"}`` with paths of images."""
-        answers = self.call("generate", prompts=list(prompts), tokens=tokens, sampling=sampling)
+    def generate(
+        self, prompts: Sequence[Any], tokens: int = 8, adapters: Sequence[str | None] = (), **sampling: Any
+    ) -> list[Answer]:
+        """Serve prompts together.
+
+        Args:
+            prompts: Lists of token ids, ``{"prompt", "images"}`` with paths of images, or what vLLM takes.
+            tokens: Length of each answer.
+            adapters: The folder of each prompt's LoRA adapter, or None.
+            sampling: More of vLLM's sampling parameters.
+        """
+        answers = self.call(
+            "generate", prompts=list(prompts), tokens=tokens, adapters=list(adapters), sampling=sampling
+        )
         return [Answer(tuple(answer["ids"]), tuple(answer["logprobs"])) for answer in answers]
 
     def metrics(self) -> dict[str, float]:
@@ -146,6 +157,7 @@ class Served:
         self.llm = LLM(enforce_eager=True, seed=0, dtype="float32", gpu_memory_utilization=0.5, **options)
         self._undo: Any = None
         self._resumed = 0
+        self._adapters: dict[str, int] = {}
         self._count_resumed()
 
     def _count_resumed(self) -> None:
@@ -183,21 +195,28 @@ class Served:
             facts["model"] = type(runner.model).__name__
         return facts
 
-    def generate(self, prompts: list[Any], tokens: int, sampling: dict[str, Any]) -> list[dict[str, Any]]:
+    def generate(
+        self, prompts: list[Any], tokens: int, sampling: dict[str, Any], adapters: Sequence[str | None] = ()
+    ) -> list[dict[str, Any]]:
         """Serve prompts, greedily unless told otherwise."""
         from PIL import Image
         from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
 
         inputs: list[Any] = []
         for prompt in prompts:
             if isinstance(prompt, list):
                 inputs.append({"prompt_token_ids": prompt})
+            elif "images" not in prompt:
+                inputs.append(prompt)
             else:
                 images = [Image.open(path) for path in prompt["images"]]
                 inputs.append({"prompt": prompt["prompt"], "multi_modal_data": {"image": images}})
         parameters = SamplingParams(
             **{"temperature": 0, "max_tokens": tokens, "ignore_eos": True, "logprobs": 1, **sampling}
         )
+        numbers = {folder: self._adapters.setdefault(folder, len(self._adapters) + 1) for folder in adapters if folder}
+        requests = [folder and LoRARequest(Path(folder).name, numbers[folder], folder) for folder in adapters]
         return [
             {
                 "ids": list(output.outputs[0].token_ids),
@@ -206,7 +225,7 @@ class Served:
                     for token, row in zip(output.outputs[0].token_ids, output.outputs[0].logprobs or [], strict=True)
                 ],
             }
-            for output in self.llm.generate(inputs, parameters, use_tqdm=False)
+            for output in self.llm.generate(inputs, parameters, use_tqdm=False, lora_request=requests or None)
         ]
 
     def metrics(self) -> dict[str, float]:

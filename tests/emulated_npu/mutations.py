@@ -90,6 +90,20 @@ def evicted() -> Mend:
     return _patched(owner, "get", emptied)
 
 
+def evicted_on_a_rank() -> Mend:
+    """Delete what the second of two ranks is about to load, once the scheduler has seen it."""
+    owner = _npu()
+    real = owner.exist
+
+    def seen(self: Any, keys: Sequence[str]) -> Any:
+        answer = real(self, keys)
+        self._client.delete([key for key in keys if "_1of2_" in key])
+        return answer
+
+    return _patched(owner, "exist", seen)
+
+
 BY_NAME: dict[str, Callable[[], Mend]] = {
-    function.__name__: function for function in (no_fence, swapped_k_and_v, shifted_block, dropped_layer, evicted)
+    function.__name__: function
+    for function in (no_fence, swapped_k_and_v, shifted_block, dropped_layer, evicted, evicted_on_a_rank)
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.emulated_npu.conftest import ASCEND, transfer
+from tests.emulated_npu.conftest import ASCEND, make_prompt, transfer
 from tests.emulated_npu.engine import Answer, Engine
 
 pytestmark = pytest.mark.emulated
@@ -20,7 +20,7 @@ PROMPT = f"{'A long description of what is to come. ' * 12}<|vision_start|><|ima
 def engine(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Without chunked prefill, which the series' third patch makes possible for images."""
     options = {
-        "model": str(models / "qwen2_5_vl"), "max_model_len": 1024, "max_num_seqs": 2, "max_num_batched_tokens": 1024,
+        "model": str(models / "qwen2_5_vl"), "max_model_len": 1024, "max_num_seqs": 10, "max_num_batched_tokens": 1024,
         "limit_mm_per_prompt": {"image": 1, "video": 0}, "additional_config": ASCEND,
         "kv_transfer_config": transfer(worker),
     }  # fmt: skip
@@ -84,3 +84,36 @@ def test_two_images_at_once_do_not_fit_together_into_one_answer(engine: Engine, 
     answers = engine.generate([{"prompt": PROMPT, "images": [str(image)]} for image in images])
     for answer, image in zip(answers, images, strict=True):
         assert not answer.differs(reference(image), tolerance=1e-2)
+
+
+def test_requests_whose_pictures_are_more_than_a_step_has_room_for_wait_for_the_next(
+    engine: Engine, models: Path, reference: Any
+) -> None:
+    """Hits cover most of each picture, so that all requests fit into a step, and ten whole pictures do not."""
+    image = models / "images" / "rings.png"
+    ask = {"prompt": PROMPT, "images": [str(image)]}
+    engine.generate([ask])
+    for answer in engine.generate([ask] * 10):
+        assert not answer.differs(reference(image), tolerance=1e-2)
+
+
+def test_images_without_a_hash_are_computed_and_never_shared(
+    models: Path, worker: Any, reference: Any, tmp_path: Path
+) -> None:
+    """With neither a prefix cache nor a cache of processed images, vLLM hashes no image."""
+    options = {
+        "model": str(models / "qwen2_5_vl"), "max_model_len": 1024, "max_num_seqs": 2, "max_num_batched_tokens": 1024,
+        "limit_mm_per_prompt": {"image": 1, "video": 0}, "additional_config": ASCEND, "enable_prefix_caching": False,
+        "disable_mm_preprocessor_cache": True, "kv_transfer_config": transfer(worker, tag="no-hash"),
+    }  # fmt: skip
+    image, text = models / "images" / "rings.png", make_prompt("beside it", 2 * 128 + 9)
+    with Engine(options, tmp_path / "engine.log") as engine:
+        for _ in range(2):
+            answer = engine.generate([{"prompt": PROMPT, "images": [str(image)]}])[0]
+            assert not answer.differs(reference(image), tolerance=1e-2)
+        found = engine.metrics()
+        assert found.get("saved_blocks", 0) == found.get("matched_tokens", 0) == 0
+        for _ in range(2):
+            engine.generate([text])
+        found = engine.metrics()
+        assert found["saved_blocks"] == found["loaded_blocks"] == 2, "text is shared"

@@ -331,3 +331,62 @@ def test_attention_wants_its_lengths_on_the_host() -> None:
 def test_what_is_not_emulated_is_refused(call: Any) -> None:
     with pytest.raises(NotImplementedError, match="not emulated"):
         call()
+
+
+def test_experts_are_those_of_the_greatest_softmax_scores() -> None:
+    logits = drawn(5, 6, 4)
+    scores, experts, numbers = torch_npu.npu_moe_gating_top_k_softmax(logits.to(NPU), finished=None, k=2)
+    for token in range(6):
+        weights = softmax(logits[token].tolist())
+        best = sorted(range(4), key=lambda expert: -weights[expert])[:2]
+        assert experts[token].tolist() == best
+        close(scores[token], torch.tensor([weights[expert] for expert in best]))
+        assert numbers[token].tolist() == [token, token + 6]
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_routed_tokens_are_what_each_of_their_experts_makes_of_them(tokens: int, k: int, seed: int) -> None:
+    groups, hidden, out = 4, 6, 5
+    x, matrices, scales = drawn(seed, tokens, hidden), drawn(seed + 1, groups, hidden, out), drawn(seed + 2, tokens, k)
+    dice = torch.Generator().manual_seed(seed)
+    experts = torch.stack([torch.randperm(groups, generator=dice)[:k] for _ in range(tokens)]).to(torch.int32)
+    numbers = torch.arange(tokens * k, dtype=torch.int32).view(k, tokens).T.contiguous()
+    rows, places, by_expert = torch_npu.npu_moe_init_routing(
+        x.to(NPU), row_idx=numbers.to(NPU), expert_idx=experts.to(NPU), active_num=tokens
+    )
+    ends = torch_npu.npu_moe_compute_expert_tokens(by_expert, groups)
+    assert ends.tolist() == [int((experts <= expert).sum()) for expert in range(groups)]
+    (made,) = torch_npu.npu_grouped_matmul(
+        x=[rows], weight=[matrices.to(NPU)], split_item=2, group_list_type=0, group_type=0, group_list=ends
+    )
+    got = torch_npu.npu_moe_finalize_routing(
+        made, skip1=None, skip2=None, bias=None, scales=scales.to(NPU), expanded_src_to_dst_row=places,
+        export_for_source_row=experts.to(NPU),
+    )  # fmt: skip
+    for token in range(tokens):
+        parts = [scales[token, j] * (x[token] @ matrices[experts[token, j]]) for j in range(k)]
+        close(got[token], torch.stack(parts).sum(0))
+
+
+def test_what_is_not_emulated_of_the_experts_is_refused() -> None:
+    x, ids = drawn(1, 2, 4).to(NPU), torch.zeros(2, 1, dtype=torch.int32).to(NPU)
+    with pytest.raises(NotImplementedError, match="of 1 of 2 tokens"):
+        torch_npu.npu_moe_init_routing(x, row_idx=ids, expert_idx=ids, active_num=1)
+    with pytest.raises(NotImplementedError, match="finished"):
+        torch_npu.npu_moe_gating_top_k_softmax(x, finished=ids, k=1)
+    with pytest.raises(NotImplementedError, match="npu_moe_distribute_dispatch"):
+        torch_npu.npu_moe_distribute_dispatch(x)
+
+
+def test_each_row_gets_its_own_adapter_and_rows_without_one_stay() -> None:
+    indices = torch.tensor([1, -1, 0, 1])
+    x, a, b = drawn(1, 4, 6), drawn(2, 2, 1, 3, 6), drawn(3, 2, 1, 5, 3)
+    narrow, wide = torch.zeros(4, 3).to(NPU), torch.ones(4, 9).to(NPU)
+    torch.ops._C.bgmv_shrink(x.to(NPU), a.to(NPU), indices.to(NPU), narrow, 0.5)
+    torch.ops._C.bgmv_expand(narrow, b.to(NPU), indices.to(NPU), wide, 2, 5)
+    wanted = torch.ones(4, 9)
+    for row, adapter in enumerate(indices.tolist()):
+        if adapter >= 0:
+            wanted[row, 2:7] += b[adapter, 0] @ (a[adapter, 0] @ x[row]) * 0.5
+    close(wide, wanted)

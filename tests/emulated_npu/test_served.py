@@ -22,6 +22,7 @@ from yrpd.serving.command_lines import KvTransfer
 from tests.emulated_npu.conftest import ASCEND
 from tests.emulated_npu.serving import BLOCK, SETTINGS, Stack, routed, serving
 from tests.integration.engines import rig
+from tests.integration.engines.test_leaving_clients import leave
 from tests.integration.engines.test_load_faults import (
     DEADLINE_S,
     delete_all,
@@ -161,3 +162,13 @@ def test_a_fault_between_decodes_match_and_its_load_costs_no_answer(
         assert decode.counters()["loaded_blocks"] > loaded, "nothing is loaded"
 
     rig.eventually(loads_again)
+
+
+def test_a_client_that_leaves_during_decodes_load_costs_no_later_one(scene: Scene) -> None:
+    decode, question, salt = scene.stack.decode, rig.prompt("left during its load", 5 * BLOCK + 7), uuid.uuid4().hex
+    scene.plain.check(question, scene.stack.endpoint.ask(question, salt))
+    decode.forget()
+    assert leave(decode, question, salt, "load", "drained"), "the load had ended"
+    loaded = decode.counters()["loaded_blocks"]
+    scene.plain.check(question, decode.ask(question, salt))
+    assert decode.counters()["loaded_blocks"] - loaded == 5

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from tests.emulated_npu.conftest import ASCEND, RECOVERY, make_prompt, transfer
 from tests.emulated_npu.engine import Engine
+from tests.integration.engines.rig import eventually
 
 pytestmark = pytest.mark.emulated
 BLOCK = 128
@@ -24,7 +24,8 @@ def options(models: Path, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def engine(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine with vLLM's scheduler and the connector; chunks of 256 tokens, so that long prompts are chunked."""
-    chosen = options(models, max_num_batched_tokens=256, kv_transfer_config=transfer(worker, probe_interval_ms=200),
+    shares = transfer(worker, probe_interval_ms=200, breaker_failures=2)
+    chosen = options(models, max_num_batched_tokens=256, kv_transfer_config=shares,
                      scheduler_cls=f"{RECOVERY}.RecoveringScheduler", enable_chunked_prefill=True)  # fmt: skip
     with Engine(chosen, tmp_path_factory.mktemp("text") / "engine.log") as started:
         yield started
@@ -138,6 +139,57 @@ def test_a_prompt_prefilled_on_one_engine_is_decoded_on_the_other(
     assert not answer.differs(reference(prompt))
 
 
+def test_a_prefill_engine_set_up_by_the_tutorials_variables_starts_without_a_datasystem_and_never_loads(
+    models: Path, worker: Any, ascend: Engine, reference: Any, tmp_path: Path
+) -> None:
+    """It needs no scheduler that recovers. Credentials come from a file and the environment, figures from nowhere."""
+    token, log, figures = tmp_path / "token", tmp_path / "engine.log", tmp_path / "resource.log"
+    token.write_text("this is never logged\n")
+    shares = transfer(worker, token_file=str(token), metrics=False, worker_resource_log=str(figures))
+    shares["kv_role"] = "kv_producer"
+    for name in ("worker_address", "save_mode"):
+        del shares["kv_connector_extra_config"][name]
+    tutorial = {
+        "DS_WORKER_ADDR": worker.address, "USING_PREFIX_CONNECTOR": "0", "YUANRONG_DS_TOKEN": "the file's wins",
+        "YUANRONG_DS_ACCESS_KEY": "nor is this",
+    }  # fmt: skip
+    prompt = make_prompt("of the tutorial", 3 * BLOCK + 9)
+    worker.kill()
+    try:
+        with Engine(options(models, kv_transfer_config=shares), log, **tutorial) as prefill:
+            assert prefill.facts["scheduler"] == "Scheduler"
+            assert not prefill.generate([prompt])[0].differs(reference(prompt))
+            worker.start()
+            figures.write_text("no figures\n")
+
+            def is_shared() -> None:
+                prefill.forget()
+                assert not prefill.generate([prompt])[0].differs(reference(prompt))
+                ascend.forget()
+                before = ascend.metrics()["loaded_blocks"]
+                assert not ascend.generate([prompt])[0].differs(reference(prompt))
+                assert ascend.metrics()["loaded_blocks"] - before == 3
+
+            eventually(is_shared)
+            assert prefill.metrics() == {"resumed": 0}
+    finally:
+        worker.ensure()
+    written = log.read_text()
+    assert "this is never logged" not in written
+    assert "nor is this" not in written
+
+
+def test_a_request_whose_salt_has_no_encoding_is_computed_and_not_shared(engine: Engine, reference: Any) -> None:
+    """A lookup that fails for a reason that nobody thought of is a miss."""
+    prompt = make_prompt("salted", BLOCK + 9)
+    before = engine.metrics()
+    for _ in range(2):
+        answer = engine.generate([{"prompt_token_ids": prompt, "cache_salt": "\ud800"}])[0]
+        assert not answer.differs(reference(prompt))
+        engine.forget()
+    assert engine.metrics() == before
+
+
 def test_a_dead_worker_costs_hits_and_no_answer(engine: Engine, worker: Any, reference: Any) -> None:
     prompt = make_prompt("outage", 3 * BLOCK + 40)
     engine.generate([prompt])
@@ -151,12 +203,11 @@ def test_a_dead_worker_costs_hits_and_no_answer(engine: Engine, worker: Any, ref
     finally:
         worker.start()
 
-    def loads_again() -> bool:
-        """Whether both sides' breakers are closed: the first request saves anew, a later one loads."""
+    def loads_again() -> None:
+        """Both sides' breakers are closed: the first request saves anew, a later one loads."""
         engine.forget()
         before = engine.metrics()["loaded_blocks"]
         assert not engine.generate([prompt])[0].differs(reference(prompt))
-        return engine.metrics()["loaded_blocks"] - before == 3
+        assert engine.metrics()["loaded_blocks"] - before == 3
 
-    again = Retrying(retry=retry_if_result(lambda answer: not answer), stop=stop_after_delay(120), wait=wait_fixed(0.2))
-    again(loads_again)
+    eventually(loads_again)

@@ -68,8 +68,7 @@ class NpuTransport:
 
     def fence(self) -> Callable[[], None]:
         """Record an event on the current stream: nothing else orders a copy after the kernels that wrote the blocks."""
-        if self._device is None or self._layout is None:
-            return _nothing
+        assert self._layout is not None  # noqa: S101 - see _move
         device, index = self._device, self._layout.device_index
         event = device.Event()
         event.record(device.current_stream())
@@ -142,7 +141,3 @@ class NpuTransport:
                 warned = True
                 logger.warning("a DataSystem transfer is past its timeout (%s after %.1f s)", TIMEOUT, waited)
             time.sleep(_POLL_SECONDS)
-
-
-def _nothing() -> None:
-    return None

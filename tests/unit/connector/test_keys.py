@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,25 +98,9 @@ def test_an_item_touches_exactly_the_blocks_that_it_overlaps(offset: int, touche
     assert [i for i in range(3) if plain[i] != marked[i]][:1] == touched
 
 
-def test_an_item_without_tokens_touches_nothing() -> None:
-    assert chain([0] * 8, (MediaItem("x", 4, 0),)) == chain([0] * 8)
-    assert chain([0] * 8, (MediaItem("x", 5, 0),)) == chain([0] * 8)
-    real = MediaItem("y", 6, 1)
-    assert chain([0] * 8, (MediaItem("x", 5, 0), real)) == chain([0] * 8, (real,))
-
-
 @given(st.integers(0, 40), st.integers(1, 20), st.integers(1, 9))
 def test_an_item_names_the_blocks_that_hold_its_tokens_and_no_other(offset: int, length: int, size: int) -> None:
     assert _extras([MediaItem("x", offset, length)], size).keys() == {t // size for t in range(offset, offset + length)}
-
-
-def test_a_machine_of_the_other_byte_order_gives_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = [1, 2, 70_000, 4]
-    native = chain(prompt)
-    swapped = array("q", prompt)
-    swapped.byteswap()  # what the memory of such a machine holds
-    monkeypatch.setattr(sys, "byteorder", "big")
-    assert chain(list(swapped)) == native
 
 
 def test_lora_and_salt_separate_everything_and_are_not_mixed_up() -> None:

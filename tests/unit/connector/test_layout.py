@@ -26,9 +26,6 @@ FORMS: dict[str, tuple[Any, bool, int]] = {
     "ascend mla": (lambda: (FakeTensor((B, S, 1, 16)), FakeTensor((B, S, 1, 4))), True, S * 20 * 2),
     "mla, one tensor": (lambda: FakeTensor((B, S, 20)), True, S * 20 * 2),
     "vllm cpu": (lambda: FakeTensor((2, B, S * H * D)), False, 2 * S * H * D * 2),
-    "flash attention": (lambda: FakeTensor((2, B, S, H, D)), False, 2 * S * H * D * 2),
-    "flash-infer": (lambda: FakeTensor((B, 2, S, H, D)), False, 2 * S * H * D * 2),
-    "blocks first, heads joined": (lambda: FakeTensor((B, 2, S, H * D)), False, 2 * S * H * D * 2),
 }
 
 
@@ -85,17 +82,14 @@ def test_the_stride_of_an_axis_with_one_element_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("caches", "message"),
     [
-        ({}, "^no KV cache was registered$"),
-        ({"l.0": ()}, "no tensor"),
         ({"l.0": FakeTensor((B, S))}, "unknown"),
         ({"l.0": FakeTensor((3, B, S, H))}, "unknown"),
-        ({"l.0": FakeTensor((2, 2, S, H, D))}, "two ways"),
         (
             {"l.0": (FakeTensor((B, S, H, D), strides=(S * H * D, D, S * D, 1)),)},
             r"^l\.0: a block of shape \[4, 2, 8\] is not contiguous",
         ),
         ({"l.0": FakeTensor((2, B, S), strides=(99, 9, 2))}, r"^l\.0: a block of shape \[4\] is not contiguous"),
-        ({"l.0": FakeTensor((B, 2, S, D), strides=(99, 9, 2, 1))}, r"^l\.0: .* not contiguous"),
+        ({"l.0": FakeTensor((B, 2, S, D))}, "unknown"),
         ({"l.0": (FakeTensor((B, S, H, D), strides=(8, H * D, D, 1)),)}, "overlap"),
         ({"l.0": pair(B, S, H, D), "l.1": pair(B + 1, S, H, D)}, "number of blocks"),
         ({"l.0": pair(B, S, H, D), "l.1": pair(B, S, H, D, device=Device("npu", 1))}, "several devices"),

@@ -355,16 +355,6 @@ def test_an_abort_during_a_load_keeps_the_blocks_until_drained() -> None:
     assert rig.side.match(request(), 0) == 8
 
 
-def test_an_abort_before_the_workers_know_needs_no_drain() -> None:
-    rig = Rig()
-    req = loading(rig)
-    loading(rig, rid="q")
-    assert not rig.side.finished(req)
-    plan = rig.side.plan(Output())
-    assert [spec.request_id for spec in plan.loads] == ["q"]
-    assert not plan.drains
-
-
 def test_an_abort_after_the_load_needs_no_drain() -> None:
     rig = Rig()
     req = loading(rig)

@@ -510,7 +510,6 @@ def test_npu_transfers_are_waited_for_past_their_timeout(monkeypatch: pytest.Mon
 
 def test_the_scheduler_side_of_the_npu_transport_needs_no_device() -> None:
     transport = npu.NpuTransport(Hetero(), settings(), None, (None,) * 3, None)
-    transport.fence()()
     assert transport.exist([KEY]).found == [False]
     transport.close()
     transport2 = npu.NpuTransport(Hetero(), settings(), small_layout(Device("npu", 3)), (Blob, DeviceBlobList, 0), None)
