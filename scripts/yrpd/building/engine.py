@@ -26,6 +26,7 @@ CONTAINERD_STORE = "io.containerd.snapshotter.v1"
 
 Line = Callable[[str], None]
 
+_COUNTDOWN = "Retrying in "
 _MOVING = ("Downloading", "Pushing", "Loading layer")
 _MOVED = ("Download complete", "Pull complete", "Pushed", "Layer already exists")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -188,7 +189,9 @@ def _broken(error: Exception) -> str:
 
 
 def _keep(text: str, lines: list[str], line: Line) -> None:
-    if text.strip():
+    # An engine counts down, each second and layer; one line tells as much.
+    again = bool(lines) and text.startswith(_COUNTDOWN) and lines[-1].startswith(_COUNTDOWN)
+    if text.strip() and not again:
         lines.append(text)
         line(text)
 

@@ -17,6 +17,9 @@ from yrpd.releasing.manifest import Manifest, Pushed, read_manifest
 from yrpd.releasing.saving import record
 from yrpd.reporting import Reporter
 
+# How Docker writes that a registry answered 500, 503, 507, ...
+_SERVER_ERROR = "unexpected HTTP status: 5"
+
 
 def push(client: DockerClient, folder: ReleaseFolder, repository: str, reporter: Reporter) -> tuple[Manifest, Pushed]:
     """Push the image under its own tag, and record the registry's digest in the release folder.
@@ -61,7 +64,17 @@ def _push(client: DockerClient, manifest: Manifest, repository: str, tag: str, r
 
     with engine_failures(what):
         client.images.get(manifest.id).tag(repository, tag)
-    digest = read_stream(post(), reporter.detail, what=what).image_id
+    try:
+        digest = read_stream(post(), reporter.detail, what=what).image_id
+    except ImageError as error:
+        why = (
+            " The registry failed; its log says why (often its disk is full)." if _SERVER_ERROR in error.message else ""
+        )
+        raise ImageError(
+            f"{error.message}{why} Layers that arrived are not sent again.",
+            next_command=f"invoke image.push --to {repository}   (when the registry works)",
+            detail=error.detail,
+        ) from error
     with engine_failures(what):
         # Asked of the registry itself: what it serves under this tag is what was sent.
         served = client.images.get_registry_data(f"{repository}:{tag}").id

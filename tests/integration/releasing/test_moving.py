@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,8 +24,7 @@ from tests.integration.images import remove_images
 
 from .broken_line import BrokenLine
 from .conftest import Released, quiet
-
-PORT_DEADLINE_S = 30
+from .debian_registry import Registry, free_port, is_tagged, push_fails, start
 
 
 @pytest.fixture(scope="module")
@@ -179,52 +175,11 @@ def test_an_engine_that_dies_or_hangs_while_loading_has_no_half_image(
     assert not _has(absent.client, absent.manifest)
 
 
-@dataclass
-class Registry:
-    """A registry of Debian's on loopback."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-    storage: Path
-
-    @property
-    def repository(self) -> str:
-        """A repository in it."""
-        return f"127.0.0.1:{self.port}/team/vllm"
-
-
-def _start(folder: Path, storage: Path, port: int) -> Registry:
-    configuration = folder / "registry.yml"
-    configuration.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    with (folder / "registry.log").open("wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(configuration)], stdout=log, stderr=log)
-    deadline = time.monotonic() + PORT_DEADLINE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            requests.get(f"http://127.0.0.1:{port}/v2/", timeout=5)
-        except requests.ConnectionError:
-            continue
-        return Registry(port, process, storage)
-    raise AssertionError((folder / "registry.log").read_text())
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture
 def debian_registry(tmp_path: Path) -> Iterator[Registry]:
-    found = _start(tmp_path, tmp_path / "storage", _free_port())
+    found = start(tmp_path, tmp_path / "storage", free_port())
     yield found
-    found.process.terminate()
-    found.process.wait()
+    found.end()
 
 
 def test_what_was_pushed_is_pulled_by_its_digest(saved: Released, debian_registry: Registry, tmp_path: Path) -> None:
@@ -239,7 +194,7 @@ def test_what_was_pushed_is_pulled_by_its_digest(saved: Released, debian_registr
     assert pushed.digest == served
     assert other.manifest.pushed == (pushed,)
     remove_images(saved.client, saved.repository)
-    saved.client.images.remove(f"{pushed.repository}:{tag}", force=True) if _tagged(
+    saved.client.images.remove(f"{pushed.repository}:{tag}", force=True) if is_tagged(
         saved, pushed.repository, tag
     ) else None
     assert not _has(saved.client, manifest)
@@ -251,28 +206,8 @@ def test_what_was_pushed_is_pulled_by_its_digest(saved: Released, debian_registr
         loading.load(saved.client, saved.folder, saved.manifest, quiet())
 
 
-def _tagged(released: Released, repository: str, tag: str) -> bool:
-    try:
-        released.client.images.get(f"{repository}:{tag}")
-    except ImageNotFound:
-        return False
-    return True
-
-
-def _fails(saved: Released, tmp_path: Path, repository: str) -> ImageError:
-    """Push, and show that neither the folder nor the engine's names know of it."""
-    other = saved.copy(tmp_path / "copy")
-    before = other.folder.read("manifest.json"), other.folder.read("SHA256SUMS")
-    with pytest.raises(ImageError) as caught:
-        registry.push(saved.client, other.folder, repository, quiet())
-    assert caught.value.exit_code == 6
-    assert (other.folder.read("manifest.json"), other.folder.read("SHA256SUMS")) == before
-    assert not _tagged(saved, repository, saved.manifest.image.rpartition(":")[2])
-    return caught.value
-
-
 def test_a_registry_that_is_not_there_is_an_error(saved: Released, tmp_path: Path) -> None:
-    error = _fails(saved, tmp_path, f"127.0.0.1:{_free_port()}/team/vllm")
+    error = push_fails(saved, tmp_path, f"127.0.0.1:{free_port()}/team/vllm")
     assert "connection refused" in error.message
 
 

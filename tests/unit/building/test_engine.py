@@ -114,3 +114,11 @@ def test_the_address_that_the_user_gives_is_the_only_one_tried(monkeypatch: pyte
 def test_without_one_the_default_engine_is_tried_before_the_labs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     assert engine.candidates() == [engine.DEFAULT_SOCKET, engine.LAB_SOCKET]
+
+
+def test_a_countdown_is_one_line() -> None:
+    events = [{"status": f"Retrying in {seconds} seconds", "progressDetail": {}} for seconds in (3, 2, 1)]
+    assert engine.read_stream([*events, {"status": "Pushed"}], lambda _: None, what="x").lines == [
+        "Retrying in 3 seconds",
+        "Pushed",
+    ]
