@@ -412,13 +412,29 @@ def lock_base(
     )
 
 
-@task(auto_shortflags=False, help={"hosts": HOSTS["hosts"], **COMMON})
-def up(_: Context, hosts: str = "lab.toml", dry_run: bool = False, json: bool = False, verbose: bool = False) -> None:
-    """Make two real Docker hosts on this machine."""
+@task(
+    auto_shortflags=False,
+    help={
+        "hosts": HOSTS["hosts"],
+        "disk_gb": "Give each new host a disk of its own of this size; all share the machine's when 0.",
+        **COMMON,
+    },
+)
+def up(
+    _: Context,
+    hosts: str = "lab.toml",
+    disk_gb: int = 0,
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Make two or more real Docker hosts on this machine, those that the hosts file names."""
     from yrpd.deploying import lab
 
     execute(
-        lambda project, reporter: lab.up(project=project, reporter=reporter, hosts_file=Path(hosts), dry_run=dry_run),
+        lambda project, reporter: lab.up(
+            project=project, reporter=reporter, hosts_file=Path(hosts), dry_run=dry_run, disk_gb=disk_gb
+        ),
         as_json=json,
         verbose=verbose,
     )
@@ -445,6 +461,45 @@ def builder(_: Context, dry_run: bool = False, json: bool = False, verbose: bool
 
     execute(
         lambda project, reporter: lab.builder(project=project, reporter=reporter, dry_run=dry_run),
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        **HOSTS,
+        "only": "Regular expression; only faults whose name it is found in.",
+        "output": "Markdown file whose table of faults is exchanged, such as docs/faults.md.",
+        **COMMON,
+    },
+)
+def faults(
+    _: Context,
+    hosts: str = "",
+    flavour: str = "",
+    pin: str = "",
+    only: str = "",
+    output: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Make one fault after the other happen to the lab's deployment, under load, and check every answer."""
+    from yrpd.deploying.lab.faults.commands import faults as run
+
+    execute(
+        lambda project, reporter: run(
+            project=project,
+            reporter=reporter,
+            hosts_file=_hosts_file(hosts, flavour),
+            flavour=resolve_flavour(flavour),
+            pin=resolve_pin(pin),
+            only=only,
+            output=output,
+            dry_run=dry_run,
+        ),
         as_json=json,
         verbose=verbose,
     )
@@ -717,6 +772,6 @@ ns = Collection(
     Collection("bench", measure, dataset, report),
     Collection("patch", apply, check, export, lint, standing, rebase, resume, abort, matrix, figures),
     Collection("image", make, lock_base, save_image, load_image, push_image, verify_image, inspect_image),
-    Collection("lab", up, down, builder),
+    Collection("lab", up, down, builder, faults),
     Collection("deploy", rollout, plan, status, logs, verify, rollback, clean),
 )

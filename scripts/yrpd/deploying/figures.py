@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import requests
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from yrpd.deploying.inventory import Inventory
 from yrpd.deploying.verification.counters import samples
@@ -15,6 +17,7 @@ TIMEOUT_S = 3.0
 # vLLM 0.10.0 has both names of some; the later one is the one that stays.
 USAGE = ("vllm:gpu_cache_usage_perc", "vllm:kv_cache_usage_perc")
 QUERIES = ("vllm:gpu_prefix_cache_queries_total", "vllm:prefix_cache_queries_total")
+TIERS = ("memory", "disk", "remote")
 HITS = ("vllm:gpu_prefix_cache_hits_total", "vllm:prefix_cache_hits_total")
 
 
@@ -37,16 +40,45 @@ def cache_figures(text: str) -> dict[str, float | None]:
     }
 
 
-def read_cache_figures(address: str, port: int) -> dict[str, float | None]:
-    """Ask a P or D for its figures; ``None`` for all that it does not tell."""
+def tier_figures(text: str) -> dict[str, dict[str, float]]:
+    """Return what a P's or D's metrics say of the DataSystem worker beside it, by tier.
+
+    Returns:
+        ``reads``: blocks found there by all engines of the host since this one's start; ``share`` of all that were
+        found, 0 to 1; ``bytes``: held there now (memory and disk). Empty before the worker's first figures.
+    """
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    reads, held = (
+        {
+            tier: sum(each.value for each in family.samples if each.labels.get("tier") == tier)
+            for tier in TIERS
+            if any(each.labels.get("tier") == tier for each in family.samples)
+        }
+        for family in (
+            families.get(name, Metric("none", "", "gauge")) for name in ("yuanrong_tier_reads", "yuanrong_tier_bytes")
+        )
+    )
+    found = sum(reads.values())
+    return {
+        tier: {
+            "reads": reads[tier],
+            **({"share": reads[tier] / found} if found else {}),
+            **({"bytes": held[tier]} if tier in held else {}),
+        }
+        for tier in reads
+    }
+
+
+def read_cache_figures(address: str, port: int) -> dict[str, Any]:
+    """Ask a P or D for its figures; ``None`` for all that it does not tell, and ``tiers`` of the worker beside it."""
     try:
         with requests.Session() as session:
             session.trust_env = False
             answer = session.get(f"http://{address}:{port}/metrics", timeout=TIMEOUT_S)
             answer.raise_for_status()
-            return cache_figures(answer.text)
+            return {**cache_figures(answer.text), "tiers": tier_figures(answer.text)}
     except (requests.RequestException, ValueError):
-        return cache_figures("")
+        return {**cache_figures(""), "tiers": {}}
 
 
 def cluster_nodes(inventory: Inventory) -> list[str] | None:

@@ -196,7 +196,10 @@ class _Factory:
             tag="-".join(filter(None, (self.image.tag, self.site.model_digest[:12]))),
             scheduler=self.inventory.scheduler,
             by_module=self.image.flavour == "cpu",
-            settings=self.inventory.connector.settings(),
+            settings=(
+                *self.inventory.connector.settings(),
+                ("worker_resource_log", f"{command_lines.WORKER_LOGS}/resource.log"),
+            ),
         )
         return self._vllm(role, index, instance, transfer, needs=((worker.name, worker.digest),))
 

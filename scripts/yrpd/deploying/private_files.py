@@ -32,6 +32,7 @@ def worker_flags(inventory: Inventory) -> dict[str, str]:
     flags = {
         name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in table.options.items()
     }
+    flags["log_dir"] = command_lines.WORKER_LOGS
     if table.spill:
         flags |= command_lines.spill_flags(table.spill.size_mb)
     if table.encryption:

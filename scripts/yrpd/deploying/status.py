@@ -88,6 +88,7 @@ def status_table(document: Mapping[str, Any]) -> Table:
             "cache",
             "hits",
             "from DataSystem",
+            "of these by tier",
             "this release",
         ),
         title=f"{document['deployment']} at {document['endpoint']}, DataSystem nodes: {known}",
@@ -100,16 +101,29 @@ def status_table(document: Mapping[str, Any]) -> Table:
             entry["health"],
             f"{seconds} s" if seconds is not None else "-",
             *(_percent(entry.get(name)) for name in ("cache_usage", "hit_rate", "external_hit_rate")),
+            tiers_text(entry.get("tiers") or {}),
             "yes" if entry["release_matches"] else "no: " + ", ".join(entry["reasons"]),
         )
     return table
+
+
+def tiers_text(tiers: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what a worker's tiers served and hold, for people."""
+    return (
+        ", ".join(
+            f"{tier} {_percent(figures.get('share'))}"
+            + (f" ({figures['bytes'] / 1e6:.0f} MB)" if "bytes" in figures else "")
+            for tier, figures in tiers.items()
+        )
+        or "-"
+    )
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _cache(deployment: Deployment, spec: ContainerSpec, observed: Observed | None) -> dict[str, float | None]:
+def _cache(deployment: Deployment, spec: ContainerSpec, observed: Observed | None) -> dict[str, Any]:
     if spec.role not in ("prefill", "decode") or observed is None or observed.status != "running":
         return {}
     return read_cache_figures(deployment.inventory.host(spec.host).address, spec.ports[0])

@@ -18,6 +18,7 @@ ETCD_DATA = "/var/lib/yuanrong-etcd"
 WORKER_HOME = "/var/lib/yuanrong"
 WORKER_READY = f"{WORKER_HOME}/datasystem/probe/ready"
 SOCKETS = "/run/yuanrong/uds"  # under 80 characters, the worker's limit; the same path in worker and vLLM
+WORKER_LOGS = f"{SOCKETS}/log"  # where P and D see it, too: the worker's figures of its tiers are in resource.log
 METRICS = "/run/yuanrong/metrics"
 DRAINING = f"{METRICS}/draining"  # see yrpd.serving.draining
 SPILL = "/var/lib/yuanrong-spill"

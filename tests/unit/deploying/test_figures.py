@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 
 import pytest
-from yrpd.deploying.figures import cache_figures, registered
+from yrpd.deploying.figures import cache_figures, registered, tier_figures
 from yrpd.deploying.inventory import Inventory
 from yrpd.deploying.planner import plan
 from yrpd.deploying.spec import ContainerSpec
+from yrpd.deploying.status import tiers_text
 from yrpd.deploying.verification.counters import breaker_is_open, read_counters
 
 from tests.unit.deploying.inventories import CPU_IMAGE, NPU_IMAGE, SITE, shipped
@@ -41,6 +42,23 @@ def test_usage_and_hit_rates_are_summed_over_engines() -> None:
 
 def test_figures_that_nobody_asked_for_yet_are_none_and_not_zero() -> None:
     assert cache_figures("") == {"cache_usage": None, "hit_rate": None, "external_hit_rate": None}
+
+
+def test_tiers_are_told_by_share_and_bytes() -> None:
+    reads = {"memory": 60, "disk": 30, "l2": 0, "remote": 10, "missing": 100}
+    lines = ["# TYPE yuanrong_tier_reads_total counter"]
+    lines += [f'yuanrong_tier_reads_total{{tier="{tier}"}} {count}' for tier, count in reads.items()]
+    lines += ["# TYPE yuanrong_tier_bytes gauge", 'yuanrong_tier_bytes{tier="memory"} 2e6']
+    lines += ['yuanrong_tier_bytes{tier="disk"} 5e6', ""]
+    figures = tier_figures("\n".join(lines))
+    assert figures == {
+        "memory": {"reads": 60, "share": 0.6, "bytes": 2e6},
+        "disk": {"reads": 30, "share": 0.3, "bytes": 5e6},
+        "remote": {"reads": 10, "share": 0.1},
+    }
+    assert tiers_text(figures) == "memory 60% (2 MB), disk 30% (5 MB), remote 10%"
+    assert tier_figures("") == {}
+    assert tiers_text({}) == "-"
 
 
 def test_counters_are_read_whatever_their_labels_hold() -> None:

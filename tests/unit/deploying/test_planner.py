@@ -76,7 +76,9 @@ def test_the_connectors_settings_reach_prefill_and_decode_alike(inventory: Inven
     for role in ("prefill", "decode"):
         config = json.loads(option(only(plan(patient, CPU_IMAGE, SITE), role), "--kv-transfer-config"))
         extra = config["kv_connector_extra_config"]
-        assert (extra["lookup_timeout_ms"], extra["checksum"], len(extra)) == (7, "crc32", 4)
+        assert (extra["lookup_timeout_ms"], extra["checksum"], len(extra)) == (7, "crc32", 5)
+        # Where the worker beside it writes the figures of its tiers, in the volume that both have.
+        assert extra["worker_resource_log"] == "/run/yuanrong/uds/log/resource.log"
 
 
 def test_nothing_is_privileged_and_few_capabilities_are_kept(inventory: Inventory) -> None:

@@ -44,6 +44,7 @@ def test_workers_spill_encrypt_and_show_etcd_their_own_certificate(specs: dict[s
         "etcd_ca=/run/secrets/ca.pem",
         "etcd_cert=/run/secrets/certificate.pem",
         "etcd_key=/run/secrets/key.pem",
+        "log_dir=/run/yuanrong/uds/log",
         "spill_directory=/var/lib/yuanrong-spill",
         f"spill_size_limit={2048 * 1024 * 1024}",
         "spill_thread_num=4",

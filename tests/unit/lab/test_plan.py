@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yrpd.deploying.lab.engine import containerd_configuration, dockerd_configuration, engine_files, major_version
 from yrpd.deploying.lab.model import Lab, LabHost
-from yrpd.deploying.lab.observe import Link, Observation, Route, read_links, read_mounts, read_routes
-from yrpd.deploying.lab.plan import End, Run, Start, overlapping_route, plan_engine, plan_network
+from yrpd.deploying.lab.observe import Link, Observation, Route, read_gateway, read_links, read_mounts, read_routes
+from yrpd.deploying.lab.plan import End, Run, Start, overlapping_route, plan_disk, plan_engine, plan_network
 from yrpd.deploying.lab.processes import Process
 
 LAB = Lab("yrpd-lab", (LabHost("host1", IPv4Address("10.77.0.1")), LabHost("host2", IPv4Address("10.77.0.2"))))
@@ -38,6 +38,7 @@ def whole() -> Observation:
             "host1": (LO, Link("eth0", up=True, addresses=("10.77.0.1/24",))),
             "host2": (LO, Link("eth0", up=True, addresses=("10.77.0.2/24",))),
         },
+        gateways={"host1": "10.77.0.254", "host2": "10.77.0.254"},
         processes=tuple(processes),
     )
 
@@ -72,6 +73,24 @@ def test_only_what_is_missing_is_made() -> None:
         "machine: set its interface up",
     ]
     assert mended(whole(), "host1", "lo") == ["host1: set loopback up"]
+
+
+def test_a_host_without_its_default_route_gets_it() -> None:
+    lost = replace(whole(), gateways={"host1": "10.77.0.254"})
+    (step,) = plan_network(LAB, lost)
+    assert isinstance(step, Run)
+    assert step.argv == ("ip", "-n", "yrpd-lab-host2", "route", "replace", "default", "via", "10.77.0.254")
+    routes = [{"dst": "10.77.0.0/24", "dev": "eth0"}, {"dst": "default", "gateway": "10.77.0.254", "dev": "eth0"}]
+    assert read_gateway(routes) == "10.77.0.254"
+    assert read_gateway(routes[:1]) == ""
+
+
+def test_only_new_hosts_get_a_disk_of_their_own() -> None:
+    grown = Lab(LAB.name, (*LAB.hosts, LabHost("host3", IPv4Address("10.77.0.3"))))
+    steps = [step for host in grown.hosts for step in plan_disk(grown, host.name, whole(), 16)]
+    assert {step.what.partition(":")[0] for step in steps} == {"host3"}
+    mounted = replace(whole(), mounts=(grown.folders("host3").data,))
+    assert plan_disk(grown, "host3", mounted, 16) == plan_disk(grown, "host3", whole(), 0) == ()
 
 
 def test_a_dead_name_is_removed_before_its_namespace_is_made_again() -> None:

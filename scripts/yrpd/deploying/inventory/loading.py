@@ -34,13 +34,13 @@ def load_inventory(path: Path) -> Inventory:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(
-            f"{path.name} is not valid TOML: {error}.", next_command=f"invoke deploy.plan --hosts {path.name}"
+            f"{path.name} is not valid TOML: {error}.", next_command=f"invoke deploy.plan --hosts {path}"
         ) from error
     except ValidationError as error:
         sentences = [_sentence(path.name, text, one) for one in error.errors()]
         raise ConfigurationError(
             sentences[0],
-            next_command=f"invoke deploy.plan --hosts {path.name}",
+            next_command=f"invoke deploy.plan --hosts {path}",
             detail="\n".join(sentences) if len(sentences) > 1 else "",
         ) from error
 

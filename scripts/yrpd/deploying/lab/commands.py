@@ -11,7 +11,7 @@ from yrpd.deploying.lab import machine
 from yrpd.deploying.lab.engine import engine_files, major_version
 from yrpd.deploying.lab.model import BUILDER, DEFAULT_LAB, Lab, named_lab, read_lab
 from yrpd.deploying.lab.observe import Observation, answers, observe
-from yrpd.deploying.lab.plan import Step, describe, overlapping_route, plan_engine, plan_network
+from yrpd.deploying.lab.plan import Step, describe, overlapping_route, plan_disk, plan_engine, plan_network
 from yrpd.deploying.lab.reach import prove_reach
 from yrpd.deploying.lab.record import Record, new_record, write_record
 from yrpd.deploying.lab.sweep import describe as describe_sweep
@@ -27,7 +27,9 @@ LOG_TAIL_LINES = 15
 _UP, _DOWN, _BUILDER = "invoke lab.up", "invoke lab.down", "invoke lab.builder"
 
 
-def up(project: Project, reporter: Reporter, hosts_file: str | Path, dry_run: bool = False) -> dict[str, Any]:
+def up(
+    project: Project, reporter: Reporter, hosts_file: str | Path, dry_run: bool = False, disk_gb: int = 0
+) -> dict[str, Any]:
     """Bring the lab's hosts up: keep what is there, start again what died, make what is missing.
 
     Args:
@@ -35,6 +37,7 @@ def up(project: Project, reporter: Reporter, hosts_file: str | Path, dry_run: bo
         reporter: Says what is done.
         hosts_file: Its hosts with an engine under ``/run/LAB/`` are the lab's.
         dry_run: Only say what would be done.
+        disk_gb: Give each new host a disk of its own of this size; 0 leaves all on the machine's.
 
     Returns:
         ``{lab, network, hosts: [{name, address, engine, state}], reach, steps, models}``.
@@ -45,14 +48,14 @@ def up(project: Project, reporter: Reporter, hosts_file: str | Path, dry_run: bo
         BuildError: The hosts are up, but the models to serve could not be made.
     """
     lab = read_lab(project.root / hosts_file)
-    machine.require(machine.PACKAGES, _UP)
+    machine.require((*machine.PACKAGES, *(machine.DISK_PROGRAMS if disk_gb else ())), _UP)
     major = _engine_version()
     parts = tuple(host.name for host in lab.hosts)
     if dry_run:
-        return _said(lab, parts, _plan_up(lab, observe(lab), project, major), reporter)
+        return _said(lab, parts, _plan_up(lab, observe(lab), project, major, disk_gb), reporter)
     with machine.held(lab, _UP):
         seen = observe(lab)
-        steps = _plan_up(lab, seen, project, major)
+        steps = _plan_up(lab, seen, project, major, disk_gb)
         _bring_up(lab, parts, seen, steps, project, reporter)
         with reporter.step("check that the hosts reach each other"):
             reached = prove_reach(lab)
@@ -125,13 +128,13 @@ def down(project: Project, reporter: Reporter, dry_run: bool = False, lab_name: 
     return {"lab": lab.name, "state": "removed", "steps": steps}
 
 
-def _plan_up(lab: Lab, seen: Observation, project: Project, major: int) -> tuple[Step, ...]:
+def _plan_up(lab: Lab, seen: Observation, project: Project, major: int, disk_gb: int) -> tuple[Step, ...]:
     """Return what is missing of the hosts, after checking that nothing else is in the way."""
     _refuse_foreign(lab, seen.record, project)
-    if seen.record is not None and seen.record.hosts and seen.record.hosts != lab.hosts:
+    if seen.record is not None and not set(seen.record.hosts) <= set(lab.hosts):
         there = ", ".join(f"{host.name} {host.address}" for host in seen.record.hosts)
         raise EnvironmentFailure(
-            f"The lab {lab.name} is up with other hosts than the hosts file's: {there}.",
+            f"The lab {lab.name} is up with hosts that the hosts file does not have: {there}.",
             next_command=_down_command(lab),
         )
     route = overlapping_route(lab.network, seen.routes, lab.interface)
@@ -142,7 +145,8 @@ def _plan_up(lab: Lab, seen: Observation, project: Project, major: int) -> tuple
             next_command="cp lab.toml my-lab.toml && invoke lab.up --hosts my-lab.toml",
         )
     engines = [step for host in lab.hosts for step in plan_engine(lab, host.name, seen, major=major)]
-    return (*plan_network(lab, seen), *engines)
+    disks = [step for host in lab.hosts for step in plan_disk(lab, host.name, seen, disk_gb)]
+    return (*disks, *plan_network(lab, seen), *engines)
 
 
 def _bring_up(
@@ -172,7 +176,7 @@ def _bring_up(
 def _remember(lab: Lab, record: Record | None, project: Project) -> None:
     if record is None:
         write_record(lab, new_record(project.root, lab.hosts))
-    elif lab.hosts and not record.hosts:
+    elif lab.hosts and record.hosts != lab.hosts:
         write_record(lab, Record(record.owner, record.made_at, record.boot, lab.hosts, record.absent))
 
 

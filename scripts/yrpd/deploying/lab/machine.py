@@ -24,6 +24,7 @@ PACKAGES = {
     "setsid": "util-linux",
     "umount": "mount",
 }
+DISK_PROGRAMS = {"mkfs.ext4": "e2fsprogs", "mount": "mount"}
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # not on every user's PATH, and su keeps the user's
 
 
@@ -49,7 +50,7 @@ def require(programs: Iterable[str], again: str) -> None:
     path = environment()["PATH"]
     missing = [program for program in programs if shutil.which(program, path=path) is None]
     if missing:
-        packages = " ".join(sorted({PACKAGES[program] for program in missing}))
+        packages = " ".join(sorted({{**PACKAGES, **DISK_PROGRAMS}[program] for program in missing}))
         raise EnvironmentFailure(
             f"Not installed here: {', '.join(missing)} (Debian: {packages}).",
             next_command=f"apt-get install -y --no-install-recommends {packages}",

@@ -70,6 +70,7 @@ class Observation:
         dead_names: Parts whose name is in the namespace folder with no namespace behind it.
         links: Part to its interfaces; the machine's own are under the empty name.
         routes: The machine's routes.
+        gateways: Part to the gateway of its default route.
         processes: Processes of the lab.
         answering: Parts whose engine answers.
         mounts: Mount points below the lab's folders, in mounting order.
@@ -83,6 +84,7 @@ class Observation:
     dead_names: tuple[str, ...] = ()
     links: dict[str, tuple[Link, ...]] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+    gateways: dict[str, str] = field(default_factory=dict)
     processes: tuple[Process, ...] = ()
     answering: frozenset[str] = frozenset()
     mounts: tuple[Path, ...] = ()
@@ -120,6 +122,7 @@ def observe(lab: Lab) -> Observation:
         dead_names=dead_names,
         links=links,
         routes=read_routes(_ip("-4", "route", "show", "table", "all")),
+        gateways={part: read_gateway(_ip("-n", lab.namespace(part), "-4", "route", "show")) for part in namespaces},
         processes=tuple(alive),
         answering=frozenset(part for part in parts if part != SWITCH and answers(lab.folders(part).socket)),
         mounts=tuple(m.point for m in mounts if m.point.is_relative_to(lab.run) or m.point.is_relative_to(lab.data)),
@@ -182,6 +185,11 @@ def read_routes(document: Iterable[dict[str, Any]]) -> tuple[Route, ...]:
         for entry in document
         if entry.get("dst", "default") != "default"
     )
+
+
+def read_gateway(document: Iterable[dict[str, Any]]) -> str:
+    """Return the gateway of the default route in the JSON of ``ip route``; empty when there is none."""
+    return next((str(entry.get("gateway", "")) for entry in document if entry.get("dst") == "default"), "")
 
 
 def _parts(lab: Lab, record: Record | None) -> tuple[str, ...]:

@@ -103,6 +103,27 @@ def plan_engine(lab: Lab, part: str, seen: Observation, *, major: int) -> tuple[
     return tuple(steps)
 
 
+def plan_disk(lab: Lab, part: str, seen: Observation, gigabytes: int) -> tuple[Step, ...]:
+    """Return the steps that give a host a disk of its own; a host that is there already keeps what it has.
+
+    Args:
+        lab: The lab.
+        part: The host's name.
+        seen: The lab as found.
+        gigabytes: The disk's size; 0 for none. The file behind it only takes what is written.
+    """
+    data = lab.folders(part).data
+    if not gigabytes or part in seen.namespaces or data in seen.mounts:
+        return ()
+    file = str(data.with_suffix(".disk"))
+    return (
+        Run(f"{part}: make the folder for its disk", ("mkdir", "-p", str(data))),
+        Run(f"{part}: make its disk", ("truncate", f"--size={gigabytes}G", file)),
+        Run(f"{part}: make its file system", ("mkfs.ext4", "-q", "-m", "0", file)),
+        Run(f"{part}: mount its disk", ("mount", "-o", "loop", file, str(data))),
+    )
+
+
 def overlapping_route(network: IPv4Network, routes: tuple[Route, ...], own_interface: str) -> Route | None:
     """Return a route that the lab's subnet would take packets from, or ``None``."""
     for route in routes:
@@ -168,6 +189,12 @@ def _host_steps(lab: Lab, host: LabHost, seen: Observation) -> Iterator[Step]:
         yield Run(f"{host.name}: plug it into the switch", ("ip", "link", "add", HOST_INTERFACE, *ends))
     yield from _port_steps(lab, host.name, seen)
     yield from _address_steps(("ip", "-n", name), host.name, HOST_INTERFACE, f"{host.address}/24", seen, host.name)
+    gateway = str(lab.machine_address)
+    if seen.gateways.get(host.name) != gateway:
+        # It leads nowhere further, since nobody translates the lab's addresses; but programs such as `yr` learn
+        # their host's own address from the default route.
+        route = ("route", "replace", "default", "via", gateway)
+        yield Run(f"{host.name}: give it a default route", ("ip", "-n", name, *route))
 
 
 def _machine_steps(lab: Lab, seen: Observation) -> Iterator[Step]:

@@ -20,7 +20,20 @@ STREAM_END = "[DONE]"
 
 
 class AskError(Exception):
-    """The server did not answer the question; the text says what it did."""
+    """The server did not answer the question; the text says what it did.
+
+    Args:
+        text: What it did.
+        status: Its HTTP status; 0 when there was none, or the answer began well.
+        retry_after: The header of that name.
+        late: Nothing came for as long as was waited.
+    """
+
+    def __init__(self, text: str, *, status: int = 0, retry_after: str = "", late: bool = False) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+        self.late = late
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ def _session(server: Server | str) -> Iterator[tuple[requests.Session, str]]:
         yield session, known.url
 
 
-def ask(base: Server | str, model: str, question: Question, salt: str = "") -> Answer:
+def ask(base: Server | str, model: str, question: Question, salt: str = "", timeout_s: float = TIMEOUT_S) -> Answer:
     """Ask once and return the whole answer.
 
     Raises:
@@ -58,15 +71,16 @@ def ask(base: Server | str, model: str, question: Question, salt: str = "") -> A
     """
     try:
         with _session(base) as (session, url):
-            answer = session.post(url + question.path, json=_body(question, model, salt), timeout=TIMEOUT_S)
-        if answer.status_code != OK:
-            raise AskError(f"status {answer.status_code}: {answer.text[:300]}")
+            answer = session.post(url + question.path, json=_body(question, model, salt), timeout=timeout_s)
+        _demand_ok(answer)
         return parse([answer.json()])
     except (requests.RequestException, MalformedAnswerError, ValueError, KeyError) as error:
-        raise AskError(str(error)) from error
+        raise _ask_error(error) from error
 
 
-def ask_streaming(base: Server | str, model: str, question: Question, salt: str = "") -> tuple[Answer, float, int]:
+def ask_streaming(
+    base: Server | str, model: str, question: Question, salt: str = "", timeout_s: float = TIMEOUT_S
+) -> tuple[Answer, float, int]:
     """Ask for a stream.
 
     Returns:
@@ -82,10 +96,9 @@ def ask_streaming(base: Server | str, model: str, question: Question, salt: str 
     try:
         with (
             _session(base) as (session, url),
-            session.post(url + question.path, json=body, timeout=TIMEOUT_S, stream=True) as got,
+            session.post(url + question.path, json=body, timeout=timeout_s, stream=True) as got,
         ):
-            if got.status_code != OK:
-                raise AskError(f"status {got.status_code}: {got.text[:300]}")
+            _demand_ok(got)
             for line in got.iter_lines(chunk_size=1):
                 if not line.startswith(b"data:"):
                     continue
@@ -102,7 +115,7 @@ def ask_streaming(base: Server | str, model: str, question: Question, salt: str 
             raise AskError("the stream broke off")
         return parse(chunks), first, with_tokens
     except (requests.RequestException, MalformedAnswerError, ValueError, KeyError) as error:
-        raise AskError(str(error)) from error
+        raise _ask_error(error) from error
 
 
 def ask_plainly(base: Server | str, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +149,21 @@ def get_text(base: Server | str, path: str = "") -> str:
     if answer.status_code != OK:
         raise AskError(f"{url}{path} answers {answer.status_code}")
     return answer.text
+
+
+def _demand_ok(answer: requests.Response) -> None:
+    if answer.status_code != OK:
+        raise AskError(
+            f"status {answer.status_code}: {answer.text[:300]}",
+            status=answer.status_code,
+            retry_after=answer.headers.get("Retry-After", ""),
+        )
+
+
+def _ask_error(error: Exception) -> AskError:
+    # A body that stops coming is a ConnectionError around a ReadTimeoutError.
+    late = isinstance(error, requests.Timeout) or "Read timed out" in str(error)
+    return AskError(str(error), late=late)
 
 
 def _body(question: Question, model: str, salt: str) -> dict[str, Any]:

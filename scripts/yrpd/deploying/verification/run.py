@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +18,10 @@ from rich.table import Table
 
 from yrpd.deploying import model_folder, placement, planner, ports
 from yrpd.deploying.engines import connect_all
+from yrpd.deploying.figures import tier_figures
 from yrpd.deploying.model_folder import read_file
 from yrpd.deploying.spec import ContainerSpec
-from yrpd.deploying.status import status_document
+from yrpd.deploying.status import status_document, tiers_text
 from yrpd.deploying.verification import checks, reference
 from yrpd.deploying.verification import questions as asking
 from yrpd.deploying.verification.answers import Answer
@@ -67,6 +70,34 @@ def verify_deployment(deployment: Deployment, reporter: Reporter, *, dry_run: bo
     return report
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a deployment can be asked, and the right answers.
+
+    Attributes:
+        endpoint: Where requests go.
+        model: The model's name in requests.
+        questions: By name.
+        references: Plain vLLM's answers, by the question's name.
+        yardstick: What answers are measured by.
+    """
+
+    endpoint: Server
+    model: str
+    questions: Mapping[str, Question]
+    references: Mapping[str, Answer]
+    yardstick: Yardstick
+
+
+def known_answers(deployment: Deployment, clients: Mapping[str, DockerClient], reporter: Reporter) -> Known:
+    """Return questions for a running deployment and plain vLLM's answers, those of an earlier verification if kept.
+
+    Raises:
+        VerificationError: Plain vLLM does not start or does not answer.
+    """
+    return _Verification(deployment, clients, reporter).known()
+
+
 class _Verification:
     """One verification.
 
@@ -91,10 +122,7 @@ class _Verification:
         runs, answering = self._runs_check()
         if not answering:
             return self._report([runs], [], {}, pictures=False, cached=False)
-        config = self._config()
-        yardstick = Yardstick(shape_of(config), self.inventory.model.dtype)
-        pictures = "vision_config" in config and self.inventory.model.max_model_len >= asking.ROOM_FOR_CHAT
-        questions = self._questions(pictures)
+        yardstick, pictures, questions = self._subject()
         attempts = self._perform(asking.scenes(questions))
         outcomes = [outcome for group in attempts.values() for each in group for outcome in each.outcomes]
         references, cached = self._references(questions)
@@ -109,6 +137,17 @@ class _Verification:
             *(checks.picture_checks(outcomes, self.inventory.model.block_size) if pictures else ()),
         ]
         return self._report(done, outcomes, attempts, pictures=pictures, cached=cached)
+
+    def known(self) -> Known:
+        """Return questions, and what plain vLLM answers to them."""
+        yardstick, _, questions = self._subject()
+        return Known(self.endpoint, self.model, questions, self._references(questions)[0], yardstick)
+
+    def _subject(self) -> tuple[Yardstick, bool, dict[str, Question]]:
+        config = self._config()
+        yardstick = Yardstick(shape_of(config), self.inventory.model.dtype)
+        pictures = "vision_config" in config and self.inventory.model.max_model_len >= asking.ROOM_FOR_CHAT
+        return yardstick, pictures, self._questions(pictures)
 
     def _perform(self, scenes: Sequence[Scene]) -> dict[str, list[Attempt]]:
         stage = Stage(
@@ -292,12 +331,21 @@ class _Verification:
                 "queried_tokens": sum(each.decode["queried_tokens"] for each in last),
                 "repeated_scenes": sum(len(group) - 1 for group in attempts.values()),
             },
+            "tiers": self._tiers(),
             "pictures": pictures,
             "reference": "cached" if cached else "fresh",
             "dtype": self.inventory.model.dtype,
             "image": {"reference": self.deployment.image.reference, "id": self.deployment.image.id},
             "requests": len(outcomes),
         }
+
+    def _tiers(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return what the tiers of each D's worker served, by host."""
+        found = {}
+        for spec in self.decode:
+            with suppress(AskError):
+                found[spec.host] = tier_figures(get_text(_base(spec), "/metrics"))
+        return found
 
 
 def _base(spec: ContainerSpec) -> str:
@@ -319,5 +367,7 @@ def _render(report: Mapping[str, Any], reporter: Reporter) -> None:
     reporter.say(f"blocks      {hits['saved_blocks']} saved by prefill, {hits['loaded_blocks']} loaded by decode")
     if ttft["cold"] is not None and ttft["warm"] is not None:
         reporter.say(f"TTFT        cold {ttft['cold'] * 1000:.0f} ms, warm {ttft['warm'] * 1000:.0f} ms (long prompt)")
+    for host, tiers in report["tiers"].items():
+        reporter.say(f"tiers       {host}: {tiers_text(tiers)}")
     reporter.say(f"endpoint    {report['endpoint']}")
     reporter.say(f"try it      {report['curl']}")

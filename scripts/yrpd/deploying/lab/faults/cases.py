@@ -1,0 +1,289 @@
+"""The faults: what is done to a running deployment on the lab, and how it is mended.
+
+A fault is a context manager: it has happened when the block begins, and is mended when the block has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from docker import DockerClient
+from docker.models.containers import Container
+
+from yrpd.deploying.deployment import Deployment
+from yrpd.deploying.lab import machine, processes
+from yrpd.deploying.lab.commands import up
+from yrpd.deploying.lab.engine import engine_files
+from yrpd.deploying.lab.model import SWITCH, Lab
+from yrpd.deploying.spec import Role
+from yrpd.errors import DeployError, EnvironmentFailure
+from yrpd.reporting import Reporter
+
+DRAWS = "YRPD_FAULT"  # a variable of P or D that nothing reads: changing it makes `deploy` exchange them
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running deployment on a lab.
+
+    Attributes:
+        deployment: What runs.
+        lab: Its hosts.
+        clients: Their engines.
+        scratch: A folder for inventories that are tried.
+        reporter: Says what is being done.
+    """
+
+    deployment: Deployment
+    lab: Lab
+    clients: Mapping[str, DockerClient]
+    scratch: Path
+    reporter: Reporter
+
+    def container(self, role: Role, index: int = 0) -> tuple[str, Container]:
+        """Return the host and the container of one of a role."""
+        spec = [spec for spec in self.deployment.specs if spec.role == role][index]
+        return spec.host, self.clients[spec.host].containers.get(spec.name)
+
+    def host_of(self, role: Role) -> str:
+        """Return the host of the first of a role."""
+        return next(spec.host for spec in self.deployment.specs if spec.role == role)
+
+    def deploy(self, hosts_file: Path | None = None) -> subprocess.Popen[str]:
+        """Start ``deploy`` as a user would."""
+        root = self.deployment.project.root
+        line = [sys.executable, str(root / "scripts" / "deploy.py"), "deploy"]
+        line += ["--hosts", str(hosts_file or self.deployment.hosts_file), "--flavour", self.deployment.image.flavour]
+        return subprocess.Popen(
+            line,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    def deployed(self, hosts_file: Path | None = None) -> str:
+        """Run ``deploy`` to its end and return what it said.
+
+        Raises:
+            DeployError: It failed.
+        """
+        running = self.deploy(hosts_file)
+        said, _ = running.communicate()
+        if running.returncode != 0:
+            raise DeployError(f"`deploy` ended with {running.returncode} after a fault.", detail=said)
+        return said
+
+    def changed_inventory(self, value: str) -> Path:
+        """Write the deployment's inventory with another value of a variable of all D that nothing reads."""
+        text = self.deployment.hosts_file.read_text(encoding="utf-8")
+        variable = f'environment = {{ {DRAWS} = "{value}" }}\n'
+        path = self.scratch / f"{self.deployment.hosts_file.stem}-{value}.toml"
+        folder = f'path = "{self.deployment.site.model_folder}"'
+        text = re.sub(r'^path = ".*"$', folder, text, count=1, flags=re.MULTILINE)
+        path.write_text(text.replace("[[decode]]\n", f"[[decode]]\n{variable}"), encoding="utf-8")
+        return path
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault.
+
+    Attributes:
+        name: What it is called in the table.
+        happens: Makes it happen, and mends it.
+        needs_disk: Whether the hosts need disks of their own (``lab.up --disk-gb``).
+    """
+
+    name: str
+    happens: Callable[[Site], AbstractContextManager[None]]
+    needs_disk: bool = False
+
+
+def killed(role: Role, index: int = 0) -> Callable[[Site], AbstractContextManager[None]]:
+    """A container's first process gets SIGKILL; ``deploy`` mends it."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        _, container = site.container(role, index)
+        os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
+        container.wait()
+        yield
+        site.deployed()
+
+    return happens
+
+
+def stopped(role: Role, index: int = 0) -> Callable[[Site], AbstractContextManager[None]]:
+    """All processes of a container get SIGSTOP, and SIGCONT later."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        _, container = site.container(role, index)
+        numbers = [int(line[1]) for line in container.top(ps_args="-eo user,pid")["Processes"]]
+        for number in numbers:
+            os.kill(number, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                os.kill(number, signal.SIGCONT)
+
+    return happens
+
+
+def engine_killed(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
+    """The dockerd of a role's host gets SIGKILL; ``lab.up`` and ``deploy`` mend it."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        file = engine_files(site.lab.folders(site.host_of(role))).dockerd
+        daemons = [each for each in processes.snapshot() if each.runs("dockerd", file)]
+        for daemon in daemons:
+            os.kill(daemon.pid, signal.SIGKILL)
+        yield
+        up(site.deployment.project, site.reporter, site.deployment.hosts_file)
+        site.deployed()
+
+    return happens
+
+
+def cut_off(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
+    """The cable of a role's host is pulled, and plugged in again."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        cable = ("ip", "-n", site.lab.namespace(SWITCH), "link", "set", site.host_of(role))
+        machine.run((*cable, "down"))
+        try:
+            yield
+        finally:
+            machine.run((*cable, "up"))
+
+    return happens
+
+
+def disk_full(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
+    """The disk of a role's host has no byte left; then there is room again, and ``deploy`` mends what died."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        filler = site.lab.folders(site.host_of(role)).data / "filler"
+        fill(filler)
+        try:
+            yield
+        finally:
+            filler.unlink()
+        site.deployed()
+
+    return happens
+
+
+def fill(path: Path) -> None:
+    """Write a file that takes all room of a disk of its own.
+
+    Raises:
+        EnvironmentFailure: It is the machine's own disk.
+    """
+    if os.stat(path.parent).st_dev == os.stat("/").st_dev:
+        raise EnvironmentFailure(
+            f"{path.parent} has no disk of its own to fill.", next_command="invoke lab.down lab.up --disk-gb 16"
+        )
+    with path.open("wb", buffering=0) as stream:
+        room, size = os.statvfs(path), 0
+        piece = room.f_bavail * room.f_frsize
+        while piece >= room.f_bsize:
+            try:
+                os.posix_fallocate(stream.fileno(), size, piece)
+                size += piece
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                piece //= 2
+
+
+@contextmanager
+def image_gone(site: Site) -> Iterator[None]:
+    """A host of D loses its containers and its image; ``deploy`` brings both."""
+    host = site.host_of("decode")
+    client = site.clients[host]
+    for spec in site.deployment.specs:
+        if spec.host == host:
+            client.containers.get(spec.name).remove(force=True, v=True)
+    client.images.remove(site.deployment.image.id, force=True)
+    yield
+    said = site.deployed()
+    if not client.images.list(site.deployment.image.reference):
+        raise DeployError(f"`deploy` did not bring the image to {host}.", detail=said)
+
+
+@contextmanager
+def exchanged(site: Site) -> Iterator[None]:
+    """``deploy`` exchanges every D, one by one, while the others serve; then back again."""
+    site.deployed(site.changed_inventory("exchanged"))
+    yield
+    site.deployed()
+
+
+@contextmanager
+def deploy_killed(site: Site) -> Iterator[None]:
+    """A ``deploy`` that exchanges D gets SIGKILL while the first new one starts; ``deploy`` goes on."""
+    running = site.deploy(site.changed_inventory("killed"))
+    assert running.stdout is not None  # noqa: S101  (it was asked for)
+    seen = next((line for line in running.stdout if line.startswith("--> starting")), "")
+    running.kill()
+    running.communicate()
+    if not seen:
+        raise DeployError("`deploy` started nothing that could be cut short.")
+    yield
+    site.deployed()
+
+
+@contextmanager
+def two_deploys(site: Site) -> Iterator[None]:
+    """Two ``deploy`` at once, of different inventories: one works, the other says who holds the lock."""
+    both = [site.deploy(site.changed_inventory(name)) for name in ("first", "second")]
+    said = [each.communicate()[0] for each in both]
+    codes = sorted(each.returncode for each in both)
+    if codes != [0, DeployError.exit_code] or not any("is locked" in each for each in said):
+        raise DeployError(f"Two `deploy` at once ended with {codes}.", detail="\n".join(said))
+    yield
+    site.deployed()
+
+
+FAULTS = (
+    Fault("kill -9 of a P", killed("prefill")),
+    Fault("kill -9 of a D", killed("decode")),
+    Fault("kill -9 of the router", killed("router")),
+    Fault("kill -9 of the endpoint", killed("endpoint")),
+    Fault("kill -9 of P's worker", killed("worker", 0)),
+    Fault("kill -9 of D's worker", killed("worker", -1)),
+    Fault("kill -9 of etcd", killed("etcd")),
+    Fault("kill -9 of dockerd, D's host", engine_killed("decode")),
+    Fault("kill -9 of dockerd, the router's host", engine_killed("router")),
+    Fault("SIGSTOP of a P", stopped("prefill")),
+    Fault("SIGSTOP of a D", stopped("decode")),
+    Fault("SIGSTOP of the router", stopped("router")),
+    Fault("SIGSTOP of P's worker", stopped("worker", 0)),
+    Fault("SIGSTOP of D's worker", stopped("worker", -1)),
+    Fault("SIGSTOP of etcd", stopped("etcd")),
+    Fault("network cut, D's host", cut_off("decode")),
+    Fault("network cut, P's, etcd's and the router's host", cut_off("router")),
+    Fault("disk full, D's host", disk_full("decode"), needs_disk=True),
+    Fault("disk full, P's, etcd's and the router's host", disk_full("router"), needs_disk=True),
+    Fault("image missing, D's host", image_gone),
+    Fault("every D exchanged by `deploy`", exchanged),
+    Fault("`deploy` killed half way, and run again", deploy_killed),
+    Fault("two `deploy` at once", two_deploys),
+)

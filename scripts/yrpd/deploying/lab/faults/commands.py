@@ -1,0 +1,122 @@
+"""``lab.faults``: faults under load on the running deployment of a lab, and the table of what they did."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from yrpd.deploying.deployment import read_deployment
+from yrpd.deploying.engines import connect_all
+from yrpd.deploying.lab.faults.cases import FAULTS, Fault, Site
+from yrpd.deploying.lab.faults.measuring import Row, measure
+from yrpd.deploying.lab.faults.report import inserted, markdown
+from yrpd.deploying.lab.model import read_lab
+from yrpd.deploying.verification.run import Known, known_answers
+from yrpd.errors import ConfigurationError, VerificationError
+from yrpd.project import Project, write_json
+from yrpd.release import Flavour
+from yrpd.reporting import Reporter
+
+RESULTS = "faults.json"
+_AGAIN = "invoke lab.faults"
+
+
+def faults(
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour,
+    pin: str = "",
+    only: str = "",
+    output: str = "",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Make one fault after the other happen to a lab's running deployment, with a steady stream of requests.
+
+    Args:
+        project: The checkout.
+        reporter: Says what is done.
+        hosts_file: The lab's inventory; it must be deployed.
+        flavour: What runs.
+        pin: What runs; the default pin when empty.
+        only: A regular expression; faults whose name it is not found in are left out.
+        output: Markdown file whose table is exchanged; none when empty.
+        dry_run: Only say which faults.
+
+    Returns:
+        ``{faults: [row]}``, also written to ``build/faults.json`` after each fault.
+
+    Raises:
+        ConfigurationError: No fault has such a name, or the file has no place for the table.
+        VerificationError: A fault led to a wrong or hanging answer, or left something behind.
+    """
+    chosen = choose(only)
+    page = Path(output).read_text(encoding="utf-8") if output else ""
+    if output:
+        _page(page, output, [])
+    if dry_run:
+        for fault in chosen:
+            reporter.say(fault.name)
+        return {"state": "planned", "faults": [{"fault": fault.name} for fault in chosen]}
+    rows: list[dict[str, Any]] = []
+    with site_of(project, reporter, hosts_file, flavour, pin) as (site, known):
+        for fault in chosen:
+            rows.append(_measured(fault, site, known, reporter).document())
+            write_json(project.build / RESULTS, {"faults": rows})
+    if output:
+        Path(output).write_text(_page(page, output, rows), encoding="utf-8")
+    reporter.say(markdown(rows))
+    bad = [row["fault"] for row in rows if not row["good"]]
+    if bad:
+        raise VerificationError(
+            f"Not as it should be: {'; '.join(bad)}.", next_command=_AGAIN, document={"faults": rows}
+        )
+    return {"faults": rows}
+
+
+def choose(only: str) -> list[Fault]:
+    """Return the faults whose name a regular expression is found in.
+
+    Raises:
+        ConfigurationError: There is none, or it is no regular expression.
+    """
+    try:
+        found = [fault for fault in FAULTS if re.search(only, fault.name)]
+    except re.error as error:
+        raise ConfigurationError(f"{only!r} is no regular expression: {error}.", next_command=_AGAIN) from error
+    if not found:
+        names = "; ".join(fault.name for fault in FAULTS)
+        raise ConfigurationError(f"There is no fault {only!r}; there are: {names}.", next_command=_AGAIN)
+    return found
+
+
+@contextmanager
+def site_of(
+    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = ""
+) -> Iterator[tuple[Site, Known]]:
+    """Read a running deployment of a lab, and what it can be asked."""
+    path = hosts_file if hosts_file.is_absolute() or hosts_file.exists() else project.root / hosts_file
+    deployment = read_deployment(project, path.absolute(), flavour, pin)
+    with tempfile.TemporaryDirectory() as scratch, connect_all(deployment.inventory) as clients:
+        known = known_answers(deployment, clients, reporter)
+        yield Site(deployment, read_lab(path), clients, Path(scratch), reporter), known
+
+
+def _measured(fault: Fault, site: Site, known: Known, reporter: Reporter) -> Row:
+    with reporter.step(fault.name):
+        row = measure(fault, site, known)
+    for name in ("problems", "left"):
+        for problem in row.document()[name]:
+            reporter.say(f"    {problem}")
+    return row
+
+
+def _page(page: str, output: str, rows: Sequence[dict[str, Any]]) -> str:
+    try:
+        return inserted(page, markdown(rows))
+    except ValueError as error:
+        raise ConfigurationError(f"{output}: {error}.", next_command=_AGAIN) from error
