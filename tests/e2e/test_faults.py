@@ -41,8 +41,9 @@ UNHURT = (
     "SIGSTOP of etcd",
     "kill -9 of D's worker",
 )
-# The long form has all that a lab without disks of its own can have; `invoke lab.faults` has those, too.
-CHOSEN = [fault for fault in FAULTS if not fault.needs_disk and (FULL or fault.name in UNHURT)]
+# Those that need a disk or `yr` are `invoke lab.faults`' alone.
+EVERYWHERE = [fault for fault in FAULTS if not re.search("disk|yr", fault.name)]
+CHOSEN = [fault for fault in EVERYWHERE if FULL or fault.name in UNHURT]
 
 
 def question(number: int) -> Question:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import docker
 import pytest
 import requests
 
@@ -16,11 +17,15 @@ from tests.e2e.running import FULL, Run, tail
 
 @dataclass(frozen=True)
 class Placement:
-    """Hosts of every P, hosts of every D, and the scheduler of all; guarded: with certificates and keys everywhere."""
+    """Hosts of every P, hosts of every D, the scheduler of all, and what starts the DataSystem.
+
+    Guarded: with certificates and keys for the endpoint, P, D and the DataSystem.
+    """
 
     prefill: tuple[str, ...]
     decode: tuple[str, ...]
     scheduler: str = "vllm"
+    started_by: str = "dscli"
     guarded: bool = False
 
 
@@ -31,9 +36,10 @@ PLACED = {
     "1 P and 2 D on three hosts, guarded, AscendScheduler": Placement(
         ("host1",), ("host2", "host3"), "ascend", guarded=True
     ),
+    "1 P and 2 D on three hosts, by `yr start`": Placement(("host1",), ("host2", "host3"), started_by="yr"),
     "2 P and 2 D on four hosts": Placement(("host1", "host3"), ("host2", "host4")),
 }
-CHOSEN = [name for name in PLACED if FULL or "three hosts" in name]
+CHOSEN = [name for name, placed in PLACED.items() if FULL or placed.guarded]
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def test_text_and_pictures_are_answered_as_by_plain_vllm(invoke: Callable[..., R
             prefill=placed.prefill,
             decode=placed.decode,
             scheduler=placed.scheduler,
-            tables=guards(tmp_path) if placed.guarded else None,
+            tables=guards(tmp_path) if placed.guarded else {"datasystem": {"started_by": placed.started_by}},
         )
     )
     # Hosts that the lab does not have yet are added to it; the others are kept.
@@ -65,6 +71,12 @@ def test_text_and_pictures_are_answered_as_by_plain_vllm(invoke: Callable[..., R
         assert deployed.code == 0, tail(deployed)
         status = invoke("deploy.status", "--hosts", hosts, "--json").document
         assert len(status["cluster_nodes"]) == len({*placed.prefill, *placed.decode})
+        if placed.started_by == "yr":
+            master = docker.DockerClient(base_url="unix:///run/yrpd-lab/host1/docker.sock").containers.get(
+                "yrpd-master"
+            )
+            said = str(master.exec_run(["yr", "status"]).output)
+            assert all(address in said for address in ("10.77.0.1", "10.77.0.2", "10.77.0.3")), said
         verified = invoke("deploy.verify", "--hosts", hosts, "--json")
         assert verified.code == 0, tail(verified)
         report = verified.document

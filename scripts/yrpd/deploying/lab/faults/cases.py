@@ -28,6 +28,7 @@ from yrpd.deploying.spec import Role
 from yrpd.errors import DeployError, EnvironmentFailure
 from yrpd.reporting import Reporter
 
+ENDS_WITHIN_S = 60  # a container whose component died: it asks every five seconds
 DRAWS = "YRPD_FAULT"  # a variable of P or D that nothing reads: changing it makes `deploy` exchange them
 
 
@@ -103,12 +104,12 @@ class Fault:
     Attributes:
         name: What it is called in the table.
         happens: Makes it happen, and mends it.
-        needs_disk: Whether the hosts need disks of their own (``lab.up --disk-gb``).
+        applies: Whether it can happen on a site.
     """
 
     name: str
     happens: Callable[[Site], AbstractContextManager[None]]
-    needs_disk: bool = False
+    applies: Callable[[Site], bool] = lambda _: True
 
 
 def killed(role: Role, index: int = 0) -> Callable[[Site], AbstractContextManager[None]]:
@@ -119,6 +120,24 @@ def killed(role: Role, index: int = 0) -> Callable[[Site], AbstractContextManage
         _, container = site.container(role, index)
         os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
         container.wait()
+        yield
+        site.deployed()
+
+    return happens
+
+
+def component_killed(role: Role, program: str) -> Callable[[Site], AbstractContextManager[None]]:
+    """One program of a container gets SIGKILL; the container must end by itself, and ``deploy`` mends it."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        host, container = site.container(role)
+        found = [line for line in container.top(ps_args="-eo pid,args")["Processes"] if program in line[1].split()[0]]
+        if not found:
+            raise DeployError(f"No {program} runs in {container.name} on {host}.")
+        os.kill(int(found[0][0]), signal.SIGKILL)
+        if container.wait(timeout=ENDS_WITHIN_S)["StatusCode"] == 0:
+            raise DeployError(f"{container.name} on {host} ended well although {program} was killed.")
         yield
         site.deployed()
 
@@ -190,13 +209,28 @@ def disk_full(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
     return happens
 
 
+def has_disk(role: Role) -> Callable[[Site], bool]:
+    """Return whether a role's host has a disk of its own (``lab.up --disk-gb``)."""
+    return lambda site: is_apart(site.lab.folders(site.host_of(role)).data)
+
+
+def by_yr(site: Site) -> bool:
+    """Return whether ``yr start`` made the cluster."""
+    return site.deployment.inventory.datasystem.started_by == "yr"
+
+
+def is_apart(folder: Path) -> bool:
+    """Return whether a folder is on another disk than the machine's root."""
+    return os.stat(folder).st_dev != os.stat("/").st_dev
+
+
 def fill(path: Path) -> None:
     """Write a file that takes all room of a disk of its own.
 
     Raises:
         EnvironmentFailure: It is the machine's own disk.
     """
-    if os.stat(path.parent).st_dev == os.stat("/").st_dev:
+    if not is_apart(path.parent):
         raise EnvironmentFailure(
             f"{path.parent} has no disk of its own to fill.", next_command="invoke lab.down lab.up --disk-gb 16"
         )
@@ -270,6 +304,8 @@ FAULTS = (
     Fault("kill -9 of P's worker", killed("worker", 0)),
     Fault("kill -9 of D's worker", killed("worker", -1)),
     Fault("kill -9 of etcd", killed("etcd")),
+    Fault("kill -9 of `yr`'s datasystem_worker, D's host", component_killed("worker", "datasystem_worker"), by_yr),
+    Fault("kill -9 of `yr`'s etcd", component_killed("etcd", "etcd"), by_yr),
     Fault("kill -9 of dockerd, D's host", engine_killed("decode")),
     Fault("kill -9 of dockerd, the router's host", engine_killed("router")),
     Fault("SIGSTOP of a P", stopped("prefill")),
@@ -280,8 +316,8 @@ FAULTS = (
     Fault("SIGSTOP of etcd", stopped("etcd")),
     Fault("network cut, D's host", cut_off("decode")),
     Fault("network cut, P's, etcd's and the router's host", cut_off("router")),
-    Fault("disk full, D's host", disk_full("decode"), needs_disk=True),
-    Fault("disk full, P's, etcd's and the router's host", disk_full("router"), needs_disk=True),
+    Fault("disk full, D's host", disk_full("decode"), has_disk("decode")),
+    Fault("disk full, P's, etcd's and the router's host", disk_full("router"), has_disk("router")),
     Fault("image missing, D's host", image_gone),
     Fault("every D exchanged by `deploy`", exchanged),
     Fault("`deploy` killed half way, and run again", deploy_killed),

@@ -65,6 +65,9 @@ def faults(
     rows: list[dict[str, Any]] = []
     with site_of(project, reporter, hosts_file, flavour, pin) as (site, known):
         for fault in chosen:
+            if not fault.applies(site):
+                reporter.say(f"    left out, since it cannot happen here: {fault.name}")
+                continue
             rows.append(_measured(fault, site, known, reporter).document())
             write_json(project.build / RESULTS, {"faults": rows})
     if output:
