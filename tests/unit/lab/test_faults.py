@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from yrpd.deploying.lab.faults import stream
 from yrpd.deploying.lab.faults.cases import FAULTS, fill
-from yrpd.deploying.lab.faults.commands import choose
+from yrpd.deploying.lab.faults.commands import choose, earlier, in_order
 from yrpd.deploying.lab.faults.leftovers import unfinished
 from yrpd.deploying.lab.faults.measuring import Row
 from yrpd.deploying.lab.faults.report import BEGIN, END, inserted, markdown
@@ -20,6 +20,7 @@ from yrpd.deploying.verification.questions import COMPLETIONS, Question
 from yrpd.deploying.verification.run import Known
 from yrpd.deploying.verification.tolerance import Shape
 from yrpd.errors import ConfigurationError, EnvironmentFailure
+from yrpd.project import write_json
 
 RIGHT = Answer((7,), (-0.5,), ({7: -0.5},), 130, "x", "length")
 WRONG = Answer((8,), (-0.5,), ({8: -0.5},), 130, "y", "length")
@@ -109,6 +110,16 @@ def test_faults_are_chosen_by_name() -> None:
     for wrong in ("no such fault", "("):
         with pytest.raises(ConfigurationError):
             choose(wrong)
+
+
+def test_rows_of_earlier_runs_are_kept_for_the_same_image_alone(tmp_path: Path) -> None:
+    results = tmp_path / "faults.json"
+    assert earlier(results, "one") == {}
+    rows = {fault.name: {"fault": fault.name} for fault in reversed(FAULTS)}
+    assert [each["fault"] for each in in_order(rows)] == [fault.name for fault in FAULTS]
+    write_json(results, {"image": "one", "faults": in_order(rows)})
+    assert earlier(results, "one") == rows
+    assert earlier(results, "other") == {}
 
 
 def test_the_machines_own_disk_is_never_filled() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,11 @@ def faults(
         flavour: What runs.
         pin: What runs; the default pin when empty.
         only: A regular expression; faults whose name it is not found in are left out.
-        output: Markdown file whose table is exchanged; none when empty.
+        output: Markdown file whose table is exchanged, with rows of earlier runs on the same image; none when empty.
         dry_run: Only say which faults.
 
     Returns:
-        ``{faults: [row]}``, also written to ``build/faults.json`` after each fault.
+        ``{faults: [row]}``; ``build/faults.json`` has the rows of earlier runs on the same image, too.
 
     Raises:
         ConfigurationError: No fault has such a name, or the file has no place for the table.
@@ -62,16 +63,20 @@ def faults(
         for fault in chosen:
             reporter.say(fault.name)
         return {"state": "planned", "faults": [{"fault": fault.name} for fault in chosen]}
+    kept: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     with site_of(project, reporter, hosts_file, flavour, pin) as (site, known):
+        image = site.deployment.image.id
+        kept = earlier(project.build / RESULTS, image)
         for fault in chosen:
             if not fault.applies(site):
                 reporter.say(f"    left out, since it cannot happen here: {fault.name}")
                 continue
             rows.append(_measured(fault, site, known, reporter).document())
-            write_json(project.build / RESULTS, {"faults": rows})
+            kept[fault.name] = rows[-1]
+            write_json(project.build / RESULTS, {"image": image, "faults": in_order(kept)})
     if output:
-        Path(output).write_text(_page(page, output, rows), encoding="utf-8")
+        Path(output).write_text(_page(page, output, in_order(kept)), encoding="utf-8")
     reporter.say(markdown(rows))
     bad = [row["fault"] for row in rows if not row["good"]]
     if bad:
@@ -79,6 +84,20 @@ def faults(
             f"Not as it should be: {'; '.join(bad)}.", next_command=_AGAIN, document={"faults": rows}
         )
     return {"faults": rows}
+
+
+def earlier(results: Path, image: str) -> dict[str, dict[str, Any]]:
+    """Return the rows that earlier runs on the same image have left, by the fault's name."""
+    try:
+        document = json.loads(results.read_text(encoding="utf-8"))
+        return {row["fault"]: row for row in document["faults"]} if document["image"] == image else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def in_order(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows in the order of the faults."""
+    return [rows[fault.name] for fault in FAULTS if fault.name in rows]
 
 
 def choose(only: str) -> list[Fault]:

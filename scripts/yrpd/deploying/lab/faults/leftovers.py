@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-import requests
 from docker import DockerClient
 from prometheus_client.parser import text_string_to_metric_families
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
@@ -17,10 +16,11 @@ from yrpd.deploying.lab import processes
 from yrpd.deploying.lab.model import Lab
 from yrpd.deploying.spec import ContainerSpec, HttpProbe
 from yrpd.deploying.status import status_document
+from yrpd.deploying.verification.client import AskError, ask_plainly, get_text
+from yrpd.deploying.verification.questions import COMPLETIONS
 
 SETTLED_WITHIN_S = 120.0
 INTERVAL_S = 1.0
-REQUEST_TIMEOUT_S = 30.0
 REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 
@@ -28,12 +28,13 @@ _CONTAINER = re.compile(r"[0-9a-f]{64}")
 def leftovers(deployment: Deployment, lab: Lab, clients: Mapping[str, DockerClient]) -> list[str]:
     """Return what is left behind, after waiting for what ends by itself; empty when all is as it should be."""
     found: list[str] = []
+    model = deployment.inventory.model.served_name
 
     def look() -> bool:
         found[:] = [
             *_containers(deployment, clients),
             *_processes(lab, clients),
-            *(text for spec in deployment.specs if spec.role in ("prefill", "decode") for text in _engine(spec)),
+            *(text for spec in deployment.specs if spec.role in ("prefill", "decode") for text in _engine(spec, model)),
         ]
         return bool(found)
 
@@ -62,17 +63,17 @@ def _processes(lab: Lab, clients: Mapping[str, DockerClient]) -> Iterator[str]:
                 break
 
 
-def _engine(spec: ContainerSpec) -> Iterator[str]:
+def _engine(spec: ContainerSpec, model: str) -> Iterator[str]:
     """Yield requests and KV blocks that a P or D still has."""
     if not isinstance(spec.probe, HttpProbe):
         return
     base = "/".join(spec.probe.url.split("/")[:3])
     try:
-        with requests.Session() as session:
-            session.trust_env = False
-            text = session.get(f"{base}/metrics", timeout=REQUEST_TIMEOUT_S).text
-    except requests.RequestException as error:
-        yield f"{spec.name} on {spec.host} does not tell what it has ({type(error).__name__})"
+        # Figures are of the last step, so something short is asked first.
+        ask_plainly(base, COMPLETIONS, {"model": model, "prompt": "tick", "max_tokens": 1})
+        text = get_text(base, "/metrics")
+    except AskError as error:
+        yield f"{spec.name} on {spec.host} does not tell what it has: {error}"
         return
     yield from (f"{spec.name} on {spec.host}: {problem}" for problem in unfinished(text))
 
