@@ -1,7 +1,7 @@
 """Faults under the running deployment: every answer stays right, nothing is lost, and loading comes back.
 
-The deployment is the quickstart's. Under load the answers that count as right are plain vLLM's, which ``deploy.verify``
-has kept; where clients leave, those that the deployment gave while all was well.
+The deployment is the quickstart's. The answers that count as right are those that it gave while all was well, which
+``deploy.verify`` has compared with plain vLLM's.
 """
 
 from __future__ import annotations
@@ -9,24 +9,21 @@ from __future__ import annotations
 import random
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
+import docker
 import pytest
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
-from yrpd.deploying.lab.faults.cases import FAULTS, Fault, Site
-from yrpd.deploying.lab.faults.commands import site_of
-from yrpd.deploying.lab.faults.measuring import measure
 from yrpd.deploying.verification.answers import Answer, compare
 from yrpd.deploying.verification.client import ask
+from yrpd.deploying.verification.counters import read_counters
 from yrpd.deploying.verification.questions import COMPLETIONS, Question, prose
-from yrpd.deploying.verification.run import Known
-from yrpd.project import Project
-from yrpd.reporting import Reporter
 
-from tests.e2e.running import FULL, ROOT
+from tests.e2e.running import FULL, Run, tail
 
 MODEL = "qwen2_5_vl"
 PREFILL = "http://10.77.0.1:8100"
@@ -34,16 +31,6 @@ DECODE = "http://10.77.0.2:8200"
 # Twice what verification allows: there are two rounded answers here, and neither is the reference.
 TOLERANCE = 3e-4
 ABORTS = 200 if FULL else 60
-# While these last, requests are slower, and none fails.
-UNHURT = (
-    "SIGSTOP of P's worker",
-    "SIGSTOP of D's worker",
-    "SIGSTOP of etcd",
-    "kill -9 of D's worker",
-)
-# Those that need a disk or `yr` are `invoke lab.faults`' alone.
-EVERYWHERE = [fault for fault in FAULTS if not re.search("disk|yr", fault.name)]
-CHOSEN = [fault for fault in EVERYWHERE if FULL or fault.name in UNHURT]
 
 
 def question(number: int) -> Question:
@@ -57,11 +44,8 @@ def salt() -> str:
     return uuid.uuid4().hex
 
 
-@pytest.fixture(scope="module")
-def site(report: dict[str, Any]) -> Iterator[tuple[Site, Known]]:
-    assert report["passed"]
-    with site_of(Project.here(), Reporter(), ROOT / "lab.toml", "cpu") as found:
-        yield found
+def loaded_blocks() -> float:
+    return read_counters(requests.get(f"{DECODE}/metrics", timeout=60).text)["loaded_blocks"]
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +72,57 @@ def assert_all_right(endpoint: str, right: dict[int, Answer]) -> None:
         assert found.equal, found.problem
 
 
-@pytest.mark.parametrize("fault", CHOSEN, ids=[fault.name for fault in CHOSEN])
-def test_under_a_fault_every_answer_is_right_and_every_failure_clean(site: tuple[Site, Known], fault: Fault) -> None:
-    row = measure(fault, *site)
-    assert row.is_good, row.document()
-    if fault.name in UNHURT:
-        assert {each.verdict for each in row.while_it_lasted()} == {"right"}, row.document()
+@retry(
+    retry=retry_if_exception_type(AssertionError),
+    stop=stop_after_delay(90),
+    wait=wait_exponential(multiplier=0.5, max=5),
+    reraise=True,
+)
+def wait_until_blocks_are_loaded_again(endpoint: str) -> None:
+    before = loaded_blocks()
+    ask(endpoint, MODEL, question(5), salt())
+    assert loaded_blocks() > before, "decode does not load"
+
+
+def engine(host: str) -> docker.DockerClient:
+    return docker.DockerClient(base_url=f"unix:///run/yrpd-lab/{host}/docker.sock")
+
+
+@contextmanager
+def paused(host: str, name: str) -> Iterator[None]:
+    """Stop a container's processes without ending them: what they hold stays, what they owe does not come."""
+    container = engine(host).containers.get(name)
+    container.pause()
+    try:
+        yield
+    finally:
+        container.unpause()
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("host2", "yrpd-worker"), ("host1", "yrpd-worker"), ("host1", "yrpd-etcd")],
+    ids=["decode's worker", "prefill's worker", "etcd"],
+)
+def test_a_paused_part_costs_time_and_no_answer(endpoint: str, right: dict[int, Answer], host: str, name: str) -> None:
+    with paused(host, name):
+        assert_all_right(endpoint, right)
+    wait_until_blocks_are_loaded_again(endpoint)
+
+
+def test_a_killed_worker_costs_time_and_no_answer_and_deploy_brings_it_back(
+    endpoint: str, right: dict[int, Answer], invoke: Callable[..., Run]
+) -> None:
+    engine("host2").containers.get("yrpd-worker").kill()
+    assert_all_right(endpoint, right)
+    status = invoke("deploy.status", "--json").document
+    (worker,) = [each for each in status["containers"] if (each["host"], each["role"]) == ("host2", "worker")]
+    assert worker["health"] != "healthy"
+    healed = invoke("deploy", "--json")
+    assert healed.code == 0, tail(healed)
+    assert healed.document["state"] == "deployed"
+    assert_all_right(endpoint, right)
+    wait_until_blocks_are_loaded_again(endpoint)
 
 
 def test_clients_that_leave_leak_no_block(endpoint: str, right: dict[int, Answer]) -> None:

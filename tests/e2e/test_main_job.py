@@ -110,3 +110,20 @@ def test_a_missing_model_folder_stops_a_deploy_before_it_begins(
     assert run.code in (2, 8), tail(run)
     assert "/nowhere/model" in run.err
     assert "next:" in run.err
+
+
+def test_the_text_model_with_the_ascend_scheduler_is_verified_too(
+    report: dict[str, Any], invoke: Callable[..., Run], tmp_path: Path
+) -> None:
+    """The second model and the real AscendScheduler, in place of the first: D and P are replaced, the rest is kept."""
+    hosts = tmp_path / "ascend.toml"
+    text = (ROOT / "lab.toml").read_text(encoding="utf-8")
+    text = text.replace('scheduler = "vllm"', 'scheduler = "ascend"', 1)
+    text = text.replace('"build/models/qwen2_5_vl"', f'"{ROOT}/build/models/qwen2"', 1)
+    hosts.write_text(text.replace('"qwen2_5_vl"', '"qwen2"', 1), encoding="utf-8")
+    deployed = invoke("deploy", "--hosts", str(hosts), "--json")
+    assert deployed.code == 0, tail(deployed)
+    verified = invoke("deploy.verify", "--hosts", str(hosts), "--json")
+    assert verified.code == 0, tail(verified)
+    assert verified.document["passed"] is True
+    assert verified.document["hits"]["loaded_blocks"] > 0
