@@ -45,7 +45,7 @@ def raw(
     }  # fmt: skip
     dataset = {"shape": shape, "length": length, "salt": "s", "sha256": "", "prompts": PROMPTS, "groups": groups,
                "prompt_tokens": tokens, "ceiling": ceiling, "expected_device": 0.0, "opening_tokens": 16}  # fmt: skip
-    return {"arm": arm, "dataset": dataset, "load": {}, "counters": grown, "result": result}
+    return {"arm": arm, "dataset": dataset, "load": {}, "counters": grown, "tiers": {}, "result": result}
 
 
 def made_up_run(folder: Path, slower: float = 1.0) -> Ledger:

@@ -27,6 +27,7 @@ class ArmResult:
         ceiling: Highest possible hit rate of each repetition.
         local: Hit rate of the device cache, by repetition.
         external: Hit rate of the DataSystem beyond that, by repetition.
+        disk: The part of ``external`` that came from the DataSystem's disk, by repetition.
         counters: Growth of every counter, by repetition.
         groups: Requests of the first pass over documents or repeated prompts.
     """
@@ -39,6 +40,7 @@ class ArmResult:
     ceiling: Array
     local: Array
     external: Array
+    disk: Array
     counters: tuple[Mapping[str, float], ...] = field(repr=False)
     groups: int = 0
 
@@ -73,7 +75,7 @@ def arm_result(raws: Sequence[Mapping[str, Any]], block_size: int) -> ArmResult:
     Raises:
         VerificationError: A request failed, or a prompt had another length than it was made with.
     """
-    ttfts, tpots, texts, local, external = [], [], [], [], []
+    ttfts, tpots, texts, local, external, disk = [], [], [], [], [], []
     for raw in raws:
         result, dataset, counted = raw["result"], raw["dataset"], raw["counters"]
         opening, prompts = int(dataset["opening_tokens"]), int(dataset["prompts"])
@@ -93,6 +95,7 @@ def arm_result(raws: Sequence[Mapping[str, Any]], block_size: int) -> ArmResult:
         asked = dataset["prompt_tokens"] + 2 * opening
         local.append(hits * asked / dataset["prompt_tokens"])
         external.append(counted["yuanrong_loaded_blocks_total"] * block_size / dataset["prompt_tokens"])
+        disk.append(raw["tiers"].get("disk", 0) * block_size / dataset["prompt_tokens"])
     first = raws[0]["dataset"]
     return ArmResult(
         np.array(ttfts, dtype=float),
@@ -103,6 +106,7 @@ def arm_result(raws: Sequence[Mapping[str, Any]], block_size: int) -> ArmResult:
         np.array([raw["dataset"]["ceiling"] for raw in raws], dtype=float),
         np.array(local, dtype=float),
         np.array(external, dtype=float),
+        np.array(disk, dtype=float),
         tuple(raw["counters"] for raw in raws),
         int(first["groups"]) if first["shape"] in ("document", "repeated") else 0,
     )

@@ -14,7 +14,7 @@ from yrpd.bench.reporting.targets import Results, Target, first_token
 from yrpd.bench.runs.profiles import BASELINE, SINGLE
 from yrpd.bench.statistics import Estimate
 
-ARM_NAMES = {"baseline": "plain vLLM", "large": "plain vLLM, large cache", "single": "ours"}
+ARM_NAMES = {"baseline": "plain vLLM", "large": "plain vLLM, large cache", "single": "ours", "pair": "ours, 1P1D"}
 
 
 def document(
@@ -63,12 +63,13 @@ def markdown(report: Mapping[str, Any]) -> str:
             f"| {row['name']} | {row['length']} | {row['load']} | {row['value']:.3f} | {interval} | {row['target']}"
             f" | {verdict} |"
         )
-    lines += ["", "## Hit rate and throughput", _HITS_HEAD, "|---" * 9 + "|"]
+    lines += ["", "## Hit rate and throughput", _HITS_HEAD, "|---" * 10 + "|"]
     for case in report["cases"]:
         for arm in case["arms"]:
             rate = arm["hit_rate"]
             lines.append(
-                f"{_where(case, arm)} | {rate['device']:.1%} | {rate['datasystem']:.1%} | {case['ceiling']:.1%}"
+                f"{_where(case, arm)} | {rate['device']:.1%} | {rate['datasystem']:.1%} | {arm['from_disk']:.1%}"
+                f" | {case['ceiling']:.1%}"
                 f" | {_value(arm['prompts_per_second'])}"
                 f" | {arm['loaded_bytes'] / 2**20:,.0f} / {arm['saved_bytes'] / 2**20:,.0f} |"
             )
@@ -96,7 +97,10 @@ def target_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-_HITS_HEAD = "| dataset | length | load | arm | device cache | DataSystem | ceiling | prompts/s | MiB loaded / saved |"
+_HITS_HEAD = (
+    "| dataset | length | load | arm | device cache | DataSystem | of it from disk | ceiling | prompts/s"
+    " | MiB loaded / saved |"
+)
 _TIMES_HEAD = "| dataset | length | load | arm | TTFT mean | p50 | p90 | p99 | TPOT mean |"
 _PARTS = ("client", "engine", "queue", "load", "prefill", "decode_step")
 _PARTS_HEAD = "| dataset | length | load | arm | client | engine | queue | load | prefill | decode step |"
@@ -124,6 +128,7 @@ def _arm(name: str, arm: ArmResult) -> dict[str, Any]:
     return {
         "arm": name,
         "hit_rate": {"device": float(arm.local.mean()), "datasystem": float(arm.external.mean())},
+        "from_disk": float(arm.disk.mean()),
         "prompts_per_second": _estimate(mean(arm.throughput)),
         "ttft_ms": {"mean": _times(mean(arm.ttfts)), **percentiles},
         "ttft_later_ms": _times(mean(arm.later)) if arm.groups else None,

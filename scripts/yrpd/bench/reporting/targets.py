@@ -9,7 +9,7 @@ from typing import Any
 from yrpd.bench.model import ideal_cut, ideal_gain
 from yrpd.bench.reporting.intervals import mean, ratio_of_means
 from yrpd.bench.reporting.raw import ArmResult
-from yrpd.bench.runs.profiles import BASELINE, LARGE, SINGLE
+from yrpd.bench.runs.profiles import BASELINE, LARGE, PAIR, SINGLE
 from yrpd.bench.statistics import Estimate
 
 HIT_RATE, GAIN, CUT = "hit rate / ceiling", "throughput gain / ideal gain", "TTFT cut / ideal cut"
@@ -90,8 +90,10 @@ def _targets(results: Results) -> Iterator[Target]:
         if shape == "document" and (none := results.get(("unique", length, load))) is not None:
             yield Target(MUCH_REUSE, length, load, ratio_of_means(ours.later, none[BASELINE].ttfts))
         other = arms.get(BASELINE) or arms[LARGE]
-        equal, asked = equal_answers(ours, other)
-        yield Target(ANSWERS, length, f"{shape} {load}", Estimate(equal / asked, equal / asked, equal / asked))
+        for arm, name in ((SINGLE, load), (PAIR, f"{load}, 1P1D")):
+            if arm in arms:
+                equal, asked = equal_answers(arms[arm], other)
+                yield Target(ANSWERS, length, f"{shape} {name}", Estimate(equal / asked, equal / asked, equal / asked))
 
 
 def equal_answers(ours: ArmResult, other: ArmResult) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
-from yrpd.bench.runs.profiles import describe, profile_named
+from yrpd.bench.runs.profiles import PAIR, describe, profile_named
+from yrpd.building.runtime import Locks, provide_router
 from yrpd.errors import ConfigurationError, EnvironmentFailure, YrpdError
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
@@ -67,6 +68,8 @@ def bench(
     command = f"invoke bench --profile {profile}" + (f" --model {model}" if model else "")
     inner = [str(python), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
     inner += ["--model", str(weights), "--folder", str(folder), "--command", command]
+    if PAIR in planned.arms:
+        inner += ["--router", str(_router(project, reporter))]
     environment = {
         **os.environ,
         "PYTHONPATH": str(project.root / "scripts"),
@@ -82,6 +85,15 @@ def bench(
     if code:
         raise RunFailed(code)
     return report(project, reporter, str(folder))
+
+
+def _router(project: Project, reporter: Reporter) -> Path:
+    """Return the images' router, in an environment of its own."""
+    release = load_release(project.release_file)
+    folder = project.pin_build(release.pin()[0])
+    log = folder / "logs" / "router.log"
+    provide_router(project, Locks.of(project, release.flavours["cpu"].runtime), folder / "venv-router", log, reporter)
+    return folder / "venv-router" / "bin" / "vllm-router"
 
 
 def _python(project: Project) -> Path:

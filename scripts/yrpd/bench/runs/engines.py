@@ -13,10 +13,10 @@ from pathlib import Path
 import requests
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from yrpd.bench.runs.profiles import LARGE, SINGLE, Profile
+from yrpd.bench.runs.profiles import LARGE, PAIR, SINGLE, Profile
 from yrpd.datasystem import free_ports
 from yrpd.errors import EnvironmentFailure
-from yrpd.serving.command_lines import KvTransfer, VllmServe, vllm_serve
+from yrpd.serving.command_lines import KvTransfer, VllmServe, router, vllm_serve
 
 _START_SECONDS = 600
 _STOP_SECONDS = 30
@@ -31,61 +31,69 @@ _SETTINGS: tuple[tuple[str, int | str], ...] = (
 
 @dataclass(frozen=True)
 class Engine:
-    """A server that answers.
+    """What answers for an arm.
 
     Attributes:
         arm: Which arm it is.
-        url: Its base URL.
+        url: Base URL to ask.
+        counted: Base URL of the vLLM that prefills, whose counters are read.
     """
 
     arm: str
     url: str
+    counted: str
 
     def metrics(self) -> str:
-        """Return its counters in Prometheus's text form."""
+        """Return the counters in Prometheus's text form."""
         with requests.Session() as session:
             session.trust_env = False
-            answer = session.get(f"{self.url}/metrics", timeout=60)
+            answer = session.get(f"{self.counted}/metrics", timeout=60)
         answer.raise_for_status()
         return answer.text
 
 
-def command_line(
-    profile: Profile, arm: str, model: Path, dtype: str, port: int, worker: str, tag: str
-) -> tuple[str, ...]:
-    """Return the command line of an arm's engine; arms differ in their cache and their connector, in nothing else.
+def command_lines(
+    profile: Profile, arm: str, model: Path, dtype: str, ports: Sequence[int], worker: str, tag: str
+) -> list[tuple[str, ...]]:
+    """Return an arm's engines; arms differ in their cache and their connector, in nothing else.
 
     Args:
         profile: Block size and cache sizes.
-        arm: Which arm.
+        arm: Which arm; all have one engine, ``pair`` has P and then D.
         model: The model's folder.
         dtype: Its type of number.
-        port: Where to listen.
+        ports: Where each engine listens.
         worker: ``host:port`` of the DataSystem worker.
         tag: Namespace of this run's blocks.
     """
     blocks = profile.large_blocks if arm == LARGE else profile.device_blocks
     room = -(-profile.longest // profile.block_size) * profile.block_size
-    serve = VllmServe(
-        model=str(model),
-        served_name="bench",
-        address="127.0.0.1",
-        port=port,
-        dtype=dtype,
-        max_model_len=room,
-        block_size=profile.block_size,
-        tensor_parallel=1,
-        cpu=True,
-        options=(
-            ("num-gpu-blocks-override", str(blocks)),
-            ("max-num-batched-tokens", str(max(room, 2048))),
-            ("disable-log-requests", ""),
-        ),
-    )
-    if arm == SINGLE:
-        return vllm_serve(serve, KvTransfer("kv_both", worker, tag, "vllm", True, _SETTINGS))
-    plain = [word for word in vllm_serve(serve, None) if word != "--no-enable-prefix-caching"]
-    return (*plain, "--enable-prefix-caching", "--enable-chunked-prefill")
+    roles = {SINGLE: ("kv_both",), PAIR: ("kv_producer", "kv_consumer")}.get(arm, ("",))
+    lines: list[tuple[str, ...]] = []
+    for role, port in zip(roles, ports, strict=False):
+        serve = VllmServe(
+            model=str(model),
+            served_name="bench",
+            address="127.0.0.1",
+            port=port,
+            dtype=dtype,
+            max_model_len=room,
+            block_size=profile.block_size,
+            tensor_parallel=1,
+            cpu=True,
+            options=(
+                ("num-gpu-blocks-override", str(blocks)),
+                ("max-num-batched-tokens", str(max(room, 2048))),
+                ("disable-log-requests", ""),
+            ),
+        )
+        if role:
+            # Two arms share a worker and get the same prompts: what one stored, the other must not find.
+            lines.append(vllm_serve(serve, KvTransfer(role, worker, f"{tag}-{arm}", "vllm", True, _SETTINGS)))
+        else:
+            plain = [word for word in vllm_serve(serve, None) if word != "--no-enable-prefix-caching"]
+            lines.append((*plain, "--enable-prefix-caching", "--enable-chunked-prefill"))
+    return lines
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -107,53 +115,99 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class _Server:
+    name: str
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
 @contextmanager
 def engines(
-    profile: Profile, arms: Sequence[str], model: Path, dtype: str, home: Path, worker: str, tag: str
+    profile: Profile,
+    arms: Sequence[str],
+    model: Path,
+    dtype: str,
+    home: Path,
+    worker: str,
+    tag: str,
+    router_program: str,
 ) -> Iterator[Mapping[str, Engine]]:
-    """Start all arms' engines at once and wait for all; only one of them is asked at a time.
+    """Start all arms' engines at once and wait for all; only one arm is asked at a time.
+
+    Args:
+        profile: Block size and cache sizes.
+        arms: Which arms.
+        model: The model's folder.
+        dtype: Its type of number.
+        home: Folder of the logs.
+        worker: ``host:port`` of the DataSystem worker.
+        tag: Namespace of this run's blocks.
+        router_program: ``vllm-router``, for the arm that needs it.
 
     Raises:
         EnvironmentFailure: One of them ended or did not get ready.
     """
-    started: dict[str, tuple[Engine, subprocess.Popen[bytes], Path]] = {}
+    started: dict[str, list[_Server]] = {}
     with ExitStack() as stack:
-        for arm, port in zip(arms, free_ports(len(arms)), strict=True):
-            folder = home / arm
+
+        def start(name: str, port: int, argv: Sequence[str]) -> _Server:
+            folder = home / name
             folder.mkdir(parents=True)
-            argv = [sys.executable, "-m", "vllm.entrypoints.cli.main"]
-            argv += command_line(profile, arm, model, dtype, port, worker, tag)[1:]
-            log = folder / "vllm.log"
+            log = folder / "server.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     argv, stdout=output, stderr=subprocess.STDOUT, env=environment(folder), cwd=folder
                 )
             stack.callback(_end, process)
-            started[arm] = (Engine(arm, f"http://127.0.0.1:{port}"), process, log)
-        for arm, (engine, process, log) in started.items():
-            _await(arm, engine, process, log)
-        yield {arm: engine for arm, (engine, _, _) in started.items()}
+            return _Server(name, f"http://127.0.0.1:{port}", process, log)
+
+        ports = free_ports(2 * len(arms) + 2)
+        for arm in arms:
+            mine = [ports.pop(), ports.pop()]
+            lines = command_lines(profile, arm, model, dtype, mine, worker, tag)
+            started[arm] = [
+                start(f"{arm}-{place}", port, [sys.executable, "-m", "vllm.entrypoints.cli.main", *line[1:]])
+                for place, (port, line) in enumerate(zip(mine, lines, strict=False))
+            ]
+        for server in [server for servers in started.values() for server in servers]:
+            _await(server)
+        up = {arm: Engine(arm, servers[0].url, servers[0].url) for arm, servers in started.items()}
+        if PAIR in started:
+            # Only now: the router leaves out what does not answer when it starts.
+            prefill, decode = (server.url for server in started[PAIR])
+            front = start("router", ports[0], [router_program, *_router_options(ports, prefill, decode)])
+            _await(front)
+            up[PAIR] = Engine(PAIR, front.url, prefill)
+        yield up
 
 
-def _await(arm: str, engine: Engine, process: subprocess.Popen[bytes], log: Path) -> None:
+def _router_options(ports: Sequence[int], prefill: str, decode: str) -> Sequence[str]:
+    host = "127.0.0.1"
+    line = router(host, ports[0], host, ports[1], [prefill], [decode], {"policy": "round_robin"}, health_interval_s=5)
+    return line[1:]
+
+
+def _await(server: _Server) -> None:
     pending = retry_if_result(lambda answer: not answer)
     try:
         Retrying(retry=pending, stop=stop_after_delay(_START_SECONDS), wait=wait_fixed(0.5))(
-            lambda: process.poll() is not None or _healthy(engine)
+            lambda: server.process.poll() is not None or _healthy(server.url)
         )
     except RetryError:
         raise EnvironmentFailure(
-            f"The {arm} engine did not get ready in {_START_SECONDS} s.", detail=_tail(log)
+            f"{server.name} did not get ready in {_START_SECONDS} s.", detail=_tail(server.log)
         ) from None
-    if process.poll() is not None:
-        raise EnvironmentFailure(f"The {arm} engine ended at start.", detail=_tail(log))
+    if server.process.poll() is not None:
+        raise EnvironmentFailure(f"{server.name} ended at start.", detail=_tail(server.log))
 
 
-def _healthy(engine: Engine) -> bool:
+def _healthy(url: str) -> bool:
     try:
         with requests.Session() as session:
             session.trust_env = False
-            return session.get(f"{engine.url}/health", timeout=5).ok
+            return session.get(f"{url}/health", timeout=5).ok
     except requests.RequestException:
         return False
 

@@ -18,11 +18,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--command", required=True)
+    parser.add_argument("--router", default="", help="the vllm-router program")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
     execute(
         lambda project, reporter: run(
-            project, reporter, profile_named(options.profile), options.model, options.folder, options.command
+            project,
+            reporter,
+            profile_named(options.profile),
+            options.model,
+            options.folder,
+            options.command,
+            options.router,
         ),
         as_json=False,
         verbose=options.verbose,

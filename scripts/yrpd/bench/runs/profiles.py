@@ -10,8 +10,9 @@ from yrpd.bench.dataset.commands import Wanted
 from yrpd.bench.statistics import alternation
 from yrpd.errors import ConfigurationError
 
-#: Arms: plain vLLM; plain vLLM whose device cache holds everything, the upper bound; with the connector (``kv_both``).
-BASELINE, LARGE, SINGLE = "baseline", "large", "single"
+#: Arms: plain vLLM; plain vLLM whose device cache holds everything, the upper bound; with the connector (``kv_both``);
+#: a prefill and a decode instance behind vLLM's router (1P1D).
+BASELINE, LARGE, SINGLE, PAIR = "baseline", "large", "single", "pair"
 OPENING_TOKENS = 16  # less than a block, so that the request that vLLM's benchmark sends twice changes no hit rate
 OUTPUT_TOKENS = 2  # as in the tutorial: one to wait for, one to time
 
@@ -73,6 +74,7 @@ class Profile:
         device_tokens: Device cache of baseline and ours.
         block_size: Tokens of a KV block.
         datasystem_mb: Memory of the DataSystem worker.
+        datasystem_disk_mb: Disk below it.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Profile:
     device_tokens: int
     block_size: int = 128
     datasystem_mb: int = 3072
+    datasystem_disk_mb: int = 4096
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -115,8 +118,8 @@ def _blocks_of(tokens: int, block_size: int) -> int:
 _GROUPS, _PER_GROUP, _DEVICE_TOKENS = 10, 10, 8832
 
 
-def _grouped(length: int, load: Load, rounds: int, groups: int = _GROUPS) -> Case:
-    return Case(Wanted("grouped", length, groups, _PER_GROUP, 0.5), load, (BASELINE, SINGLE), rounds)
+def _grouped(length: int, load: Load, rounds: int, *more: str) -> Case:
+    return Case(Wanted("grouped", length, _GROUPS, _PER_GROUP, 0.5), load, (BASELINE, SINGLE, *more), rounds)
 
 
 def _apart(length: int, rounds: int, prompts: int, documents: int, questions: int) -> tuple[Case, ...]:
@@ -130,7 +133,7 @@ def _apart(length: int, rounds: int, prompts: int, documents: int, questions: in
 
 def _quick() -> Profile:
     cases = (
-        _grouped(1024, ONE, 3),
+        _grouped(1024, ONE, 3, PAIR),
         _grouped(2048, ONE, 3),
         _grouped(2048, EIGHT, 3),
         *_apart(4096, 3, prompts=6, documents=4, questions=3),
@@ -143,7 +146,7 @@ def _full(lengths: Sequence[int] = (1024, 2048, 4096, 8192), rounds: int = 3) ->
         case
         for length in lengths
         for case in (
-            _grouped(length, ONE, rounds),
+            _grouped(length, ONE, rounds, PAIR),
             _grouped(length, EIGHT, rounds),
             _grouped(length, OPEN, rounds),
             *_apart(length, rounds, prompts=10 if length > 1024 else 20, documents=10, questions=3),
@@ -154,7 +157,7 @@ def _full(lengths: Sequence[int] = (1024, 2048, 4096, 8192), rounds: int = 3) ->
 
 def _smoke() -> Profile:
     """Return the smallest run in which ours finds what plain vLLM does not; for the tests."""
-    cases = (Case(Wanted("document", 256, 4, 2, 0.75), ONE, (BASELINE, SINGLE), 1),)
+    cases = (Case(Wanted("document", 256, 4, 2, 0.75), ONE, (BASELINE, SINGLE, PAIR), 1),)
     return Profile("smoke", cases, 384, datasystem_mb=512)
 
 

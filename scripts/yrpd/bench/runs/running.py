@@ -20,7 +20,7 @@ from yrpd.bench.dataset.shapes import Opened
 from yrpd.bench.dataset.text import Writer
 from yrpd.bench.dataset.words import Words, load_words
 from yrpd.bench.runs import counters
-from yrpd.bench.runs.engines import Engine, command_line, engines
+from yrpd.bench.runs.engines import Engine, command_lines, engines
 from yrpd.bench.runs.generator import Generator, argv, generator
 from yrpd.bench.runs.ledger import Ledger
 from yrpd.bench.runs.profiles import (
@@ -28,11 +28,14 @@ from yrpd.bench.runs.profiles import (
     ONE,
     OPENING_TOKENS,
     OUTPUT_TOKENS,
+    PAIR,
     Case,
     Profile,
     describe,
 )
-from yrpd.datasystem import datasystem
+from yrpd.bench.runs.tiers import TierLog, worker_flags
+from yrpd.datasystem import etcd
+from yrpd.datasystem import worker as datasystem_worker
 from yrpd.deploying.model_folder import local_digest
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
@@ -43,7 +46,7 @@ _WARM_UP_PROMPTS = 2
 
 
 def run(
-    project: Project, reporter: Reporter, profile: Profile, model: Path, folder: Path, command: str
+    project: Project, reporter: Reporter, profile: Profile, model: Path, folder: Path, command: str, router: str
 ) -> dict[str, Any]:
     """Measure what the run's folder does not have yet.
 
@@ -63,11 +66,14 @@ def run(
         store.mkdir()
         arms = [arm for arm in profile.arms if any(arm in case.arms for case in missing)]
         with reporter.step(f"engines: {', '.join(arms)}"):
-            worker = stack.enter_context(datasystem(store, profile.datasystem_mb))
+            flags = worker_flags(store, profile.datasystem_disk_mb)
+            address = stack.enter_context(etcd(store)).address
+            worker = stack.enter_context(datasystem_worker(store, address, profile.datasystem_mb, flags)).address
             load = stack.enter_context(generator(home / "generator"))
             tag = f"bench-{ledger.document['salt']}"
-            up = stack.enter_context(engines(profile, arms, model, sizes.dtype, home / "engines", worker, tag))
-        session = _Session(profile, model, words, ledger, up, load, home)
+            up = stack.enter_context(engines(profile, arms, model, sizes.dtype, home / "engines", worker, tag, router))
+        tiers = TierLog(store / "datasystem" / "logs" / "resource.log", _reads)
+        session = _Session(profile, model, words, ledger, up, load, tiers, home)
         with reporter.step("warm-up with prompts of their own"):
             session.warm_up()
         for case in missing:
@@ -87,10 +93,11 @@ def configuration(project: Project, profile: Profile, model: Path, dtype: str) -
         "device_tokens": profile.device_tokens,
         "block_size": profile.block_size,
         "datasystem_mb": profile.datasystem_mb,
+        "datasystem_disk_mb": profile.datasystem_disk_mb,
         "model": json.loads((model / "config.json").read_text(encoding="utf-8")),
         "model_digest": local_digest(model),
         "kv_bytes_per_token": model_sizes(model).bytes_per_token,
-        "engines": {arm: list(command_line(profile, arm, model, dtype, 0, "", "")) for arm in profile.arms},
+        "engines": {arm: command_lines(profile, arm, model, dtype, (0, 0), "", "") for arm in profile.arms},
         "processor": _processor(),
         **seen,
     }
@@ -107,10 +114,11 @@ class _Session:
         ledger: Ledger,
         up: Mapping[str, Engine],
         load: Generator,
+        tiers: TierLog,
         home: Path,
     ) -> None:
         self.profile, self.model, self.words, self.ledger = profile, model, words, ledger
-        self.up, self.load, self.home = up, load, home
+        self.up, self.load, self.tiers, self.home = up, load, tiers, home
 
     def warm_up(self) -> None:
         """Send every engine prompts that nothing else has, of the longest length."""
@@ -132,9 +140,11 @@ class _Session:
         path, result = self.home / "prompts.jsonl", self.home / "result.json"
         digest = write_vllm(path, Writer(self.words, wanted.seed, salt), opened, 0, OUTPUT_TOKENS, lambda _: None)
         engine = self.up[arm]
-        before = counters.read(engine.metrics())
+        before, reads = counters.read(engine.metrics()), self.tiers.reads()
         self.load.run(argv(engine, self.model, path, opened.count, concurrency, rate, result))
-        after = counters.read(engine.metrics())
+        grown = counters.growth(before, counters.read(engine.metrics()))
+        # D's loads have counters of their own; every block that P saved or found is one of them.
+        tiers = {} if arm == PAIR else self.tiers.since(reads, int(grown["yuanrong_loaded_blocks_total"]))
         raw = json.loads(result.read_text(encoding="utf-8"))
         result.unlink()
         expected = expect(shape, self.profile.device_blocks - 1, self.profile.block_size, OUTPUT_TOKENS)
@@ -153,7 +163,8 @@ class _Session:
                 "sha256": digest,
             },
             "load": {"concurrency": concurrency, "rate": rate},
-            "counters": counters.growth(before, after),
+            "counters": grown,
+            "tiers": tiers,
             "result": raw,
         }
 
@@ -165,6 +176,13 @@ class _Session:
         if not rounds:
             raise ConfigurationError(f"The open loop of {case.name} needs the capacity that {closed} measures first.")
         return case.load.of_capacity * float(rounds[0][BASELINE]["result"]["request_throughput"])
+
+
+def _reads(line: str) -> Mapping[str, int] | None:
+    from vllm_ascend.distributed.yuanrong.tiers import parse  # there in the built environment alone
+
+    figures = parse(line)
+    return None if figures is None else figures.reads
 
 
 def _processor() -> str:

@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from yrpd.bench.dataset.caching import expect
 from yrpd.bench.dataset.commands import Wanted, make_shape
 from yrpd.bench.runs import counters
-from yrpd.bench.runs.engines import Engine, command_line
+from yrpd.bench.runs.engines import Engine, command_lines
 from yrpd.bench.runs.generator import argv
 from yrpd.bench.runs.ledger import Ledger
-from yrpd.bench.runs.profiles import BASELINE, EIGHT, LARGE, ONE, OUTPUT_TOKENS, SINGLE, Case, profile_named
+from yrpd.bench.runs.profiles import BASELINE, EIGHT, LARGE, ONE, OUTPUT_TOKENS, PAIR, SINGLE, Case, profile_named
 from yrpd.errors import ConfigurationError
 
 MODEL = Path("/models/m")
 
 
+def lines(arm: str) -> list[list[str]]:
+    found = command_lines(profile_named("full"), arm, MODEL, "float32", (8000, 8001), "127.0.0.1:31501", "t")
+    return [list(line) for line in found]
+
+
 def options(arm: str) -> list[str]:
-    return list(command_line(profile_named("full"), arm, MODEL, "float32", 8000, "127.0.0.1:31501", "t"))
+    (line,) = lines(arm)
+    return line
 
 
 def test_arms_alternate_so_that_a_drift_favours_none() -> None:
@@ -31,6 +38,19 @@ def test_plain_vllm_and_ours_differ_in_the_connector_alone() -> None:
     assert sorted(common) == sorted(plain)
     assert "--enable-prefix-caching" in plain
     assert "--no-enable-prefix-caching" not in plain
+
+
+def test_a_pair_differs_from_ours_in_its_roles_and_shares_blocks_with_nobody_else() -> None:
+    prefill, decode = lines(PAIR)
+    single = options(SINGLE)
+    transfers = []
+    for line, port in ((single, "8000"), (prefill, "8000"), (decode, "8001")):
+        transfers.append(json.loads(line.pop(line.index("--kv-transfer-config") + 1)))
+        assert line.pop(line.index("--port") + 1) == port
+    assert single == prefill == decode
+    assert [each["kv_role"] for each in transfers] == ["kv_both", "kv_producer", "kv_consumer"]
+    tags = [each["kv_connector_extra_config"]["tag"] for each in transfers]
+    assert tags[1] == tags[2] != tags[0]
 
 
 def test_the_large_arm_differs_from_plain_vllm_in_its_cache_alone() -> None:
@@ -74,7 +94,7 @@ def test_full_hits_and_documents_are_never_found_in_the_device_cache() -> None:
 
 
 def test_a_closed_loop_names_its_concurrency_and_an_open_one_its_rate() -> None:
-    engine = Engine(SINGLE, "http://127.0.0.1:1")
+    engine = Engine(SINGLE, "http://127.0.0.1:1", "http://127.0.0.1:2")
     closed = argv(engine, MODEL, Path("/d.jsonl"), 31, EIGHT.concurrency, 0.0, Path("/r/x.json"))
     opened = argv(engine, MODEL, Path("/d.jsonl"), 31, 0, 1.5, Path("/r/x.json"))
     assert closed[-2:] == ["--max-concurrency", "8"]
