@@ -106,6 +106,8 @@ class KVLayout:
                 tensors.append(part)
                 inner = [int(n) for n in part.shape[axis + 1 :]]
                 shapes.append(f"{part.dtype}:{[s.size for s in found]}:{inner}")
+        if not segments:
+            raise LayoutError("no KV cache was registered")
         if len(counts) > 1:
             raise LayoutError(f"layers differ in their number of blocks: {sorted(counts)}")
         devices = {(str(t.device.type), int(t.device.index or 0)) for t in tensors}

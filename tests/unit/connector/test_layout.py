@@ -82,6 +82,7 @@ def test_the_stride_of_an_axis_with_one_element_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("caches", "message"),
     [
+        ({}, "^no KV cache was registered$"),
         ({"l.0": FakeTensor((B, S))}, "unknown"),
         ({"l.0": FakeTensor((3, B, S, H))}, "unknown"),
         (
