@@ -17,15 +17,15 @@ from tests.integration.engines.rig import BLOCK, Engine, Reference, eventually, 
 TOKENS = 1600
 LOADED = (TOKENS - 1) // BLOCK
 PROMPTS = 8
+ATTEMPTS = 3
 
 
 def reads(engine: Engine) -> dict[str, float]:
     return {tier: engine.value("yuanrong_tier_reads_total", tier=tier) for tier in TIERS}
 
 
-def test_blocks_are_found_in_every_tier(engines: dict[str, Engine], plain: Reference) -> None:
-    engine = engines["ascend"]
-    questions, salt = [prompt(f"tiers {number}", TOKENS) for number in range(PROMPTS)], uuid.uuid4().hex
+def test_blocks_are_found_in_every_tier(engine: Engine, plain: Reference) -> None:
+    questions = [prompt(f"tiers {number}", TOKENS) for number in range(PROMPTS)]
     plain.prepare(questions)
 
     def ask(number: int) -> dict[str, float]:
@@ -35,8 +35,17 @@ def test_blocks_are_found_in_every_tier(engines: dict[str, Engine], plain: Refer
         plain.check(questions[number], engine.ask(questions[number], salt))
         return dict(zip(names, (engine.value(n) - b for n, b in zip(names, before, strict=True)), strict=True))
 
-    for number in range(PROMPTS):
-        ask(number)
+    # Where the machine is busy a save may run into its deadline, which costs a later hit: then they are asked anew.
+    for _ in range(ATTEMPTS):
+        salt, unsaved = uuid.uuid4().hex, engine.value("yuanrong_save_failures_total")
+        for number in range(PROMPTS):
+            ask(number)
+        if engine.value("yuanrong_save_failures_total") == unsaved:
+            break
+    else:
+        raise AssertionError(
+            "\n".join(line for line in engine.metrics().splitlines() if "_save_failures_total" in line)
+        )
     written = engine.counters()["saved_bytes"]
     assert written > MEMORY_MB << 20, "everything fits into memory"
     start = reads(engine)
