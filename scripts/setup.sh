@@ -75,3 +75,21 @@ build_engine() {
         .venv/bin/invoke lab.builder
     fi
 }
+
+# docker's buildx, for its tests: Debian has it from 13 on, and its program runs on 12. Unpacked, not installed.
+fetch_buildx() { # FOLDER: becomes a DOCKER_CONFIG that has it
+    local plugin=$1/cli-plugins/docker-buildx work mirror
+    [ -x "$plugin" ] && return
+    say "--> fetching buildx"
+    work=$(mktemp -d)
+    mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial" "${plugin%/*}"
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | sed -n 1p)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$work/sources.list"
+    apt_of_13() {
+        apt-get -qq -o APT::Sandbox::User=root -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- \
+            -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" "$@"
+    }
+    (cd "$work" && apt_of_13 update && apt_of_13 download docker-buildx && dpkg-deb --extract docker-buildx_*.deb root)
+    install -m 755 "$work/root/usr/libexec/docker/cli-plugins/docker-buildx" "$plugin"
+    rm -rf "$work"
+}

@@ -1,7 +1,7 @@
 """Building through ``docker buildx``, for those who have it; everything but the build goes through the SDK.
 
 Sources of the formats: the reference of ``docker buildx build`` (options, ``--metadata-file``) and BuildKit's
-``SolveStatus``, which ``--progress=rawjson`` prints one JSON document a line.
+``SolveStatus``, which ``--progress=rawjson`` prints as JSON documents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from yrpd.reporting import Reporter
 
 # Times in the image, in seconds since 1970: none of them may be the moment of the build.
 EPOCH = "0"
-INSTALL = "apt-get install docker-buildx-plugin, or invoke image --engine sdk"
+INSTALL = "apt-get install docker-buildx (from Debian 13 on), or invoke image --engine sdk"
 
 
 def build_command(
@@ -74,14 +74,14 @@ class Progress:
         Args:
             lines: What buildx prints; a line that is no status is text of its own.
         """
-        for line in lines:
+        for text in documents(lines):
             try:
-                status = json.loads(line)
+                status = json.loads(text)
             except ValueError:
                 status = None
             if not isinstance(status, dict):
-                self.failure = self.failure or line.strip().removeprefix("ERROR: ")
-                yield {"stream": line.rstrip("\n") + "\n"}
+                self.failure = self.failure or text.strip().removeprefix("ERROR: ")
+                yield {"stream": text.rstrip("\n") + "\n"}
                 continue
             for vertex in status.get("vertexes") or ():
                 yield from self._vertex(vertex)
@@ -101,6 +101,24 @@ class Progress:
         elif (digest, state) not in self._told and (state != "started" or vertex.get("started")):
             self._told.add((digest, state))
             yield {"stream": f"{state}: {name}\n"}
+
+
+def documents(lines: Iterable[str]) -> Iterator[str]:
+    """Yield JSON documents whole, and all other lines as they are; buildx 0.13 spreads a document over many lines.
+
+    Args:
+        lines: What buildx prints.
+    """
+    pending: list[str] = []
+    for line in lines:
+        if pending or line.rstrip() == "{":
+            pending.append(line)
+            if line.rstrip("\r\n") == "}":
+                yield "".join(pending)
+                pending = []
+        else:
+            yield line
+    yield from pending
 
 
 def _decoded(text: str) -> str:

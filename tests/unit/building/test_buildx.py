@@ -80,6 +80,11 @@ def test_a_cached_step_is_said_to_be_cached() -> None:
     assert list(Progress().events([cached])) == [{"stream": "cached: [2/2] RUN make\n"}]
 
 
+def test_documents_over_many_lines_are_read_as_if_each_was_one_line() -> None:
+    spread = [f"{one}\n" for line in (*BUILDING, DONE) for one in json.dumps(json.loads(line), indent=2).split("\n")]
+    assert list(Progress().events(["text\n", *spread])) == list(Progress().events(["text\n", *BUILDING, DONE]))
+
+
 def test_what_is_no_status_is_text() -> None:
     assert list(Progress().events(["a line\n", "[1]\n"])) == [{"stream": "a line\n"}, {"stream": "[1]\n"}]
 
