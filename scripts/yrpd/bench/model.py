@@ -13,6 +13,31 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Work:
+    """What is left to compute of a prompt, or the mean of many prompts.
+
+    Attributes:
+        tokens: Tokens that were not found.
+        pairs: How often one of them attends to a token before it.
+    """
+
+    tokens: float
+    pairs: float
+
+    @classmethod
+    def mean(cls, prompt: float, hit_rate: float, found: float) -> Work:
+        """Return the mean work of prompts of one length, some of which find their beginning and some nothing.
+
+        Args:
+            prompt: Tokens of each prompt.
+            hit_rate: Share of all tokens that was found, of 1.
+            found: Tokens that a prompt finds when it finds any.
+        """
+        finding = hit_rate * prompt / found if found else 0.0
+        return cls(prompt * (1 - hit_rate), (prompt * prompt - finding * found * found) / 2)
+
+
+@dataclass(frozen=True)
 class Prefill:
     """What computing a prompt costs on one instance, with nobody else there.
 
@@ -28,8 +53,11 @@ class Prefill:
 
     def seconds(self, prompt: float, found: float = 0.0) -> float:
         """Return the seconds of a prompt of which the first ``found`` tokens need no computing."""
-        pairs = (prompt * prompt - found * found) / 2
-        return self.fixed + (prompt - found) * self.per_token + pairs * self.per_pair
+        return self.cost(Work(prompt - found, (prompt * prompt - found * found) / 2))
+
+    def cost(self, work: Work) -> float:
+        """Return the seconds of a request's work."""
+        return self.fixed + work.tokens * self.per_token + work.pairs * self.per_pair
 
 
 def expected_ttft(
@@ -63,10 +91,10 @@ def break_even_bandwidth(bytes_per_token: float, tokens_per_second: float) -> fl
     return bytes_per_token * tokens_per_second
 
 
-def fit(points: Sequence[tuple[float, float]]) -> Prefill:
-    """Return the prefill cost that fits (prompt tokens, seconds) best, by least squares of relative errors.
+def fit(points: Sequence[tuple[Work, float]]) -> Prefill:
+    """Return the prefill cost that fits (work, seconds) best, by least squares of relative errors.
 
-    No part comes out negative; with fewer than three different lengths the quadratic part is left out, with fewer than
+    No part comes out negative; with fewer than three different points the quadratic part is left out, with fewer than
     two the fixed one too.
 
     Raises:
@@ -74,10 +102,14 @@ def fit(points: Sequence[tuple[float, float]]) -> Prefill:
     """
     if not points:
         raise ValueError("no points")
-    lengths = np.array([length for length, _ in points], dtype=float)
+    works = [work for work, _ in points]
     seconds = np.array([second for _, second in points], dtype=float)
-    columns = {"per_token": lengths, "fixed": np.ones_like(lengths), "per_pair": lengths * lengths / 2}
-    names = list(columns)[: min(3, len(set(lengths.tolist())))]
+    columns = {
+        "per_token": np.array([work.tokens for work in works], dtype=float),
+        "fixed": np.ones_like(seconds),
+        "per_pair": np.array([work.pairs for work in works], dtype=float),
+    }
+    names = list(columns)[: min(3, len(set(works)))]
     from scipy.optimize import nnls
 
     weights = 1 / seconds

@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.bench.model import Prefill, break_even_bandwidth, expected_ttft, fit, ideal_cut, ideal_gain
+from yrpd.bench.model import Prefill, Work, break_even_bandwidth, expected_ttft, fit, ideal_cut, ideal_gain
 
 QWEN_BYTES = 57_344
 rates = st.floats(0, 0.95)
@@ -42,13 +42,22 @@ def test_at_break_even_a_hit_is_worth_nothing_and_above_it_more_hits_are_less_ti
 @given(st.floats(0.001, 0.1), st.floats(1e-5, 1e-3), st.floats(1e-9, 1e-7))
 def test_a_fit_finds_the_costs_that_made_the_points(fixed: float, per_token: float, per_pair: float) -> None:
     made = Prefill(fixed, per_token, per_pair)
-    found = fit([(length, made.seconds(length)) for length in (512, 1024, 2048, 4096, 8192)])
+    found = fit([(Work.mean(length, 0, 0), made.seconds(length)) for length in (512, 1024, 2048, 4096, 8192)])
     for length in (700, 3000, 8000):
         assert found.seconds(length) == pytest.approx(made.seconds(length), rel=1e-3)
 
 
+@given(st.integers(1, 9000), st.floats(0, 1), st.integers(0, 50), st.integers(1, 50))
+def test_mean_work_is_that_of_the_prompts_one_by_one(prompt: int, share: float, finding: int, others: int) -> None:
+    found, count = prompt * share, finding + others
+    prefill = Prefill(0.01, 1e-4, 1e-7)
+    each = (finding * prefill.seconds(prompt, found) + others * prefill.seconds(prompt)) / count
+    mean = Work.mean(prompt, finding * found / (count * prompt), found)
+    assert prefill.cost(mean) == pytest.approx(each)
+
+
 def test_a_fit_of_one_length_is_a_rate_alone() -> None:
-    assert fit([(1000, 2.0), (1000, 2.0)]) == Prefill(0.0, pytest.approx(0.002), 0.0)  # type: ignore[arg-type]
+    assert fit([(Work.mean(1000, 0, 0), 2.0)] * 2) == Prefill(0.0, pytest.approx(0.002), 0.0)  # type: ignore[arg-type]
 
 
 _FIGURE = ((0.285, 0.442), (0.165, 0.428), (0.085, 0.380), (0.056, 0.410))

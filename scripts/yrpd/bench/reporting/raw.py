@@ -30,6 +30,7 @@ class ArmResult:
         disk: The part of ``external`` that came from the DataSystem's disk, by repetition.
         counters: Growth of every counter, by repetition.
         groups: Requests of the first pass over documents or repeated prompts.
+        found: Tokens that a prompt finds at most, when it finds any.
     """
 
     ttfts: Array
@@ -43,6 +44,7 @@ class ArmResult:
     disk: Array
     counters: tuple[Mapping[str, float], ...] = field(repr=False)
     groups: int = 0
+    found: float = 0.0
 
     @property
     def prompts(self) -> int:
@@ -109,4 +111,6 @@ def arm_result(raws: Sequence[Mapping[str, Any]], block_size: int) -> ArmResult:
         np.array(disk, dtype=float),
         tuple(raw["counters"] for raw in raws),
         int(first["groups"]) if first["shape"] in ("document", "repeated") else 0,
+        # Every prompt but the first of its group can find something, and as much as the others.
+        first["ceiling"] * first["prompt_tokens"] / max(1, int(first["prompts"]) - int(first["groups"])),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from yrpd.bench.model import ideal_cut, ideal_gain
+from yrpd.bench.reporting.expected import against_model
 from yrpd.bench.reporting.intervals import mean, percentile
 from yrpd.bench.reporting.raw import ArmResult
 from yrpd.bench.reporting.targets import Results, Target, first_token
@@ -34,6 +35,7 @@ def document(
         "command": command,
         "environment": dict(environment),
         "raw_sha256": record,
+        "model": against_model(results),
         "cases": [_case(key, arms) for key, arms in sorted(results.items())],
     }
 
@@ -84,7 +86,28 @@ def markdown(report: Mapping[str, Any]) -> str:
             parts = [f"{1000 * arm['first_token_s'][name]:.1f}" for name in _PARTS]
             lines.append(f"{_where(case, arm)} | {' | '.join(parts)} |")
     lines += ["", "Queue includes waiting for a load, as vLLM counts it; engine is the server's own clock.", ""]
+    lines += _model_lines(report["model"])
     return "\n".join(lines)
+
+
+def _model_lines(model: Mapping[str, Any]) -> list[str]:
+    if not model:
+        return []
+    lines = [
+        "## Against the model",
+        f"Fitted to plain vLLM, one request at a time: {1000 * model['fixed_s']:.1f} ms for every request,"
+        f" {1e6 * model['per_token_s']:.1f} us for a token, {1e9 * model['per_pair_s']:.2f} ns for a pair of tokens."
+        f" Loads brought {model['load_bytes_per_second'] / 2**20:,.0f} MiB/s. Mean TTFT in milliseconds; *limit* is the"
+        " model with loads that take no time.",
+        "",
+        "| dataset | length | plain vLLM | its model | ours | its model | limit | cut | cut of the limit | ideal cut |",
+        "|---" * 10 + "|",
+    ]
+    for row in model["rows"]:
+        times = [f"{1000 * row[name]:.1f}" for name in ("plain", "plain_model", "ours", "model", "limit")]
+        cuts = [f"{row[name]:.1%}" for name in ("cut", "limit_cut", "ideal_cut")]
+        lines.append(f"| {row['shape']} | {row['length']} | {' | '.join([*times, *cuts])} |")
+    return [*lines, ""]
 
 
 def target_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -131,3 +131,29 @@ def test_reports_of_different_models_do_not_compare(tmp_path: Path) -> None:
     other = {**stored, "environment": {**stored["environment"], "model_digest": "another"}}
     with pytest.raises(ConfigurationError, match="model_digest"):
         regressions(stored, other)
+
+
+def test_what_was_measured_stands_beside_the_model(tmp_path: Path) -> None:
+    """In the made-up run a token costs a millisecond and nothing else does, loads included."""
+    made_up_run(tmp_path / "run")
+    model = made(tmp_path)["model"]
+    rows = {row["shape"]: row for row in model["rows"]}
+    assert set(rows) == {"grouped", "unique", "document"}  # repeated prompts have no small cache to compare with
+    assert rows["grouped"] == pytest.approx(
+        {
+            "shape": "grouped", "length": 1000, "plain": 0.8, "plain_model": 0.8, "ours": 0.5, "model": 0.5,
+            "limit": 0.5, "cut": 0.375, "limit_cut": 0.375, "ideal_cut": 0.375,
+        },
+        abs=1e-6,
+    )  # fmt: skip
+    page = (tmp_path / "out" / "latest.md").read_text(encoding="utf-8")
+    assert "| grouped | 1000 | 800.0 | 800.0 | 500.0 | 500.0 | 500.0 | 37.5% | 37.5% | 37.5% |" in page
+
+
+def test_a_run_without_requests_one_at_a_time_has_no_model(tmp_path: Path) -> None:
+    ledger = Ledger.begin(tmp_path / "run", CONFIGURATION, "invoke bench --profile made-up")
+    ledger.add(
+        "grouped-1000-c8", 0, {"baseline": raw("baseline", 0.8, 0.2, 0.0), "single": raw("single", 0.5, 0.1, 0.4)}
+    )
+    assert made(tmp_path)["model"] == {}
+    assert "Against the model" not in (tmp_path / "out" / "latest.md").read_text(encoding="utf-8")
