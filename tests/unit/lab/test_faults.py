@@ -60,6 +60,7 @@ def test_each_answer_is_compared_and_every_request_is_counted(monkeypatch: pytes
     monkeypatch.setattr(stream, "ask", answer)
     monkeypatch.setattr(stream, "ask_streaming", lambda *given: (answer(*given), 0.1, 1))
     monkeypatch.setattr(stream, "PAUSE_S", 0.001)
+    monkeypatch.setattr(stream, "AGAIN_S", 0.001)
     with Stream(KNOWN, clients=2) as running:
         assert running.wait_for(5, 0.0, 60)
     sent = running.sent()

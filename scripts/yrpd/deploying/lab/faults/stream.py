@@ -27,7 +27,8 @@ ASKED = (
     "picture B",
 )
 CLIENTS = 3
-PAUSE_S = 0.1  # between two requests of one client; after a refusal too, as a client that comes again would
+PAUSE_S = 0.1  # between two requests of one client
+AGAIN_S = 1.0  # after one that failed; a client that comes again at once would only measure how fast it can be refused
 HUNG_AFTER_S = 300.0
 UNAVAILABLE = 503
 
@@ -119,7 +120,7 @@ class Stream:
             with self._changed:
                 self._sent.append(sent)
                 self._changed.notify_all()
-            self._ended.wait(PAUSE_S)
+            self._ended.wait(PAUSE_S if sent.verdict == "right" else AGAIN_S)
 
     def _ask(self, question: Question, *, streamed: bool) -> Sent:
         known, salt, began = self._known, uuid.uuid4().hex, self._clock()
