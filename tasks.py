@@ -25,7 +25,10 @@ ENGINE = {"engine": "What builds: sdk (the classic builder) or buildx; YRPD_ENGI
 OPENYUANRONG = {"openyuanrong": "A wheel of openyuanrong to install in place of the locked one."}
 RELEASE = {"release": "Name in dist/ or folder of a release; the last image's when empty."}
 HOST = {"host": "A host of the inventory; this machine's engine when empty."}
-PULL = {"pull": "From the registry that it was pushed to, instead of the tarball."}
+PULL = {
+    "pull": "From the registry that it was pushed to, instead of the tarball.",
+    "tarball": "From this archive of the image, by another tool, instead of the release's.",
+}
 TARGETS = {
     "tarball": "A saved image.",
     "image": "An image on the engine, by name or id.",
@@ -259,6 +262,7 @@ def load_image(
     host: str = "",
     hosts: str = "",
     pull: bool = False,
+    tarball: str = "",
     flavour: str = "",
     pin: str = "",
     dry_run: bool = False,
@@ -278,6 +282,7 @@ def load_image(
             host=host,
             hosts_file=_hosts_file(hosts, flavour),
             pull=pull,
+            tarball=tarball,
             dry_run=dry_run,
         ),
         as_json=json,

@@ -1,5 +1,7 @@
 """Image archives as ``docker save`` writes them, read once from front to back and hashed.
 
+Docker from 25 on writes the same index into an OCI image layout; tools without Docker write the layout alone.
+
 What an archive declares is compared with what it holds: the image's id is the sha256 of its configuration, which names
 the sha256 of every layer (OCI image specification, ``rootfs.diff_ids``). Layers may be gzipped, as newer engines do.
 """
@@ -23,6 +25,8 @@ from yrpd.releasing.manifest import Config, config_of
 from yrpd.releasing.trees import EXECUTABLE, LINK, REGULAR, TreeFile, blob_id
 
 INDEX = "manifest.json"
+OCI_INDEX = "index.json"
+CONTAINERD_NAME = "io.containerd.image.name"
 # An image's configuration has some kilobytes; layers that are smaller than this are just kept too.
 KEPT_BYTES = 4 << 20
 GZIP = b"\x1f\x8b"
@@ -163,7 +167,7 @@ def read_archive(stream: ChunkReader, *, folder: str = "", what: str = "the imag
 
 
 def _facts(members: dict[str, _Member], links: dict[str, str], small: dict[str, bytes], size: int) -> ArchiveFacts:
-    (index,) = json.loads(small[INDEX])
+    index = _index(small)
     configuration = small[index["Config"]]
     parsed: dict[str, Any] = json.loads(configuration)
     files: dict[str, TreeFile] = {}
@@ -184,6 +188,25 @@ def _facts(members: dict[str, _Member], links: dict[str, str], small: dict[str, 
         files=files,
         bytes=size,
     )
+
+
+def _index(small: dict[str, bytes]) -> dict[str, Any]:
+    """Return which members are the configuration and the layers, and the names.
+
+    An archive without Docker's own index is an OCI image layout (OCI image specification, ``image-layout.md``).
+    """
+    if INDEX in small:
+        (index,) = json.loads(small[INDEX])
+        return dict(index)
+    (described,) = json.loads(small[OCI_INDEX])["manifests"]
+    manifest = json.loads(small[_blob(described)])
+    name = (described.get("annotations") or {}).get(CONTAINERD_NAME)
+    layers = [_blob(one) for one in manifest["layers"]]
+    return {"Config": _blob(manifest["config"]), "Layers": layers, "RepoTags": [name] if name else []}
+
+
+def _blob(descriptor: dict[str, Any]) -> str:
+    return "blobs/" + str(descriptor["digest"]).replace(":", "/")
 
 
 def _is_below(name: str, path: str) -> bool:

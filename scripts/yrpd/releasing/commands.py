@@ -77,6 +77,7 @@ def load(
     host: str = "",
     hosts_file: Path,
     pull: bool = False,
+    tarball: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Bring the image to an engine, from the tarball or from the registry that it was pushed to.
@@ -90,19 +91,27 @@ def load(
         host: A host of the inventory; empty for this machine's engine (``DOCKER_HOST``).
         hosts_file: The inventory.
         pull: From the registry instead of the tarball.
+        tarball: From this archive of the image, instead of the release's own.
         dry_run: Say what would be done.
 
     Raises:
-        YrpdError: 2 no such host, 6 the tarball is not the release's, or the engine or registry failed; 8 the engine
-            does not answer.
+        YrpdError: 2 no such host, or both a registry and an archive; 6 the tarball is not the release's, or the engine
+            or registry failed; 8 the engine does not answer.
     """
+    if pull and tarball:
+        raise ConfigurationError("--pull and --tarball are two sources.", next_command="invoke image.load --pull")
     folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
     if dry_run:
         reporter.say(f"{'pull' if pull else 'load'} {manifest.image} on {host or 'this engine'}")
         return {"state": "planned", "release": folder.name, "host": host}
     with closing(_connect(host, hosts_file)) as client:
-        done = loading.pull(client, manifest, reporter) if pull else loading.load(client, folder, manifest, reporter)
+        other = Path(tarball) if tarball else None
+        done = (
+            loading.pull(client, manifest, reporter)
+            if pull
+            else loading.load(client, folder, manifest, reporter, other)
+        )
     if done.moved_bytes:
         reporter.say(f"    {done.moved_bytes / 1e6:.1f} MB sent, {done.kept_layers} layers were there already")
     return {"host": host, **asdict(done), **_summary(manifest)}

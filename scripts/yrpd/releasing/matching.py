@@ -1,0 +1,45 @@
+"""Is this the release's image? The same questions to an engine's description and to an archive's content."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yrpd.releasing.archive import ArchiveFacts
+from yrpd.releasing.manifest import Manifest
+
+
+def is_image(attributes: dict[str, Any], manifest: Manifest, *, names_by_config: bool) -> bool:
+    """Return whether an engine's description of an image is the release's.
+
+    Args:
+        attributes: The description.
+        manifest: The release.
+        names_by_config: Whether the engine's ids are digests of configurations; the containerd store has other ids, and
+            the layers decide.
+    """
+    layers = tuple(attributes["RootFS"].get("Layers") or ()) == manifest.diff_ids
+    return layers and (attributes["Id"] == manifest.id or not names_by_config)
+
+
+def layer_faults(found: tuple[str, ...], manifest: Manifest) -> list[str]:
+    """Return how layers differ from the release's; nothing when they do not."""
+    if found == manifest.diff_ids:
+        return []
+    for number, (ours, theirs) in enumerate(zip(manifest.diff_ids, found, strict=False), start=1):
+        if ours != theirs:
+            return [f"layer {number} of {len(manifest.diff_ids)} differs"]
+    return [f"it has {len(found)} layers, the release {len(manifest.diff_ids)}"]
+
+
+def archive_faults(facts: ArchiveFacts, manifest: Manifest) -> list[str]:
+    """Return what keeps an archive's content from being the release's image."""
+    faults = layer_faults(facts.diff_ids, manifest)
+    if facts.declared != facts.diff_ids:
+        faults.append("layers are not those that its own configuration names")
+    if facts.config != manifest.config:
+        faults.append("its configuration differs")
+    if facts.image_id != manifest.id and not faults:
+        faults.append(f"id expected {manifest.id}, found {facts.image_id}")
+    if facts.tags and facts.tags != (manifest.image,):
+        faults.append(f"it would be loaded as {', '.join(facts.tags)}")
+    return faults
