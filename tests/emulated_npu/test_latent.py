@@ -1,4 +1,4 @@
-"""Multi-head latent attention: a tiny DeepSeek, whose cache is a pair of two widths; experts in two of its layers."""
+"""Multi-head latent attention: a tiny DeepSeek without experts, whose cache is a pair of two widths."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ YARN = {
 
 @pytest.fixture(scope="module")
 def model(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A DeepSeek-V3 of a dense layer and two with experts: its folder, and the answers of transformers."""
+    """A folder with a DeepSeek-V3 of three dense layers, and the model that transformers makes of it."""
     import make_models
     import torch
     from transformers import AutoTokenizer, DeepseekV3Config, DeepseekV3ForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(models / "qwen2")
     config = DeepseekV3Config(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, moe_intermediate_size=128,
-        num_hidden_layers=3, first_k_dense_replace=1, num_attention_heads=4, num_key_value_heads=4, q_lora_rank=None,
-        kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=8, n_group=2,
-        topk_group=1, num_experts_per_tok=2, n_shared_experts=1, routed_scaling_factor=1.5, norm_topk_prob=True,
-        max_position_embeddings=2048, rope_scaling=dict(YARN), tie_word_embeddings=False, torch_dtype="float32",
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=None, moe_layer_freq=1, topk_method="noaux_tc",
-        scoring_func="sigmoid",
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, num_hidden_layers=3,
+        first_k_dense_replace=3, num_attention_heads=4, num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=64,
+        qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32, n_routed_experts=4, n_group=1, topk_group=1,
+        num_experts_per_tok=2, max_position_embeddings=2048, rope_scaling=dict(YARN), tie_word_embeddings=False,
+        torch_dtype="float32", eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
     )  # fmt: skip
     made = DeepseekV3ForCausalLM._from_config(config, attn_implementation="eager").eval()
     make_models.fill(made, tokenizer)

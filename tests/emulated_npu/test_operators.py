@@ -322,7 +322,7 @@ def test_attention_wants_its_lengths_on_the_host() -> None:
         lambda: torch_npu.npu_never_heard_of,
         lambda: torch_npu.npu_format_cast(torch.zeros(2).to(NPU), 29),
         lambda: torch_npu.npu_rotary_mul(torch.zeros(2), 1, 1, "interleave"),
-        lambda: torch_npu.atb.npu_ring_mla(),
+        lambda: torch_npu.atb.npu_multi_head_latent_attention(),
         lambda: torch.npu.NPUGraph(),
         lambda: torch.npu.never_heard_of,
         lambda: torch.npu.memory.MemPool(),
@@ -390,3 +390,56 @@ def test_each_row_gets_its_own_adapter_and_rows_without_one_stay() -> None:
         if adapter >= 0:
             wanted[row, 2:7] += b[adapter, 0] @ (a[adapter, 0] @ x[row]) * 0.5
     close(wide, wanted)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=3), st.integers(1, 4))
+@settings(max_examples=20, deadline=None)
+def test_latent_attention_in_parts_is_that_of_the_whole(lengths: list[tuple[int, int]], chunk: int) -> None:
+    """Each sequence has tokens in the cache and new ones; the cache is read in chunks."""
+    heads, sizes, block, scale = 2, (6, 4), 4, 0.3
+    cached, new = [list(each) for each in zip(*lengths, strict=True)]
+    _, caches, table = paged(3, [max(length, 1) for length in cached], 1, sizes, block)
+    up = drawn(11, heads * 8, sizes[0])  # from latent to keys of width 5 and values of width 3
+    queries, latent, rope = drawn(12, sum(new), heads, 9), drawn(13, sum(new), 1, 6), drawn(14, sum(new), 1, 4)
+
+    def widened(tokens: Any, rotated: Any) -> tuple[Any, Any, Any]:
+        both = (tokens.squeeze(1) @ up.T).view(-1, heads, 8)
+        return both[..., :5], rotated.expand(-1, heads, -1), both[..., 5:]
+
+    out, lse = torch.empty(sum(new), heads, 3).to(NPU), torch.empty(heads, sum(new)).to(NPU)
+    common = {
+        "q_nope": queries[..., :5].to(NPU), "q_rope": queries[..., 5:].to(NPU), "head_num": heads, "kv_head_num": heads,
+        "qk_scale": scale, "kernel_type": "kernel_type_high_precision", "input_layout": "type_bsnd",
+        "mask": torch.ones(512, 512).triu(1).to(NPU), "output": out, "softmax_lse": lse,
+    }  # fmt: skip
+    k_nope, k_rope, value = (part.to(NPU) for part in widened(latent, rope))
+    torch_npu.atb.npu_ring_mla(
+        **common, k_nope=k_nope, k_rope=k_rope, value=value, seqlen=lengths_of(*new), pre_out=None, prev_lse=None,
+        mask_type="mask_type_triu", calc_type="calc_type_first_ring",
+    )  # fmt: skip
+    found: list[list[Any]] = [[] for _ in lengths]
+    for start in range(0, max(cached), chunk):
+        parts = [min(max(length - start, 0), chunk) for length in cached]
+        loaded = [torch.empty(sum(parts), 1, size).to(NPU) for size in sizes]
+        torch_npu.atb.npu_paged_cache_load(
+            *caches, table, lengths_of(*parts).to(NPU), seq_starts=lengths_of(*[start] * len(parts)).to(NPU),
+            key=loaded[0], value=loaded[1],
+        )  # fmt: skip
+        for sequence, part in enumerate(zip(*(each.cpu().split(parts) for each in loaded), strict=True)):
+            found[sequence].append(part)
+        k_nope, k_rope, value = (part.to(NPU) for part in widened(*(each.cpu() for each in loaded)))
+        torch_npu.atb.npu_ring_mla(
+            **common, k_nope=k_nope, k_rope=k_rope, value=value,
+            seqlen=torch.stack([lengths_of(*new), lengths_of(*parts)]), pre_out=out, prev_lse=lse,
+            mask_type="no_mask", calc_type="calc_type_default",
+        )  # fmt: skip
+    position = 0
+    for sequence, (before, count) in enumerate(lengths):
+        mine = slice(position, position + count)
+        position += count
+        pairs = [*found[sequence], (latent[mine], rope[mine])]
+        whole = widened(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+        assert whole[0].shape[0] == before + count
+        keys = torch.cat(whole[:2], dim=-1)
+        wanted = attention_by_hand(queries[mine], keys, whole[2], scale, lambda i, j, n=before: j <= n + i)
+        close(out[mine], wanted)

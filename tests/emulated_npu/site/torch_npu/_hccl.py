@@ -32,6 +32,14 @@ class ProcessGroupHccl(dist.ProcessGroup):  # type: ignore[misc]
         """Return the name under which torch knows this."""
         return "hccl"
 
+    def _get_backend(self, device: torch.device) -> ProcessGroupHccl:
+        """Return what does the work for tensors of a device: this."""
+        return self
+
+    def get_hccl_comm_name(self, rank: int) -> str:
+        """Return the communicator's name, for operators that talk by themselves; none of them is emulated."""
+        return "emulated"
+
     def allreduce(self, tensors: list[torch.Tensor], options: Any = None) -> _Done:
         """Reduce in place."""
         hosts = [tensor.cpu() for tensor in tensors]
