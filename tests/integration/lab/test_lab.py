@@ -133,6 +133,22 @@ def test_up_again_keeps_everything_and_heals_what_died(project: Project, reporte
     assert len(lab.up(project, reporter, "lab.toml")["reach"]) == 6
 
 
+@pytest.mark.usefixtures("clean_machine")
+def test_a_file_with_more_hosts_adds_them_and_one_with_fewer_is_refused(project: Project, reporter: Reporter) -> None:
+    lab.up(project, reporter, "lab.toml")
+    numbers = daemons("host1")
+    text = (project.root / "lab.toml").read_text(encoding="utf-8")
+    third = f'\n[[hosts]]\nname = "host3"\nengine = "unix:///run/{LAB}/host3/docker.sock"\naddress = "10.79.0.3"\n'
+    (project.root / "three.toml").write_text(text + third, encoding="utf-8")
+    grown = lab.up(project, reporter, "three.toml")
+    assert [h["state"] for h in grown["hosts"]] == ["kept", "kept", "started"]
+    assert len(grown["reach"]) == 12
+    assert daemons("host1") == numbers
+    assert lab.up(project, reporter, "three.toml")["steps"] == []
+    with pytest.raises(EnvironmentFailure, match=r"host3 10\.79\.0\.3"):
+        lab.up(project, reporter, "lab.toml")
+
+
 def test_down_removes_running_containers_and_engines_that_were_killed(
     project: Project, reporter: Reporter, clean_machine: dict[str, object]
 ) -> None:
