@@ -1,0 +1,92 @@
+"""Other numbers of P, D and hosts than the quickstart's: every answer equal to plain vLLM's, on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+
+from tests.e2e.guards import guards
+from tests.e2e.inventories import lab_inventory
+from tests.e2e.running import Run, tail
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Hosts of every P, hosts of every D, the scheduler of all, and what starts the DataSystem.
+
+    Guarded: with certificates and keys for the endpoint, P, D and the DataSystem.
+    """
+
+    prefill: tuple[str, ...]
+    decode: tuple[str, ...]
+    scheduler: str = "vllm"
+    started_by: str = "dscli"
+    guarded: bool = False
+
+
+# A lab grows, so those with more hosts come later.
+PLACED = {
+    "2 P and 2 D": Placement(("host1",) * 2, ("host2",) * 2),
+    "1 P and 3 D": Placement(("host1",), ("host2",) * 3),
+    "1 P and 2 D on three hosts, guarded, AscendScheduler": Placement(
+        ("host1",), ("host2", "host3"), "ascend", guarded=True
+    ),
+    "1 P and 2 D on three hosts, by `yr start`": Placement(("host1",), ("host2", "host3"), started_by="yr"),
+    "2 P and 2 D on four hosts": Placement(("host1", "host3"), ("host2", "host4")),
+}
+
+
+@pytest.fixture
+def cleaned(quickstart: Run, invoke: Callable[..., Run]) -> None:
+    """Hosts that run nothing."""
+    assert quickstart.code == 0, tail(quickstart)
+    before = invoke("deploy.clean")
+    assert before.code == 0, tail(before)
+
+
+@pytest.mark.usefixtures("cleaned")
+@pytest.mark.parametrize("name", PLACED)
+def test_text_and_pictures_are_answered_as_by_plain_vllm(invoke: Callable[..., Run], tmp_path: Path, name: str) -> None:
+    placed = PLACED[name]
+    hosts = str(
+        lab_inventory(
+            tmp_path / "hosts.toml",
+            prefill=placed.prefill,
+            decode=placed.decode,
+            scheduler=placed.scheduler,
+            tables=guards(tmp_path) if placed.guarded else {"datasystem": {"started_by": placed.started_by}},
+        )
+    )
+    # Hosts that the lab does not have yet are added to it; the others are kept.
+    grown = invoke("lab.up", "--hosts", hosts)
+    assert grown.code == 0, tail(grown)
+    try:
+        deployed = invoke("deploy", "--hosts", hosts, "--json")
+        assert deployed.code == 0, tail(deployed)
+        status = invoke("deploy.status", "--hosts", hosts, "--json").document
+        assert len(status["cluster_nodes"]) == len({*placed.prefill, *placed.decode})
+        if placed.started_by == "yr":
+            master = docker.DockerClient(base_url="unix:///run/yrpd-lab/host1/docker.sock").containers.get(
+                "yrpd-master"
+            )
+            said = str(master.exec_run(["yr", "status"]).output)
+            assert all(address in said for address in ("10.77.0.1", "10.77.0.2", "10.77.0.3")), said
+        verified = invoke("deploy.verify", "--hosts", hosts, "--json")
+        assert verified.code == 0, tail(verified)
+        report = verified.document
+        assert report["pictures"]
+        assert report["hits"]["loaded_blocks"] > 0
+        assert report["tiers"].keys() == set(placed.decode)
+        if placed.guarded:
+            with_ca = requests.Session()
+            with_ca.trust_env, with_ca.verify = False, str(tmp_path / "ca.pem")
+            assert report["endpoint"].startswith("https://")
+            assert with_ca.get(f"{report['endpoint']}/v1/models", timeout=30).status_code == 401
+            assert requests.get("http://10.77.0.1:8100/v1/models", timeout=30).status_code == 401
+    finally:
+        assert invoke("deploy.clean", "--hosts", hosts).code == 0
