@@ -47,7 +47,7 @@ emulated() {
 if [ "$mode" = coverage ]; then
     rm -rf build/coverage && mkdir -p build/coverage
     export SERVED_COVERAGE=$PWD/build/coverage SERVED_COVERAGE_TOOLS=$site
-    emulated tests/emulated_npu/test_{text,images,parallel,latent,preemption,served}.py "$@" || status=$?
+    emulated tests/emulated_npu/test_{text,images,parallel,latent,preemption,served,ascend_scheduler,refused_starts}.py "$@" || status=$?
     VLLM_PLUGINS='' on_vllm tests/integration/engines "$@" || status=$?
     .venv/bin/coverage combine --quiet --keep --data-file build/coverage/all
     .venv/bin/coverage report --data-file build/coverage/all --show-missing --precision 1 --fail-under 95 || status=$?

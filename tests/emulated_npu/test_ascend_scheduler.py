@@ -1,4 +1,4 @@
-"""AscendScheduler with what few engines switch on: LoRA adapters, speculated tokens, events of the KV cache."""
+"""AscendScheduler with what few engines switch on: LoRA adapters, events of the KV cache, settings of its own."""
 
 from __future__ import annotations
 
@@ -116,9 +116,10 @@ def test_blocks_of_one_adapter_are_no_hits_of_another(engine: Engine, adapters: 
         assert not got.differs(answer), name
 
 
-def test_speculated_tokens_change_no_answer_and_blocks_of_other_settings_are_misses(
+def test_blocks_of_an_engine_with_other_settings_are_misses_and_a_warning(
     models: Path, worker: Any, engine: Engine, reference: Any, tmp_path: Path
 ) -> None:
+    """The other setting is a way of speculation; its proposals are another matter, and hardly made for such prompts."""
     speculation = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
     prompt, log = make_prompt("speculated", BLOCK + 20) * 2, tmp_path / "engine.log"
     events = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"ipc://{tmp_path}/events"}
