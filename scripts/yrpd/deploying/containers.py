@@ -77,6 +77,7 @@ def creation(spec: ContainerSpec) -> dict[str, Any]:
         "mounts": [*binds, *volumes],
         "tmpfs": dict(spec.tmpfs),
         "devices": [f"{device}:{device}:rw" for device in spec.devices],
+        "user": spec.user,
         "privileged": spec.privileged,
         "cap_drop": [] if spec.privileged else ["ALL"],
         "cap_add": list(spec.capabilities),

@@ -19,6 +19,8 @@ VLLM_CAPABILITIES = ("DAC_READ_SEARCH",)
 # Lets the worker raise the priority of its own I/O threads, without which a busy host makes saves and loads late.
 WORKER_CAPABILITIES = ("SYS_NICE",)
 LOOPBACK = "127.0.0.1"
+# Nobody, on Debian and openEuler alike: what needs no device and reads no file of the host.
+NOBODY = 65534
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Site:
     model_folder: str
     cores: int
     model_digest: str = ""
+
+
+def _user(mounts: tuple[Mount, ...]) -> str:
+    """Return nobody's numbers, and the image's user where there are keys that only the host's root may read."""
+    return "" if mounts else f"{NOBODY}:{NOBODY}"
 
 
 def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[ContainerSpec, ...]:
@@ -163,6 +170,7 @@ class _Factory:
             ),
             ports=(table.port, table.peer_port, *((table.metrics_port,) if table.tls else ())),
             mounts=mounts,
+            user=_user(mounts),
             # Ascend hosts are often arm64, where etcd 3.4 wants to be told that this is meant.
             env=(("ETCD_UNSUPPORTED_ARCH", "arm64"),) if self.image.flavour == "npu" else (),
         )
@@ -249,6 +257,7 @@ class _Factory:
             ),
             ports=(table.port, table.metrics_port),
             mounts=mounts,
+            user=_user(mounts),
         )
 
     def endpoint(self) -> ContainerSpec:
@@ -280,7 +289,8 @@ class _Factory:
             ),
             ports=(table.port, table.metrics_port),
             mounts=mounts,
-            tmpfs=((settings.folder, "size=1m,mode=0700"),),
+            user=_user(mounts),
+            tmpfs=((settings.folder, "size=1m,mode=0700" + ("" if mounts else f",uid={NOBODY},gid={NOBODY}")),),
         )
 
     def _vllm(
@@ -366,6 +376,7 @@ class _Factory:
         shm_mb: int = 64,
         privileged: bool = False,
         needs: tuple[tuple[str, str], ...] = (),
+        user: str = "",
     ) -> ContainerSpec:
         containers = self.inventory.containers
         return ContainerSpec(
@@ -391,4 +402,5 @@ class _Factory:
             shm_mb=shm_mb,
             stop_seconds=containers.stop_seconds,
             needs=needs,
+            user=user,
         )

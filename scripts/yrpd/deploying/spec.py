@@ -113,6 +113,7 @@ class ContainerSpec:
         shm_mb: Size of ``/dev/shm``.
         stop_seconds: Grace between SIGTERM and SIGKILL.
         needs: Names of containers, with their specs' digests, that it must be restarted with.
+        user: Numbers of the user and group that it runs as; empty for the image's, root.
     """
 
     host: str
@@ -137,6 +138,7 @@ class ContainerSpec:
     shm_mb: int = 64
     stop_seconds: int = 30
     needs: tuple[tuple[str, str], ...] = field(default=())
+    user: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -149,6 +151,9 @@ class ContainerSpec:
         inputs = asdict(self)
         for unrelated in ("probe", "engine", "image"):
             del inputs[unrelated]
+        if not self.user:
+            # As before there were users: containers that have none are not made anew for it.
+            del inputs["user"]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -170,7 +175,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = dict(document)
+        given = {"user": "", **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])
@@ -207,6 +212,8 @@ def docker_line(spec: ContainerSpec) -> str:
         line.append("--privileged")
     else:
         line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    if spec.user:
+        line += ["--user", spec.user]
     for capability in spec.capabilities:
         line += ["--cap-add", capability]
     for name, value in spec.env:

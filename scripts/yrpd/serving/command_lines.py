@@ -14,7 +14,8 @@ from yrpd.serving import cluster
 from yrpd.serving.endpoint import Settings
 
 # Not the Debian package's folder: that belongs to the user etcd, and root without capabilities may not enter it.
-ETCD_DATA = "/var/lib/yuanrong-etcd"
+# Where any user may make a folder.
+ETCD_DATA = "/tmp/yuanrong-etcd"  # noqa: S108
 WORKER_HOME = "/var/lib/yuanrong"
 WORKER_READY = f"{WORKER_HOME}/datasystem/probe/ready"
 SOCKETS = "/run/yuanrong/uds"  # under 80 characters, the worker's limit; the same path in worker and vLLM

@@ -15,11 +15,12 @@ from docker import DockerClient
 from docker.errors import ImageNotFound
 from yrpd.building.engine import candidates
 from yrpd.errors import ConfigurationError, ImageError
-from yrpd.releasing import loading, registry, saving
+from yrpd.releasing import commands, loading, registry, saving
 from yrpd.releasing.archive import ChunkReader, read_archive
 from yrpd.releasing.folder import TARBALL, ReleaseFolder, parse_checksums
 from yrpd.releasing.manifest import Manifest
 
+from tests.integration.deploying.test_preflight import INVENTORY
 from tests.integration.images import remove_images
 
 from .broken_line import BrokenLine
@@ -171,6 +172,24 @@ def test_an_engine_that_dies_or_hangs_while_loading_has_no_half_image(
         pytest.raises(ImageError, match=why) as caught,
     ):
         loading.load(_through(line, timeout=2), absent.folder, absent.manifest, quiet())
+    assert caught.value.exit_code == 6
+    assert not _has(absent.client, absent.manifest)
+
+
+@pytest.mark.parametrize(("silent", "why"), [(False, "broke off"), (True, "said nothing for 2 s")])
+def test_a_host_of_the_inventory_that_dies_or_hangs_while_loading_is_named_in_time(
+    absent: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool, why: str
+) -> None:
+    monkeypatch.setenv("YRPD_ENGINE_TIMEOUT", "2")
+    hosts, socket = tmp_path / "hosts.toml", tmp_path / "sock"
+    hosts.write_text(INVENTORY.format(name="load", engine=f"unix://{socket}", model="/m"))
+    options: dict[str, Any] = {"project": absent.project, "reporter": quiet(), "flavour": "cpu", "pin": "v1"}
+    with (
+        BrokenLine(_socket(), str(socket), up=3 << 20, silent=silent) as line,
+        pytest.raises(ImageError, match=why) as caught,
+    ):
+        commands.load(host="here", hosts_file=hosts, **options)
+    assert line.broken.is_set()
     assert caught.value.exit_code == 6
     assert not _has(absent.client, absent.manifest)
 

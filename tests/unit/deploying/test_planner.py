@@ -91,6 +91,29 @@ def test_nothing_is_privileged_and_few_capabilities_are_kept(inventory: Inventor
         assert not [mount for mount in spec.mounts if not mount.read_only]
 
 
+def test_what_needs_no_device_and_no_file_of_the_host_runs_as_nobody(inventory: Inventory) -> None:
+    users = {spec.role: spec.user for spec in plan(inventory, CPU_IMAGE, SITE)}
+    nobody = "65534:65534"
+    assert users == {
+        "etcd": nobody, "router": nobody, "endpoint": nobody, "worker": "", "prefill": "", "decode": ""
+    }  # fmt: skip
+    specs = plan(inventory, CPU_IMAGE, SITE)
+    assert f"--user {nobody}" in docker_line(only(specs, "etcd"))
+    ((_, options),) = only(specs, "endpoint").tmpfs
+    assert "uid=65534,gid=65534" in options
+    keyed = inventory.model_copy(update={"secrets": inventory.secrets.model_copy(update={"vllm_api_key": "/root/key"})})
+    # The host's root alone may read a key.
+    assert {only(plan(keyed, CPU_IMAGE, SITE), role).user for role in ("router", "endpoint")} == {""}
+    assert only(plan(keyed, CPU_IMAGE, SITE), "etcd").user == nobody
+
+
+def test_a_record_from_before_there_were_users_is_read(inventory: Inventory) -> None:
+    worker = only(plan(inventory, CPU_IMAGE, SITE), "worker", "one")
+    document = worker.document()
+    del document["user"]
+    assert ContainerSpec.from_document(document) == worker
+
+
 def test_the_cpu_flavour_gives_prefill_and_decode_a_core_each(inventory: Inventory) -> None:
     specs = plan(inventory, CPU_IMAGE, SITE)
     bound = [dict(only(specs, role).env)["VLLM_CPU_OMP_THREADS_BIND"] for role in ("prefill", "decode")]

@@ -67,6 +67,8 @@ def _service(spec: ContainerSpec, here: set[str]) -> dict[str, Any]:
         "logging": {"driver": "json-file", "options": {"max-size": "50m", "max-file": "3"}},
         "labels": {name: _literal(value) for name, value in spec.labels.items()},
     }
+    if spec.user:
+        service["user"] = spec.user
     if spec.privileged:
         service["privileged"] = True
     else:
