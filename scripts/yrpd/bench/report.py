@@ -11,6 +11,8 @@ from rich.table import Table
 
 from yrpd.bench.statistics import Estimate
 
+CONNECTOR = "Connector benchmark (median, 95 % bootstrap interval)"
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -72,9 +74,9 @@ def document(figures: Sequence[Figure], command: str, environment: dict[str, Any
     return {"targets": [f.as_document() for f in figures], "command": command, "environment": environment}
 
 
-def table(figures: Sequence[Figure]) -> Table:
+def table(figures: Sequence[Figure], title: str = CONNECTOR) -> Table:
     """Return the run as a table for people."""
-    shown = Table(title="Connector benchmark (median, 95 % bootstrap interval)", box=SIMPLE_HEAD)
+    shown = Table(title=title, box=SIMPLE_HEAD)
     for heading in ("figure", "at", "value", "interval", "goal"):
         right = heading in ("value", "interval")
         shown.add_column(heading, justify="right" if right else "left", no_wrap=heading != "figure")
