@@ -74,8 +74,7 @@ def test_text_and_pictures_are_answered_as_by_plain_vllm(invoke: Callable[..., R
             master = docker.DockerClient(base_url="unix:///run/yrpd-lab/host1/docker.sock").containers.get(
                 "yrpd-master"
             )
-            said = str(master.exec_run(["yr", "status"]).output)
-            assert all(address in said for address in ("10.77.0.1", "10.77.0.2", "10.77.0.3")), said
+            assert master.exec_run(["yr", "health"]).exit_code == 0
         verified = invoke("deploy.verify", "--hosts", hosts, "--json")
         assert verified.code == 0, tail(verified)
         report = verified.document
