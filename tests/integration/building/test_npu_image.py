@@ -22,6 +22,9 @@ from yrpd.building.npu_base import with_digest
 from yrpd.building.patched import Patched, load_patched
 from yrpd.building.sdk_engine import SdkEngine
 from yrpd.project import Project
+from yrpd.releasing.folder import STANDALONE, ReleaseFolder
+from yrpd.releasing.manifest import read_manifest
+from yrpd.releasing.verifying import verify_folder, verify_image
 from yrpd.reporting import Reporter
 from yrpd.serving.models import ensure_models, model_python, models_folder
 
@@ -51,6 +54,7 @@ class Made:
     patched: Patched
     document: dict[str, Any]
     said: str
+    folder: ReleaseFolder
 
     def run(self, *command: str) -> str:
         """Run a command in a container of the image."""
@@ -97,7 +101,9 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
         own = text.replace(name, f'name = "{base.repository}"')
         (root / "release.toml").write_text(with_digest(own, patched.name, f"sha256:{'0' * 64}", identity))
         document = commands.image(project=Project(root), reporter=reporter, flavour="npu")
-        yield Made(client, patched, document, str(reporter.console.file.getvalue()))  # type: ignore[attr-defined]
+        release = ReleaseFolder(root / "dist" / document["release"])
+        said = str(reporter.console.file.getvalue())  # type: ignore[attr-defined]
+        yield Made(client, patched, document, said, release)
     finally:
         remove_images(client, base.repository)
 
@@ -134,6 +140,21 @@ def test_wheels_series_scratch_and_git_state_are_not_left_in_it(made: Made) -> N
         made.run("sh", "-c", "ls -d /wheelhouse /vllm-workspace/vllm-ascend/.git /root/.cache 2>/dev/null || true")
         == ""
     )
+
+
+def test_its_release_folder_is_whole_and_the_chain_holds_to_the_image(made: Made) -> None:
+    manifest = read_manifest(made.folder)
+    links = [
+        *verify_folder(made.folder, manifest),
+        *verify_image(made.client, made.folder, manifest, str(made.document["image"])),
+    ]
+    assert [f"{one.name}: {one.detail}" for one in links if not one.passed] == []
+    assert links[-1].name == "tree -> image"
+    assert (manifest.flavour, manifest.tree) == ("npu", made.patched.tree)
+    assert manifest.versions["torch-npu"] == "2.7.1.dev20250724"
+    assert all(one.holds for one in manifest.layers)
+    assert {one.holds for one in manifest.layers} >= {"the patched tree, by git am", "the DataSystem", "the router"}
+    assert (made.folder.path / STANDALONE).is_file()
 
 
 def test_it_serves_with_the_emulated_npu_mounted_in(made: Made) -> None:
