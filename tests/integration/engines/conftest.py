@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from yrpd.datasystem import Daemon, etcd, worker
 
+from tests import served_coverage
 from tests.integration.engines import rig
 
+if not rig.FULL and not served_coverage.paths():
+    collect_ignore = ["test_held_up.py"]
 #: Less than the end-to-end tests write: 500 blocks. What does not fit goes to disk and comes back.
 MEMORY_MB = 32
 

@@ -101,6 +101,19 @@ def store_another_size(scene: Scene) -> None:
     put(scene.near, {scene.keys[1]: header + half})
 
 
+def leave_a_stump(scene: Scene) -> None:
+    """An object that is too short for its header."""
+    put(scene.near, {scene.keys[6]: b"stump"})
+
+
+def store_another_form(scene: Scene) -> None:
+    """An object that is whole, of an engine whose blocks have another inner form."""
+    (value,) = stored(scene.near, scene.keys[7:8])
+    fields = list(HEADER.unpack_from(value))
+    fields[3] = bytes(reversed(fields[3]))
+    put(scene.near, {scene.keys[7]: HEADER.pack(*fields) + value[HEADER.size :]})
+
+
 def kill_the_worker(scene: Scene) -> None:
     scene.near.kill()
 
@@ -134,6 +147,8 @@ FAULTS: dict[Callable[[Scene], None], tuple[str, ...]] = {
     overwrite_with_another_block: ("corrupt",),
     overwrite_the_content_alone: ("corrupt",),
     store_another_size: ("corrupt",),
+    leave_a_stump: ("corrupt",),
+    store_another_form: ("layout",),
     kill_the_worker: ("timeout", "unavailable", "error"),
     pause_the_worker: ("timeout", "unavailable"),
     kill_the_owner: ("timeout", "unavailable", "missing", "error"),
