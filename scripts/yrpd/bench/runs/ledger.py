@@ -37,6 +37,7 @@ class Ledger:
             ConfigurationError: The run was begun with another configuration; its results are not comparable.
         """
         path = folder / "run.json"
+        configuration = json.loads(json.dumps(configuration))  # as it will be read again: tuples are lists
         if not path.exists():
             number = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
             ledger = cls(
@@ -56,8 +57,8 @@ class Ledger:
         old = ledger.document["configuration"]
         if differing := sorted(key for key in {*old, *configuration} if old.get(key) != configuration.get(key)):
             raise ConfigurationError(
-                f"The run in {folder} was begun with another {differing[0]}"
-                f" ({old.get(differing[0])!r}, now {configuration.get(differing[0])!r}); its results do not compare.",
+                f"The run in {folder} was begun with another {differing[0]}; its results do not compare.",
+                detail=f"then: {old.get(differing[0])!r}\nnow:  {configuration.get(differing[0])!r}",
                 next_command="invoke bench --fresh",
             )
         return ledger

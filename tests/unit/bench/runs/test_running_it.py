@@ -113,6 +113,12 @@ def test_an_interrupted_run_goes_on_with_a_salt_that_was_never_used(tmp_path: Pa
     assert again.attempt() not in salts
 
 
+def test_a_run_goes_on_with_what_json_makes_of_its_configuration(tmp_path: Path) -> None:
+    Ledger.begin(tmp_path, {"engines": {"pair": [("vllm", "serve")]}}, "c")
+    again = Ledger.begin(tmp_path, {"engines": {"pair": [("vllm", "serve")]}}, "c")
+    assert again.document["attempts"] == 0
+
+
 def test_a_run_does_not_go_on_with_another_configuration(tmp_path: Path) -> None:
     Ledger.begin(tmp_path, {"profile": "p", "connector": "a"}, "c")
     with pytest.raises(ConfigurationError, match="another connector"):
