@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 #: Bytes for which another thread is worth waking: 0.1 ms of copying, several times what waking it takes.
 SHARE_BYTES = 2 << 20
+#: Smallest item that is worth sharing: below it numpy's calls are so short that threads wait for the lock between them.
+ITEM_BYTES = 256 << 10
 
 
 class CopyThreads:
@@ -43,7 +45,9 @@ class CopyThreads:
         Raises:
             Exception: What ``copy`` raised, once all threads have ended.
         """
-        most = max(1, min(self._count, count * item_bytes // SHARE_BYTES))
+        most = 1
+        if item_bytes >= ITEM_BYTES:
+            most = max(1, min(self._count, count * item_bytes // SHARE_BYTES))
         shares = batches(count, 1, -(-count // most), count)
         others = [self._helpers.submit(copy, share) for share in shares[1:]]
         try:

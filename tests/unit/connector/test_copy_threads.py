@@ -8,7 +8,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yuanrong.transport.threads import SHARE_BYTES, CopyThreads
+from yuanrong.transport.threads import ITEM_BYTES, SHARE_BYTES, CopyThreads
 
 
 @given(threads=st.integers(1, 5), count=st.integers(0, 40), item_bytes=st.integers(1, 4 * SHARE_BYTES))
@@ -17,6 +17,7 @@ def test_each_item_is_in_one_share_and_shares_are_in_order(threads: int, count: 
     assert [item for _, items in shares for item in items] == list(range(count))
     assert all(len(items) == share.stop - share.start > 0 for share, items in shares)
     assert len(shares) <= max(1, min(threads, count * item_bytes // SHARE_BYTES))
+    assert len(shares) <= 1 or item_bytes >= ITEM_BYTES
 
 
 def test_shares_are_copied_at_the_same_time() -> None:
@@ -25,9 +26,10 @@ def test_shares_are_copied_at_the_same_time() -> None:
     assert [share for _, share in shares] == [slice(0, 1), slice(1, 2), slice(2, 3)]
 
 
-def test_small_batches_wake_nobody() -> None:
-    names = CopyThreads(4).share(100, SHARE_BYTES // 100, lambda share: threading.current_thread().name)
-    assert names == [(slice(0, 100), threading.current_thread().name)]
+@pytest.mark.parametrize(("count", "item_bytes"), [(3, ITEM_BYTES), (1000, ITEM_BYTES - 1)])
+def test_small_batches_and_small_items_wake_nobody(count: int, item_bytes: int) -> None:
+    names = CopyThreads(4).share(count, item_bytes, lambda share: threading.current_thread().name)
+    assert names == [(slice(0, count), threading.current_thread().name)]
 
 
 @pytest.mark.parametrize("broken", [0, 1])

@@ -261,6 +261,17 @@ def test_only_blocks_after_the_last_one_found_are_known_to_be_absent(ranks: int)
     assert rig.side.plan(more(req, [4, 5], 3 * BS, 2 * BS)).saves[0].absent
 
 
+@pytest.mark.parametrize("found", [0, 1])
+def test_one_block_found_at_the_beginning_is_not_known_to_be_absent(found: int) -> None:
+    rig = Rig()
+    prompt = list(range(3 * BS))
+    rig.transport.store[block_key(NS, "0of1", BlockChain(NS, BS).extend(prompt)[found])] = b""
+    req = request(3 * BS)
+    rig.side.match(req, BS)  # the first block is cached locally
+    saves = [rig.side.plan(step(req, [1, 2], BS, BS)).saves[0], rig.side.plan(more(req, [3], 2 * BS, BS)).saves[0]]
+    assert [save.absent for save in saves] == [found == 0, True]
+
+
 def test_after_a_failed_lookup_nothing_is_known_to_be_absent() -> None:
     rig = Rig()
     rig.transport.fault = lambda op, key: TIMEOUT

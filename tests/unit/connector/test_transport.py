@@ -268,6 +268,7 @@ def test_a_revoked_batch_tells_of_each_block_what_became_of_it(
 ) -> None:
     monkeypatch.setattr(host, "GUARD_BYTES", 1)
     monkeypatch.setattr("yuanrong.transport.threads.SHARE_BYTES", 1)
+    monkeypatch.setattr("yuanrong.transport.threads.ITEM_BYTES", 1)
     names = [f"k{i}" for i in range(6)]
     client, layout = Client(), small_layout()
     saved = [read_block(layout, block) for block in range(6)]
