@@ -1,8 +1,9 @@
 """Build tiny models with random weights, for machines that reach no model hub.
 
-Two models, and two images to ask about: a Qwen2 and a Qwen2.5-VL of 4 layers each, in float32. They are of no use to
-talk to; they are there to tell a right KV cache from a wrong one. Everything comes from fixed seeds: the same versions
-give the same bytes. Runs in the environment that `invoke build --flavour cpu` makes: it needs torch and transformers.
+Three models, and two images to ask about: a Qwen2 and a Qwen2.5-VL of 4 layers each, and a wide Qwen2 of 2 layers, in
+float32. They are of no use to talk to; the first two are there to tell a right KV cache from a wrong one, the third is
+the benchmark's. Everything comes from fixed seeds: the same versions give the same bytes. Runs in the environment that
+`invoke build --flavour cpu` makes: it needs torch and transformers.
 
 Weights as they are usually initialised (0.02) give a model that answers every prompt with the same token. Here every
 projection keeps the variance of what goes in, and attention is sharp: the answer hangs on single tokens far back in the
@@ -16,7 +17,9 @@ import json
 import math
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,9 @@ SEED = 20250731
 VOCABULARY = 1024
 MAX_POSITIONS = 32768
 IMAGE_EDGE = 448  # 256 tokens: an image fills two KV blocks, so a wrong block of an image is seen
+# The benchmark's model: a prompt's cost is its projections', token by token, as it is in models of useful size. With less
+# of them, attention and what every request costs would hide what a found token saves (docs/bench/running.md).
+WIDE = {"hidden_size": 512, "intermediate_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 8}
 # Written as the published models write them; the order gives the token numbers.
 SPECIAL = (
     "<|endoftext|>",
@@ -95,7 +101,7 @@ def make_tokenizer(corpus: Path) -> Qwen2TokenizerFast:
 
 
 def text_settings(tokenizer: Qwen2TokenizerFast) -> dict[str, Any]:
-    """Return the sizes that both models share."""
+    """Return the sizes that the models share."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 256,
@@ -160,9 +166,11 @@ def spread(name: str, parameter: torch.Tensor) -> float:
     return gain / math.sqrt(fan_in)
 
 
-def make_text_model(folder: Path, tokenizer: Qwen2TokenizerFast) -> None:
-    """Write a Qwen2 model."""
-    model = Qwen2ForCausalLM(Qwen2Config(**text_settings(tokenizer), torch_dtype="float32"))
+def make_text_model(
+    folder: Path, tokenizer: Qwen2TokenizerFast, sizes: Mapping[str, int] = MappingProxyType({})
+) -> None:
+    """Write a Qwen2 model, with other sizes where they are given."""
+    model = Qwen2ForCausalLM(Qwen2Config(**{**text_settings(tokenizer), **sizes}, torch_dtype="float32"))
     fill(model, tokenizer)
     model.generation_config.do_sample = False
     model.save_pretrained(folder)
@@ -241,14 +249,17 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Make both models and the images below a folder."""
+    """Make the models and the images below a folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="the folder that gets qwen2/, qwen2_5_vl/ and images/")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the folder that gets qwen2/, qwen2_wide/, qwen2_5_vl/ and images/"
+    )
     parser.add_argument("--corpus", type=Path, default=Path(__file__).with_name("corpus.txt"), help="tokenizer's text")
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = make_tokenizer(options.corpus)
     make_text_model(options.out / "qwen2", tokenizer)
+    make_text_model(options.out / "qwen2_wide", tokenizer, WIDE)
     make_image_model(options.out / "qwen2_5_vl", tokenizer)
     make_images(options.out / "images")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,7 +16,12 @@ from yrpd.reporting import Reporter
 
 Command = Callable[..., dict[str, Any]]
 
-INTERRUPTED = 130  # what shells report for SIGINT
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what is open is closed, and processes are ended, as for Ctrl-C."""
+
+
+INTERRUPTED, TERMINATED = 130, 143  # what shells report for SIGINT and SIGTERM
 UNEXPECTED = 1
 
 
@@ -61,9 +67,11 @@ def execute(
         say_next: Makes of an error's next command what is typed with this front.
 
     Raises:
-        SystemExit: The command failed; the code is the error class's (design: 2 to 9), 130 for an interrupt.
+        SystemExit: The command failed; the code is the error class's (design: 2 to 9), 130 for an
+            interrupt, 143 for SIGTERM.
     """
     reporter = Reporter(as_json=as_json, verbose=verbose)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         reporter.result(command(project or Project.here(), reporter))
     except YrpdError as error:
@@ -74,9 +82,9 @@ def execute(
         else:
             reporter.result({"error": error.message, "next": error.next_command, "exit_code": error.exit_code})
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         Console(stderr=True).print("interrupted; run the same command again to go on.", markup=False)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
     except Exception as error:
         console = Console(stderr=True, soft_wrap=True)
         if verbose:
@@ -85,6 +93,14 @@ def execute(
         if not verbose:
             console.print("next:  the same command with --verbose shows where", markup=False)
         raise SystemExit(UNEXPECTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(_: int, __: object) -> None:
+    # Once: a second signal while things are being closed must not leave the rest open.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
 
 
 def _explain(error: YrpdError, *, verbose: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -116,3 +117,22 @@ def test_the_pin_is_the_option_then_the_variable_then_the_default(monkeypatch: p
     monkeypatch.setenv("YRPD_PIN", "v0.11.0")
     assert resolve_pin("") == "v0.11.0"
     assert resolve_pin("v0.10.0rc1") == "v0.10.0rc1"
+
+
+def test_sigterm_closes_what_is_open_and_exits_as_shells_expect() -> None:
+    closed = []
+
+    def command(_: Project, __: Reporter) -> dict[str, Any]:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # a second one leaves nothing open
+            closed.append(True)
+        return {}
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        execute(command, as_json=False, verbose=False)
+    assert caught.value.code == 143
+    assert closed == [True]
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -19,7 +19,7 @@ from yrpd.errors import BuildError
 from yrpd.project import Project, read_state, write_json
 from yrpd.reporting import Reporter
 
-FOLDERS = ("qwen2", "qwen2_5_vl", "images")
+FOLDERS = ("qwen2", "qwen2_wide", "qwen2_5_vl", "images")
 MANIFEST = "manifest.json"
 _QUIET = {
     "HF_HUB_OFFLINE": "1",

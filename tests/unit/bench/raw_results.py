@@ -86,4 +86,12 @@ def made_up_run(folder: Path, slower: float = 1.0) -> Ledger:
                 "single": raw("single", 1.0, 0.0, 0.45, "document", later=0.14 * slower, text="yes"),
             },
         )
+        ledger.add(
+            "multi-turn-1000-c1",
+            number,
+            {
+                "baseline": raw("baseline", 0.8, 0.2, 0.0, "multi-turn"),
+                "single": raw("single", 0.5, 0.1, 0.35, "multi-turn"),
+            },
+        )
     return ledger

@@ -16,7 +16,7 @@ MAKER = """
 import sys
 from pathlib import Path
 out = Path(sys.argv[2])
-for name in ("qwen2", "qwen2_5_vl", "images"):
+for name in ("qwen2", "qwen2_wide", "qwen2_5_vl", "images"):
     (out / name).mkdir()
     (out / name / "a.png").write_text(name)
 """
@@ -44,6 +44,7 @@ def test_models_are_made_once_and_then_kept(project: Project) -> None:
     assert state(project) == "kept"
     assert {path.name for path in models_folder(project).iterdir()} == {
         "qwen2",
+        "qwen2_wide",
         "qwen2_5_vl",
         "images",
         "manifest.json",

@@ -26,7 +26,10 @@ def against_model(results: Results) -> dict[str, Any]:
         Empty when nothing was measured one request at a time.
     """
     alone = {
-        key: arms for key, arms in sorted(results.items()) if key[2] == ONE.name and {BASELINE, SINGLE} <= set(arms)
+        key: arms
+        for key, arms in sorted(results.items())
+        # The model is of prompts of one length, which turns of a conversation are not.
+        if key[2] == ONE.name and key[0] != "multi-turn" and {BASELINE, SINGLE} <= set(arms)
     }
     if not alone:
         return {}

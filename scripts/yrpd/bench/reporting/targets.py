@@ -83,6 +83,8 @@ def _targets(results: Results) -> Iterator[Target]:
                 ideal = ideal_cut(before, after)
                 cut = Estimate((1 - left.value) / ideal, (1 - left.high) / ideal, (1 - left.low) / ideal)
                 yield Target(CUT, length, load, cut)
+        if shape == "multi-turn":
+            yield Target(HIT_RATE, length, f"{shape} {load}", ratio_of_means(ours.hit_rate, ours.ceiling))
         if shape == "repeated":
             yield Target(FULL_HIT, length, load, ratio_of_means(ours.later, arms[LARGE].later))
         if shape == "unique":

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from yrpd.errors import ConfigurationError, EnvironmentFailure, YrpdError
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
-from yrpd.serving.models import ensure_models
+from yrpd.serving.models import ensure_models, models_folder
 
 _INNER = "import sys; sys.path.append(sys.argv.pop(1)); from yrpd.bench.runs.main import main; main()"
 
@@ -58,7 +59,7 @@ def bench(
         reporter.render(table)
         return {"state": "planned", "profile": profile, "folder": str(folder), "cases": describe(planned)}
     python = _python(project)
-    weights = (Path(model) if model else project.build / "models" / "qwen2").resolve()
+    weights = (Path(model) if model else models_folder(project) / planned.model).resolve()
     if not model:
         ensure_models(project, reporter, load_release(project.release_file).pin()[0])
     elif not (weights / "config.json").is_file():
@@ -79,12 +80,22 @@ def bench(
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
     }
-    code = subprocess.run(
-        [*inner, *(["--verbose"] if reporter.verbose else [])], env=environment, stdout=sys.stderr, check=False
-    ).returncode
+    code = _run([*inner, *(["--verbose"] if reporter.verbose else [])], environment)
     if code:
         raise RunFailed(code)
     return report(project, reporter, str(folder))
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the inner half to its end; when this half is interrupted, so is it, and its engines end first."""
+    # A session of its own: Ctrl-C reaches this half alone, which passes it on once.
+    with subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
 
 
 def _router(project: Project, reporter: Reporter) -> Path:

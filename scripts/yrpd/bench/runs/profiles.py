@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from yrpd.errors import ConfigurationError
 #: a prefill and a decode instance behind vLLM's router (1P1D).
 BASELINE, LARGE, SINGLE, PAIR = "baseline", "large", "single", "pair"
 OPENING_TOKENS = 16  # less than a block, so that the request that vLLM's benchmark sends twice changes no hit rate
+_ROUNDS = 3
 OUTPUT_TOKENS = 2  # as in the tutorial: one to wait for, one to time
 
 
@@ -72,6 +72,7 @@ class Profile:
         name: On the command line.
         cases: In the order of running.
         device_tokens: Device cache of baseline and ours.
+        model: Which of the models that are made here; a large one's own cost hides what every request costs anyway.
         block_size: Tokens of a KV block.
         datasystem_mb: Memory of the DataSystem worker.
         datasystem_disk_mb: Disk below it.
@@ -80,6 +81,7 @@ class Profile:
     name: str
     cases: tuple[Case, ...]
     device_tokens: int
+    model: str = "qwen2_wide"
     block_size: int = 128
     datasystem_mb: int = 3072
     datasystem_disk_mb: int = 4096
@@ -114,43 +116,43 @@ def _blocks_of(tokens: int, block_size: int) -> int:
     return -(-tokens // block_size)
 
 
-#: The figure's 300 groups and 265,000 tokens of device cache, both by 30.
+#: The figure's 300 groups and 265,000 tokens of device cache, both by 30. No cache is smaller than one prompt, so
+#: longer prompts come in fewer groups of the same ten: what the cache holds of them stays a prompt or two.
 _GROUPS, _PER_GROUP, _DEVICE_TOKENS = 10, 10, 8832
 
 
-def _grouped(length: int, load: Load, rounds: int, *more: str) -> Case:
-    return Case(Wanted("grouped", length, _GROUPS, _PER_GROUP, 0.5), load, (BASELINE, SINGLE, *more), rounds)
+def _grouped(length: int, load: Load, *more: str, groups: int = _GROUPS) -> Case:
+    return Case(Wanted("grouped", length, groups, _PER_GROUP, 0.5), load, (BASELINE, SINGLE, *more), _ROUNDS)
 
 
-def _apart(length: int, rounds: int, prompts: int, documents: int, questions: int) -> tuple[Case, ...]:
+def _apart(length: int, prompts: int, documents: int) -> tuple[Case, ...]:
     """Return the cases beside the tutorial's: nothing, everything, and nine tenths of a prompt found again."""
     return (
-        Case(Wanted("unique", length, prompts, 1), ONE, (BASELINE, SINGLE), rounds),
-        Case(Wanted("repeated", length, prompts, 2), ONE, (LARGE, SINGLE), rounds),
-        Case(Wanted("document", length, documents, questions, 0.9), ONE, (BASELINE, SINGLE), rounds),
+        Case(Wanted("unique", length, prompts, 1), ONE, (BASELINE, SINGLE), _ROUNDS),
+        Case(Wanted("repeated", length, prompts, 2), ONE, (LARGE, SINGLE), _ROUNDS),
+        Case(Wanted("document", length, documents, 3, 0.9), ONE, (BASELINE, SINGLE), _ROUNDS),
     )
 
 
 def _quick() -> Profile:
     cases = (
-        _grouped(1024, ONE, 3, PAIR),
-        _grouped(2048, ONE, 3),
-        _grouped(2048, EIGHT, 3),
-        *_apart(4096, 3, prompts=6, documents=4, questions=3),
+        _grouped(1024, ONE, PAIR, groups=5),
+        _grouped(2048, ONE, groups=5),
+        *_apart(4096, prompts=3, documents=2),
     )
-    return Profile("quick", cases, _DEVICE_TOKENS)
+    return Profile("quick", cases, 4224)  # half of it, and no more blocks than the longest prompt has
 
 
-def _full(lengths: Sequence[int] = (1024, 2048, 4096, 8192), rounds: int = 3) -> Profile:
-    cases = tuple(
-        case
-        for length in lengths
-        for case in (
-            _grouped(length, ONE, rounds, PAIR),
-            _grouped(length, EIGHT, rounds),
-            _grouped(length, OPEN, rounds),
-            *_apart(length, rounds, prompts=10 if length > 1024 else 20, documents=10, questions=3),
-        )
+def _full() -> Profile:
+    groups = {1024: 10, 2048: 10, 4096: 6, 8192: 3}
+    prompts_and_documents = {1024: (20, 10), 2048: (10, 6), 4096: (5, 4), 8192: (3, 3)}
+    cases = (
+        *(_grouped(length, ONE, groups=number) for length, number in groups.items() if length > 1024),
+        _grouped(1024, ONE, PAIR),
+        _grouped(1024, EIGHT),
+        _grouped(1024, OPEN),
+        Case(Wanted("multi-turn", 4096, 4, 5), ONE, (BASELINE, SINGLE), _ROUNDS),
+        *(case for length, numbers in prompts_and_documents.items() for case in _apart(length, *numbers)),
     )
     return Profile("full", cases, _DEVICE_TOKENS, datasystem_mb=4096)
 
@@ -158,7 +160,7 @@ def _full(lengths: Sequence[int] = (1024, 2048, 4096, 8192), rounds: int = 3) ->
 def _smoke() -> Profile:
     """Return the smallest run in which ours finds what plain vLLM does not; for the tests."""
     cases = (Case(Wanted("document", 256, 4, 2, 0.75), ONE, (BASELINE, SINGLE, PAIR), 1),)
-    return Profile("smoke", cases, 384, datasystem_mb=512)
+    return Profile("smoke", cases, 384, "qwen2", datasystem_mb=512)
 
 
 def profile_named(name: str) -> Profile:
