@@ -41,8 +41,8 @@ SEED = 20250731
 VOCABULARY = 1024
 MAX_POSITIONS = 32768
 IMAGE_EDGE = 448  # 256 tokens: an image fills two KV blocks, so a wrong block of an image is seen
-# The benchmark's model: a prompt's cost is its projections', token by token, as it is in models of useful size. With less
-# of them, attention and what every request costs would hide what a found token saves (docs/bench/running.md).
+# The benchmark's model: a prompt's cost is its projections', token by token, as in models of useful size. With less of
+# them, attention and what every request costs would hide what a found token saves (docs/bench/running.md).
 WIDE = {"hidden_size": 512, "intermediate_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 8}
 # Written as the published models write them; the order gives the token numbers.
 SPECIAL = (
