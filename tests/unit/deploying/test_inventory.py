@@ -142,6 +142,18 @@ BAD: dict[str, tuple[str, str, str]] = {
     ),
     "a port too high": ("port = 8100", "port = 70000", "line 24: prefill.0.port: Input should be less than"),
     "a port of zero": ("port = 9001", "port = 0", "router.port: Input should be greater than"),
+    "an endpoint on the port of HTTPS": (
+        "[containers]",
+        "[endpoint]\nport = 443\n\n[containers]",
+        "line 46: endpoint.port: is below 1024, where listening takes the capability NET_BIND_SERVICE, which no "
+        "container is given; choose 1024 or more, and let a load balancer or the host's firewall pass the lower one on "
+        "(found 443)",
+    ),
+    "a worker on the last port that takes a capability": (
+        "port = 31501",
+        "port = 1023",
+        "line 34: datasystem.port: is below 1024",
+    ),
     "two services on one port": (
         "port = 9001",
         "port = 8100",
