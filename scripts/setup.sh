@@ -77,19 +77,21 @@ build_engine() {
 }
 
 # docker's buildx, for its tests: Debian has it from 13 on, and its program runs on 12. Unpacked, not installed.
-fetch_buildx() { # FOLDER: becomes a DOCKER_CONFIG that has it
-    local plugin=$1/cli-plugins/docker-buildx work mirror
-    [ -x "$plugin" ] && return
-    say "--> fetching buildx"
+fetch_docker_of_13() { # FOLDER: gets Debian 13's engine in bin/ (its programs run on Debian 12), and is a DOCKER_CONFIG with buildx
+    local work mirror
+    [ -x "$1/cli-plugins/docker-buildx" ] && return
+    say "--> fetching Debian 13's Docker engine and buildx"
     work=$(mktemp -d)
-    mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial" "${plugin%/*}"
+    mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial" "$1"/{bin,cli-plugins}
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | sed -n 1p)
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$work/sources.list"
     apt_of_13() {
         apt-get -qq -o APT::Sandbox::User=root -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- \
             -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" "$@"
     }
-    (cd "$work" && apt_of_13 update && apt_of_13 download docker-buildx && dpkg-deb --extract docker-buildx_*.deb root)
-    install -m 755 "$work/root/usr/libexec/docker/cli-plugins/docker-buildx" "$plugin"
+    (cd "$work" && apt_of_13 update && apt_of_13 download docker.io containerd docker-buildx \
+        && for package in *.deb; do dpkg-deb --extract "$package" root; done)
+    install -m 755 "$work"/root/usr/sbin/dockerd "$work"/root/usr/bin/containerd{,-shim-runc-v2} "$1/bin"
+    install -m 755 "$work/root/usr/libexec/docker/cli-plugins/docker-buildx" "$1/cli-plugins"
     rm -rf "$work"
 }

@@ -54,8 +54,11 @@ def serving_context(context: Context, project: Project, prefix: str) -> None:
 def final_context(project: Project, patched: Patched, dockerfile: Path) -> Context:
     """Return the context of the last layer: the patched tree, the serving package, the Dockerfile."""
     context = Context()
-    context.add_archive("vllm-ascend", archive(patched))
-    serving_context(context, project, "yrpd")
+    context.add_archive("root/vllm-workspace/vllm-ascend", archive(patched))
+    serving_context(context, project, "root/opt/yrpd")
+    for name in ("hosts", "resolv.conf"):
+        # Engines mount these; where they are missing, BuildKit leaves empty ones with the time of the build.
+        context.add_bytes(f"root/etc/{name}", b"")
     context.add_file("Dockerfile", dockerfile)
     return context
 

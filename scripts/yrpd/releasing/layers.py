@@ -17,6 +17,8 @@ REASONS = (
     ("Debian ", "the Debian root", "Debian's packages or their list"),
     ("/opt/vllm, /opt/router:", "vLLM, the DataSystem, the router", "a lock, a repair, the base, the compiling Python"),
     ("/opt/openyuanrong: ", "openYuanrong's yr and etcd", "its lock, its repair, a given wheel"),
+    (" in / ", "the patched tree, what containers run of this project", "the series, the serving code"),
+    ("COPY root /", "the patched tree, what containers run of this project", "the series, the serving code"),
     (" in /opt/openyuanrong", "openYuanrong's yr and etcd", "its lock, its repair, a given wheel"),
     (" in /opt/router", "the router", "its lock"),
     (" in /opt/yuanrong", "the DataSystem", "its lock"),

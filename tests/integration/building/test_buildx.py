@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,9 @@ from yrpd.building.context import Context
 from yrpd.building.engines import open_engine
 from yrpd.building.layers import Layer
 from yrpd.errors import ImageError
-from yrpd.project import Project
 from yrpd.reporting import Reporter
 
+from tests.integration.building.newer import docker_of_13
 from tests.integration.images import remove_images
 from tests.integration.releasing.conftest import write_python_root
 
@@ -43,12 +42,9 @@ def buildx(
     client: DockerClient, repository: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[BuildxEngine, Layer]]:
     """buildx, and a base image with a Python."""
-    root, folder = Project.here().root, tmp_path_factory.mktemp("buildx")
-    configuration = Project.here().build / "buildx"
-    fetch = ["bash", "-euc", 'source scripts/setup.sh; fetch_buildx "$0"', str(configuration)]
-    subprocess.run(fetch, cwd=root, check=True)
+    folder = tmp_path_factory.mktemp("buildx")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCKER_CONFIG", str(configuration))
+        patch.setenv("DOCKER_CONFIG", str(docker_of_13()))
         engine = open_engine("buildx", Reporter(), folder / "image.log")
         assert isinstance(engine, BuildxEngine)
         write_python_root(folder / "root.tar")

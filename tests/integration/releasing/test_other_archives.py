@@ -8,14 +8,17 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from docker import DockerClient
 from docker.errors import ImageNotFound
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.releasing import commands, loading, saving
 from yrpd.releasing.verifying import verify_tarball
 
+from tests.integration.building.newer import newer_engine
 from tests.integration.images import remove_images
 
 from .conftest import Released, quiet
@@ -104,6 +107,21 @@ def test_it_is_verified_by_its_content(
     assert broken(links) == {}
     assert [one.name for one in links] == ["tarball", "tarball -> image", "tree -> tarball"]
     assert links[0].detail.startswith("written by another tool, sha256 ")
+
+
+def test_what_a_newer_engine_saves_is_the_release_and_is_loaded(saved: Released, plain: bytes, tmp_path: Path) -> None:
+    with newer_engine() as address, closing(DockerClient(base_url=address)) as newer:
+        newer.images.load(plain)
+        data = b"".join(newer.api.get_image(saved.manifest.image))
+    assert {"manifest.json", "index.json", "oci-layout"} <= _members(data).keys()
+    (tmp_path / "archive").write_bytes(data)
+    # Also where `image.save` never ran.
+    for manifest in (saved.manifest, saved.manifest.model_copy(update={"tarball": None})):
+        assert broken(verify_tarball(saved.folder, manifest, tmp_path / "archive")) == {}
+    remove_images(saved.client, saved.repository)
+    done = loading.load(saved.client, saved.folder, saved.manifest, quiet(), tmp_path / "archive")
+    assert (done.state, done.kept_layers) == ("loaded", 0)
+    assert saved.client.images.get(saved.manifest.image).id == saved.manifest.id
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ HISTORY = [
         "Size": 677,
         "CreatedBy": "|1 VERSION=1 /bin/sh -c python3 /opt/yrpd/import_connector.py",
     },
-    {"Size": 3_000_000, "CreatedBy": f"{NOP}COPY dir:abc in /vllm-workspace/vllm-ascend "},
+    {"Size": 3_000_000, "CreatedBy": f"{NOP}COPY dir:abc in / "},
     {"Size": 143_000_000, "CreatedBy": "Debian bookworm: 121 packages"},
 ]
 
