@@ -1,4 +1,4 @@
-"""What makes, finds, fetches and pushes images: one small interface, two ways to build behind it."""
+"""What makes, finds and fetches images: one small interface, two ways to build behind it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ class Engine(Protocol):
 
     def pull(self, reference: str) -> str:
         """Fetch an image from its registry and return its id."""
-
-    def push(self, reference: str) -> str:
-        """Send an image to the registry that its name leads to and return the registry's digest."""
 
     def resolve(self, reference: str) -> str:
         """Return the digest that the registry has for a name now; nothing is fetched."""

@@ -1,4 +1,4 @@
-"""Images through the Docker SDK: found, assembled, built by the classic builder, pulled, pushed, resolved."""
+"""Images through the Docker SDK: found, assembled, built by the classic builder, pulled, resolved."""
 
 from __future__ import annotations
 
@@ -145,22 +145,6 @@ class SdkEngine:
 
         self._read(post, f"pulling {reference}", moves=True)
         return self._id_of(reference)
-
-    def push(self, reference: str) -> str:
-        """Send an image to the registry that its name leads to and return the registry's digest.
-
-        Raises:
-            ImageError: The registry or the engine refuses, or the stream carries an error or no digest.
-        """
-        repository, tag = parse_repository_tag(reference)
-
-        def post() -> Iterator[dict[str, Any]]:
-            yield from self.client.api.push(repository, tag=tag or "latest", stream=True, decode=True)
-
-        digest = self._read(post, f"pushing {reference}", moves=True).image_id
-        if not digest:
-            raise ImageError(f"The registry gave no digest for {reference}.", next_command=f"less {self.log}")
-        return digest
 
     def resolve(self, reference: str) -> str:
         """Return the digest that the registry has for a name now; nothing is fetched.

@@ -12,6 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 from yrpd.building import commands
+from yrpd.building.engine import read_stream
 from yrpd.building.npu_base import provide_base
 from yrpd.building.sdk_engine import SdkEngine
 from yrpd.errors import ConfigurationError, ImageError
@@ -39,13 +40,18 @@ def _make(client: docker.DockerClient, name: str, text: str) -> str:
     return str(client.images.get(name).id)
 
 
+def _push(client: docker.DockerClient, name: str) -> None:
+    repository, _, tag = name.rpartition(":")
+    read_stream(iter(client.api.push(repository, tag=tag, stream=True, decode=True)), print, what=f"pushing {name}")
+
+
 @pytest.fixture
 def base(sdk: SdkEngine, registry: str) -> Iterator[str]:
     """A base image's name in the registry, which the engine does not have any more."""
     name = f"{registry}/yrpd-test-{uuid.uuid4().hex[:12]}:v1"
     repository = name.rpartition(":")[0]
     _make(sdk.client, name, "one")
-    sdk.push(name)
+    _push(sdk.client, name)
     remove_images(sdk.client, repository)
     yield name
     remove_images(sdk.client, repository)
@@ -87,7 +93,7 @@ def test_the_base_is_pulled_by_the_digest_even_after_its_tag_was_moved(
     commands.lock(project=project, reporter=reporter, flavour="npu")
     table = _table(project)
     moved = _make(sdk.client, base, "two")
-    sdk.push(base)
+    _push(sdk.client, base)
     got = provide_base(sdk, table, reporter)
     assert got != moved
     assert provide_base(sdk, table, reporter) == got, "the second time from the engine"
@@ -119,8 +125,8 @@ def test_without_a_digest_the_error_names_the_command_that_finds_it(
     assert caught.value.next_command.startswith("invoke image.lock --flavour npu")
 
 
-def test_a_registry_without_the_image_is_an_error_of_lock_pull_and_push(
-    project: Project, reporter: Reporter, sdk: SdkEngine, base: str, registry: str
+def test_a_registry_without_the_image_is_an_error_of_lock_and_pull(
+    project: Project, reporter: Reporter, sdk: SdkEngine, base: str
 ) -> None:
     shutil.rmtree(project.root.parent / "registry")
     with pytest.raises(ImageError, match="gave no digest"):
@@ -129,25 +135,6 @@ def test_a_registry_without_the_image_is_an_error_of_lock_pull_and_push(
     with pytest.raises(ImageError, match="cannot be pulled from here") as caught:
         provide_base(sdk, table, reporter)
     assert "docker load" in caught.value.next_command
-    with pytest.raises(ImageError, match=r"Pushing .* failed"):
-        sdk.push(f"{registry}/yrpd-not-there:1")
-
-
-def test_a_registry_that_cannot_write_ends_a_push_with_an_error_in_its_stream(
-    sdk: SdkEngine, registry: str, tmp_path: Path
-) -> None:
-    name = f"{registry}/yrpd-test-{uuid.uuid4().hex[:12]}:v1"
-    _make(sdk.client, name, "three")
-    # A file where the registry wants a folder: root may write anywhere else.
-    shutil.rmtree(tmp_path / "registry", ignore_errors=True)
-    (tmp_path / "registry").write_text("")
-    try:
-        with pytest.raises(ImageError) as caught:
-            sdk.push(name)
-        assert caught.value.exit_code == 6
-        assert caught.value.next_command == f"less {sdk.log}"
-    finally:
-        remove_images(sdk.client, name.rpartition(":")[0])
 
 
 def test_the_cpu_flavour_has_nothing_to_lock(project: Project, reporter: Reporter) -> None:
