@@ -180,11 +180,6 @@ class SchedulerSide:
         """Take note that no rank writes to an aborted request's blocks any more."""
         self._draining.discard(request_id)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no per-request state is kept."""
-        return not (self._tracked or self._loads or self._draining or self._new_drains)
-
     # -- inner workings ------------------------------------------------------------------------------------------------
 
     def _match(self, request: Any, num_local: int) -> int:

@@ -67,7 +67,7 @@ class Engine:
     """The test's side.
 
     Args:
-        options: Arguments of ``vllm.LLM``.
+        options: Arguments of ``vllm.LLM``; ``scheduler_type`` names a class that is given as ``scheduler_cls``.
         log: Gets what the process writes.
         variables: More environment variables.
     """
@@ -154,6 +154,9 @@ class Served:
     def __init__(self, options: dict[str, Any]) -> None:
         from vllm import LLM
 
+        if "scheduler_type" in options:
+            module, _, name = options.pop("scheduler_type").rpartition(".")
+            options["scheduler_cls"] = getattr(importlib.import_module(module), name)
         self.llm = LLM(enforce_eager=True, seed=0, dtype="float32", gpu_memory_utilization=0.5, **options)
         self._undo: Any = None
         self._resumed = 0
@@ -227,6 +230,24 @@ class Served:
             }
             for output in self.llm.generate(inputs, parameters, use_tqdm=False, lora_request=requests or None)
         ]
+
+    def leave(self, prompt: list[int], steps: int) -> list[str]:
+        """Ask, let the engine make some steps, and leave, twice; returns the request's status before and after.
+
+        The second time stands for a client that leaves when its request is gone already.
+        """
+        from vllm import SamplingParams
+
+        engine, name = self.llm.llm_engine, "leaves"
+        core = engine.engine_core.engine_core
+        engine.add_request(name, {"prompt_token_ids": prompt}, SamplingParams(max_tokens=1))
+        request = core.scheduler.requests[name]
+        for _ in range(steps):
+            engine.step()
+        before = request.status.name
+        engine.abort_request([name])
+        core.abort_requests([name])
+        return [before, request.status.name]
 
     def metrics(self) -> dict[str, float]:
         """Return the connector's counters, and how often a preempted request was resumed."""

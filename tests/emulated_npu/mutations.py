@@ -1,4 +1,7 @@
-"""Breaks of the connector that must show in answers. Each function breaks it and returns how to mend it."""
+"""Breaks of the connector. Each function breaks it and returns how to mend it.
+
+The first four must show in answers, the others must not.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +81,15 @@ def dropped_layer() -> Mend:
     return mend
 
 
+def raising() -> Mend:
+    """Raise what no transport raises, instead of loading. Answers must not change."""
+
+    def surprise(self: Any, keys: Sequence[str], blocks: Sequence[int], guard: Any) -> Any:
+        raise ArithmeticError("of no kind that anybody thought of")
+
+    return _patched(_npu(), "get", surprise)
+
+
 def evicted() -> Mend:
     """Delete what is about to be loaded: an eviction between lookup and load. Answers must not change."""
     owner = _npu()
@@ -103,7 +115,8 @@ def evicted_on_a_rank() -> Mend:
     return _patched(owner, "exist", seen)
 
 
+#: Breaks that must show in answers.
+WRONG = (no_fence, swapped_k_and_v, shifted_block, dropped_layer)
 BY_NAME: dict[str, Callable[[], Mend]] = {
-    function.__name__: function
-    for function in (no_fence, swapped_k_and_v, shifted_block, dropped_layer, evicted, evicted_on_a_rank)
+    function.__name__: function for function in (*WRONG, raising, evicted, evicted_on_a_rank)
 }

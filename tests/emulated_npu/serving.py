@@ -19,6 +19,8 @@ from tests.integration.engines import rig
 
 #: Announces a load before it begins, and is otherwise the connector (tests/integration/engines/inside).
 GATE = Path(rig.__file__).with_name("inside")
+#: Breaks the connector when it is told to, and until then does nothing.
+BREAKING = Path(__file__).with_name("breaking")
 BLOCK = 128
 MAX_LEN = 2048
 START_SECONDS = 600
@@ -47,7 +49,7 @@ def serving(
     """Run ``vllm serve`` as an NPU host's container does; vllm-ascend and the connector come by their entry points.
 
     Args:
-        home: Folder of its log and counters.
+        home: Folder of its log and counters, and of a file ``break`` that names how its connector is to be broken.
         model: The model's folder.
         options: More options of ``vllm serve``.
         transfer: How it shares blocks; None is plain vllm-ascend.
@@ -73,6 +75,9 @@ def serving(
         VLLM_ENABLE_V1_MULTIPROCESSING="1",
         VLLM_WORKER_MULTIPROC_METHOD="fork",  # vLLM's default, and half of a start's imports
     )
+    if transfer is not None:
+        variables["EMULATED_NPU_BREAK"] = str(home / "break")
+        variables["PYTHONPATH"] += f"{os.pathsep}{BREAKING}"
     with ExitStack() as stack:
         gate = None
         if gated:

@@ -369,12 +369,39 @@ def test_routed_tokens_are_what_each_of_their_experts_makes_of_them(tokens: int,
         close(got[token], torch.stack(parts).sum(0))
 
 
+@given(st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**20))
+@settings(max_examples=30, deadline=None)
+def test_deepseeks_gate_chooses_as_in_transformers(tokens: int, k: int, seed: int) -> None:
+    from transformers import DeepseekV3Config
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
+
+    dice = torch.Generator().manual_seed(seed)
+    config = DeepseekV3Config(
+        hidden_size=256, n_routed_experts=256, n_group=8, topk_group=4, num_experts_per_tok=k, routed_scaling_factor=2.5
+    )
+    gate, logits = DeepseekV3TopkRouter(config), torch.randn(tokens, 256, generator=dice)
+    with torch.no_grad():
+        gate.weight.copy_(torch.eye(256))
+        gate.e_score_correction_bias.copy_(torch.rand(256, generator=dice))  # not below 0, which stands for no choice
+        chosen, scales = gate(logits)
+    weights, experts, _ = torch_npu.npu_moe_gating_top_k(
+        logits.to(NPU), k=k, bias=gate.e_score_correction_bias.to(NPU), k_group=4, group_count=8, group_select_mode=1,
+        renorm=0, norm_type=1, routed_scaling_factor=2.5, eps=1e-20,
+    )  # fmt: skip
+    for token in range(tokens):
+        right = dict(zip(chosen[token].tolist(), scales[token].tolist(), strict=True))
+        got = dict(zip(experts[token].tolist(), weights[token].tolist(), strict=True))
+        assert got == pytest.approx(right, abs=1e-6)
+
+
 def test_what_is_not_emulated_of_the_experts_is_refused() -> None:
     x, ids = drawn(1, 2, 4).to(NPU), torch.zeros(2, 1, dtype=torch.int32).to(NPU)
     with pytest.raises(NotImplementedError, match="of 1 of 2 tokens"):
         torch_npu.npu_moe_init_routing(x, row_idx=ids, expert_idx=ids, active_num=1)
     with pytest.raises(NotImplementedError, match="finished"):
         torch_npu.npu_moe_gating_top_k_softmax(x, finished=ids, k=1)
+    with pytest.raises(NotImplementedError, match="DeepSeek-V3's gate alone"):
+        torch_npu.npu_moe_gating_top_k(x, k=1, bias=x[0], k_group=4, group_count=8, group_select_mode=1)
     with pytest.raises(NotImplementedError, match="npu_moe_distribute_dispatch"):
         torch_npu.npu_moe_distribute_dispatch(x)
 

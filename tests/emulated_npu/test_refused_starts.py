@@ -66,6 +66,11 @@ STARTS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "AscendScheduler in several steps": (ascend(num_scheduler_steps=2), {}, "doesn't support multi-step"),
     "AscendScheduler's deltas": (ascend(send_delta_data=True), {}, "doesn't support send_delta_data"),
     "AscendScheduler's delay": (ascend(delay_factor=0.5), {}, "doesn't support scheduler_delay_factor"),
+    # The last one: its connector exists by then, and vLLM makes one for all engines of a process.
+    "a transport for other memory": (
+        {**shared(transport="host", metrics=False), "additional_config": {"refresh": True}}, {},
+        "transport 'host' cannot reach KV caches on 'npu'; use 'npu'",
+    ),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from yrpd.deploying.verification.client import ask_streaming
 from yrpd.deploying.verification.questions import Question, picture_questions
 from yrpd.serving.command_lines import KvTransfer
 
+from tests.emulated_npu import mutations
 from tests.emulated_npu.conftest import ASCEND
 from tests.emulated_npu.serving import BLOCK, SETTINGS, Stack, routed, serving
 from tests.integration.engines import rig
@@ -56,6 +57,7 @@ class Scene:
         near: Decode's DataSystem worker.
         far: Prefill's.
         etcd: Their directory.
+        home: Has a folder for each engine.
     """
 
     model: str
@@ -64,6 +66,19 @@ class Scene:
     near: Daemon
     far: Daemon
     etcd: Daemon
+    home: Path
+
+    @contextmanager
+    def broken(self, name: str) -> Iterator[None]:
+        """Break the connector of prefill and of decode, as a release with this mistake would be."""
+        files = [self.home / role / "break" for role in ("prefill", "decode")]
+        for file in files:
+            file.write_text(name)
+        try:
+            yield
+        finally:
+            for file in files:
+                file.unlink()
 
     def questions(self) -> list[Question]:
         """Return what to ask."""
@@ -106,7 +121,7 @@ def scene(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest
             engines = dict(zip(roles, pool.map(start, roles), strict=True))
         served = stack.enter_context(routed(home / "prefill", engines["prefill"], engines["decode"]))
         without = stack.enter_context(routed(home / "plain", engines["plain"], engines["plain"]))
-        yield Scene(name, served, rig.Reference(without.endpoint), workers["decode"], workers["prefill"], store)
+        yield Scene(name, served, rig.Reference(without.endpoint), workers["decode"], workers["prefill"], store, home)
 
 
 def test_answers_are_those_of_the_stack_without_the_connector_and_come_from_prefills_blocks(scene: Scene) -> None:
@@ -123,6 +138,20 @@ def test_answers_are_those_of_the_stack_without_the_connector_and_come_from_pref
         assert after["matched_tokens"] - before["matched_tokens"] == blocks * BLOCK, question.name
         assert stack.prefill.counters()["saved_blocks"] - saved >= blocks, question.name
         assert after["saved_blocks"] == 0, "decode saves nothing"
+
+
+@pytest.mark.parametrize("mistake", [mistake.__name__ for mistake in mutations.WRONG])
+def test_a_broken_connector_fails_this_comparison(scene: Scene, mistake: str) -> None:
+    """The one of the test above. Each mistake has a prompt of its own, so that no block has these bytes by chance."""
+    question, decode = rig.prompt(f"broken by {mistake}", 5 * BLOCK + 7), scene.stack.decode
+    scene.plain.prepare([question])
+    before = decode.counters()["loaded_blocks"]
+    with scene.broken(mistake):
+        answer = scene.stack.endpoint.ask(question, uuid.uuid4().hex)
+    assert decode.counters()["loaded_blocks"] - before == 5, "the broken blocks were loaded"
+    with pytest.raises(AssertionError, match=question.name):
+        scene.plain.check(question, answer)
+    scene.plain.check(question, scene.stack.endpoint.ask(question, uuid.uuid4().hex))
 
 
 def test_a_stream_through_the_router_is_the_same_answer(scene: Scene) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.emulated_npu import mutations
 from tests.emulated_npu.conftest import ASCEND, RECOVERY, make_prompt, transfer
 from tests.emulated_npu.engine import Engine
 from tests.integration.engines.rig import eventually
@@ -33,8 +34,8 @@ def engine(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def ascend(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine with AscendScheduler, which does not chunk, and the connector."""
-    chosen = options(models, kv_transfer_config=transfer(worker, probe_interval_ms=200),
+    """An engine with AscendScheduler, which does not chunk, and the connector; a prompt of 768 tokens is a step."""
+    chosen = options(models, kv_transfer_config=transfer(worker, probe_interval_ms=200), max_num_batched_tokens=768,
                      additional_config=ASCEND)  # fmt: skip
     with Engine(chosen, tmp_path_factory.mktemp("ascend") / "engine.log") as started:
         yield started
@@ -75,7 +76,7 @@ def test_blocks_come_back_from_the_datasystem_and_answers_stay(engine: Engine, r
     assert not again.differs(first)
 
 
-@pytest.mark.parametrize("name", ["no_fence", "swapped_k_and_v", "shifted_block", "dropped_layer"])
+@pytest.mark.parametrize("name", [mistake.__name__ for mistake in mutations.WRONG])
 def test_a_broken_connector_is_found_by_its_answers(engine: Engine, reference: Any, name: str) -> None:
     prompt = make_prompt(name, 3 * BLOCK + 40)
     engine.generate([make_prompt(f"{name} before", 5 * BLOCK)])  # leaves other bytes in the blocks that come next
@@ -93,12 +94,14 @@ def test_a_broken_connector_is_found_by_its_answers(engine: Engine, reference: A
     assert broken.differs(reference(prompt))
 
 
-def test_an_eviction_between_lookup_and_load_is_a_recompute(engine: Engine, reference: Any) -> None:
-    prompt = make_prompt("evicted", 3 * BLOCK + 40)
+@pytest.mark.parametrize("fault", ["evicted", "raising"])
+def test_a_load_that_fails_is_a_recompute(engine: Engine, reference: Any, fault: str) -> None:
+    """An eviction between lookup and load, and an error that nobody thought of."""
+    prompt = make_prompt(fault, 3 * BLOCK + 40)
     engine.generate([prompt])
     engine.forget()
     before = engine.metrics()
-    engine.call("mutate", name="evicted")
+    engine.call("mutate", name=fault)
     try:
         answer = engine.generate([prompt])[0]
     finally:
@@ -128,6 +131,15 @@ def test_ascend_scheduler_loads_and_goes_on_from_a_prefix(ascend: Engine, refere
     assert not answers[1].differs(reference([*prompt[: 2 * BLOCK], *make_prompt("other end", 70)]))
 
 
+def test_ascend_scheduler_gives_up_a_prompt_longer_than_a_step_and_answers_later_ones(
+    ascend: Engine, reference: Any
+) -> None:
+    """vllm-ascend tells nobody that it did: the client has to leave. The connector forgets the request all the same."""
+    prompt = make_prompt("longer than a step", 900)
+    assert ascend.call("leave", prompt=prompt, steps=2) == ["FINISHED_IGNORED", "FINISHED_ABORTED"]
+    assert not ascend.generate([prompt[:700]])[0].differs(reference(prompt[:700]))
+
+
 def test_a_prompt_prefilled_on_one_engine_is_decoded_on_the_other(
     engine: Engine, ascend: Engine, reference: Any
 ) -> None:
@@ -142,16 +154,16 @@ def test_a_prompt_prefilled_on_one_engine_is_decoded_on_the_other(
 def test_a_prefill_engine_set_up_by_the_tutorials_variables_starts_without_a_datasystem_and_never_loads(
     models: Path, worker: Any, ascend: Engine, reference: Any, tmp_path: Path
 ) -> None:
-    """It needs no scheduler that recovers. Credentials come from a file and the environment, figures from nowhere."""
+    """It needs no scheduler that recovers. Credentials come from a file and the environment, figures go nowhere."""
     token, log, figures = tmp_path / "token", tmp_path / "engine.log", tmp_path / "resource.log"
     token.write_text("this is never logged\n")
-    shares = transfer(worker, token_file=str(token), metrics=False, worker_resource_log=str(figures))
+    shares = transfer(worker, token_file=str(token), worker_resource_log=str(figures))
     shares["kv_role"] = "kv_producer"
     for name in ("worker_address", "save_mode"):
         del shares["kv_connector_extra_config"][name]
     tutorial = {
         "DS_WORKER_ADDR": worker.address, "USING_PREFIX_CONNECTOR": "0", "YUANRONG_DS_TOKEN": "the file's wins",
-        "YUANRONG_DS_ACCESS_KEY": "nor is this",
+        "YUANRONG_DS_ACCESS_KEY": "nor is this", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "no folder"),
     }  # fmt: skip
     prompt = make_prompt("of the tutorial", 3 * BLOCK + 9)
     worker.kill()
@@ -175,6 +187,7 @@ def test_a_prefill_engine_set_up_by_the_tutorials_variables_starts_without_a_dat
     finally:
         worker.ensure()
     written = log.read_text()
+    assert "no metrics: " in written
     assert "this is never logged" not in written
     assert "nor is this" not in written
 

@@ -10,9 +10,11 @@ import contextlib
 import os
 import sys
 import threading
+import uuid
 from pathlib import Path
+from typing import cast
 
-SECONDS = 2.0
+SECONDS = 1.0
 PARTS = ("distributed/__init__.py", "distributed/yuanrong/*", "core/schedule_config.py", "core/scheduler.py")
 
 
@@ -24,29 +26,51 @@ def measure(folder: str, tools: str) -> None:
         tools: Where coverage is installed.
     """
     sys.path.append(tools)
-    from coverage import Coverage
+    from coverage import Coverage, CoverageData
 
     coverage = Coverage(
-        data_file=str(Path(folder) / "all"), data_suffix=True, concurrency=["thread"], config_file=False,
+        data_file=None, concurrency=["thread"], config_file=False,
         include=[f"*/vllm_ascend/{part}" for part in PARTS], messages=False,
     )  # fmt: skip
     coverage.set_option("run:disable_warnings", ["no-data-collected"])
     writing = threading.Lock()
+    written = 0
+    name = uuid.uuid4().hex
 
     def write() -> None:
-        # A thread that runs a new line meanwhile: the next time, then.
-        with writing, contextlib.suppress(RuntimeError):
-            coverage.save()
+        """Write all lines so far, over what was written before.
+
+        ``Coverage.save`` would write and then clear what it collected, and lose each line that another thread executes
+        for the first time in between: a copy of the collected sets is taken instead, and nothing is cleared.
+        """
+        nonlocal written
+        collector = coverage._collector
+        assert collector is not None
+        with writing:
+            collected = cast(dict[str, set[int]], collector.data)  # lines, not branches
+            lines = {file: found.copy() for file, found in collected.copy().items()}
+            count = sum(len(found) for found in lines.values())
+            if count == written:
+                return
+            draft = Path(folder) / f"draft.{name}"
+            data = CoverageData(str(draft))
+            data.add_lines(lines)
+            data.close(force=True)
+            draft.replace(Path(folder) / f"all.{name}")
+            written = count
 
     def write_all_along() -> None:
         while True:
             threading.Event().wait(SECONDS)
-            write()
+            with contextlib.suppress(OSError):  # at the end of a test run its folder may go first
+                write()
 
     def begin_writing() -> None:
         threading.Thread(target=write_all_along, name="served-coverage", daemon=True).start()
 
     def begin_in_child() -> None:
+        nonlocal written, name
+        written, name = 0, uuid.uuid4().hex
         writing.release()
         begin_writing()
 

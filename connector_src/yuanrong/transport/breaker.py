@@ -96,11 +96,6 @@ class BreakingTransport:
         self._open = False
         self._closed = threading.Event()
 
-    @property
-    def available(self) -> bool:
-        """Whether calls go through."""
-        return not self._open
-
     def start(self) -> None:
         """Connect; when that fails, start degraded and let the probe connect later."""
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 from numpy.lib.stride_tricks import as_strided
 
-from ..layout import KVLayout, Segment
+from ..layout import KVLayout, LayoutError, Segment
 
 NONE, CRC32, SUM64 = 0, 1, 2  #: kinds of checksum, as they stand in an object's header
 
@@ -24,6 +24,7 @@ NONE, CRC32, SUM64 = 0, 1, 2  #: kinds of checksum, as they stand in an object's
 CHUNK_BYTES = 512 << 10
 #: Runs farther apart than this are not one strided view: numpy would take whatever lies between for an overlap.
 _MAX_GAP = 1 << 20
+_WORD = 8
 _MASK = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15
 
@@ -133,23 +134,30 @@ class _Chunk:
 class BlockCopier:
     """Copies whole blocks in and out.
 
+    The checksum ``SUM64`` adds a run's 64-bit words (little endian) and weighs each run by its position: from 0 on,
+    ``value = (value + sum of the run) * ODD + 1`` modulo 2^64, run by run. It runs at memory speed, several times as
+    fast as a CRC, and finds what happens to objects: truncation, zeroed pages, mixed-up blocks, flipped bits.
+
     Args:
         layout: Where blocks are; host memory.
         kind: Checksum of what is copied out: ``NONE``, ``CRC32`` or ``SUM64``.
         offset: Where the payload begins in a buffer.
         chunk_bytes: See :data:`CHUNK_BYTES`.
+
+    Raises:
+        LayoutError: A run does not consist of whole 64-bit words. No block of vLLM is like that: a head has a
+            multiple of 8 elements, and tensors are aligned to more.
     """
 
     def __init__(self, layout: KVLayout, kind: int, offset: int = 0, chunk_bytes: int = CHUNK_BYTES) -> None:
+        if any((s.size | s.stride | s.base) % _WORD for s in layout.segments):
+            raise LayoutError(f"a KV block's run is not of whole words of {_WORD} bytes")
         self.kind = kind
         self._offset = offset
-        self._sizes = [segment.size for segment in layout.segments]
-        # Whole words can be summed where they lie; other sizes (none is known) take the slow way.
-        self._word = 8 if all((s.size | s.stride | s.base) % 8 == 0 for s in layout.segments) else 1
-        self._words = layout.block_bytes // self._word
-        self._chunks = _chunks(layout, self._word, chunk_bytes)
-        runs = len(self._sizes)
-        # sum64 is a polynomial: value = sum(total[i] * ODD^(runs - i)) + sum(ODD^k for k < runs)
+        self._words = layout.block_bytes // _WORD
+        self._chunks = _chunks(layout, chunk_bytes)
+        runs = self._runs = len(layout.segments)
+        # SUM64 is a polynomial: value = sum(total[i] * ODD^(runs - i)) + sum(ODD^k for k < runs)
         self._weights = numpy.array([pow(_ODD, runs - i, 1 << 64) for i in range(runs)], dtype="<u8")
         self._constant = sum(pow(_ODD, k, 1 << 64) for k in range(runs))
 
@@ -183,11 +191,11 @@ class BlockCopier:
                 view[block] = 0
 
     def _copy(self, buffers: Sequence[Any], blocks: Sequence[int], kinds: Sequence[int], *, inwards: bool) -> list[int]:
-        totals = numpy.zeros((len(blocks), len(self._sizes)), dtype="<u8")
+        totals = numpy.zeros((len(blocks), self._runs), dtype="<u8")
         checks = [0] * len(blocks)
-        dtype, add, fast = f"<u{self._word}", numpy.add.reduce, self._word == 8
+        add = numpy.add.reduce
         for index, (buffer, block, kind) in enumerate(zip(buffers, blocks, kinds, strict=True)):
-            payload: Any = numpy.frombuffer(buffer, dtype, self._words, self._offset)
+            payload: Any = numpy.frombuffer(buffer, "<u8", self._words, self._offset)
             for chunk in self._chunks:
                 for view, start, end in chunk.parts:
                     there = view[block]
@@ -199,49 +207,26 @@ class BlockCopier:
                 copied = payload[chunk.start : chunk.end]
                 if kind == CRC32:
                     checks[index] = zlib.crc32(copied, checks[index])
-                elif kind == SUM64 and fast:
+                elif kind == SUM64:
                     add(copied.reshape(chunk.runs, -1), axis=1, out=totals[index, chunk.first : chunk.last])
-            if kind == SUM64 and not fast:
-                checks[index] = sum64(memoryview(payload), self._sizes)
-        if fast and SUM64 in kinds:
+        if SUM64 in kinds:
             for index, total in enumerate((totals @ self._weights).tolist()):
                 if kinds[index] == SUM64:
                     checks[index] = (total + self._constant) & _MASK
         return checks
 
 
-def sum64(payload: memoryview, sizes: Sequence[int]) -> int:
-    """Return the ``sum64`` checksum of a payload, run by run: its definition, and the way for runs of odd sizes.
-
-    It adds 64-bit words (little endian, a shorter last one filled with zeros) and weighs each run by its position. It
-    runs at memory speed, several times faster than a CRC, and finds what happens to objects: truncation, zeroed pages,
-    mixed-up blocks, flipped bits.
-
-    Args:
-        payload: The bytes.
-        sizes: Bytes of each run.
-    """
-    value = position = 0
-    for size in sizes:
-        run = payload[position : position + size]
-        whole = size - size % 8
-        total = int(numpy.frombuffer(run[:whole], "<u8").sum(dtype="<u8")) + int.from_bytes(run[whole:], "little")
-        value = ((value + total) * _ODD + 1) & _MASK
-        position += size
-    return value
-
-
-def _chunks(layout: KVLayout, word: int, max_bytes: int) -> list[_Chunk]:
+def _chunks(layout: KVLayout, max_bytes: int) -> list[_Chunk]:
     chunks: list[_Chunk] = []
     position = run = 0
     for piece in pieces(layout.segments, layout.num_blocks, max_bytes):
-        end = position + piece.nbytes // word
-        parts, start, first = [(_strided(piece, layout.num_blocks, word), position, end)], position, run
+        end = position + piece.nbytes // _WORD
+        parts, start, first = [(_strided(piece, layout.num_blocks), position, end)], position, run
         run += piece.runs
         if chunks:
             last = chunks[-1]
-            same_size = last.parts[-1][0].shape[-1] * word == piece.size
-            if same_size and (end - last.start) * word <= max_bytes:
+            same_size = last.parts[-1][0].shape[-1] * _WORD == piece.size
+            if same_size and (end - last.start) * _WORD <= max_bytes:
                 parts, start, first = last.parts + parts, last.start, last.first
                 chunks.pop()
         chunks.append(_Chunk(parts, start, end, first, run - first))
@@ -252,12 +237,12 @@ def _chunks(layout: KVLayout, word: int, max_bytes: int) -> list[_Chunk]:
 class _Memory:
     """Some address, as numpy wants to be told of it."""
 
-    def __init__(self, address: int, word: int) -> None:
-        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": (1,), "typestr": f"<u{word}"}
+    def __init__(self, address: int) -> None:
+        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": (1,), "typestr": "<u8"}
 
 
-def _strided(piece: Piece, num_blocks: int, word: int) -> Any:
+def _strided(piece: Piece, num_blocks: int) -> Any:
     """Return all blocks' runs of a piece as one array ``[blocks, count, inner, words]``, without a copy."""
-    shape = (num_blocks, piece.count, piece.inner, piece.size // word)
-    strides = (piece.stride, piece.step, piece.inner_step, word)
-    return as_strided(numpy.asarray(_Memory(piece.base, word)), shape, strides)
+    shape = (num_blocks, piece.count, piece.inner, piece.size // _WORD)
+    strides = (piece.stride, piece.step, piece.inner_step, _WORD)
+    return as_strided(numpy.asarray(_Memory(piece.base)), shape, strides)

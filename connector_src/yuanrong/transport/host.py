@@ -5,7 +5,6 @@ An object is a 64-byte header and the block's runs one after the other. The head
 bytes count as loaded, that the object is this block, of this inner form, whole and unchanged. Writes go straight into
 the DataSystem's shared memory (``mcreate``), reads come straight out of it (``get_buffers``): one copy each way, shared
 among threads (numpy copies and sums without the interpreter lock), because one core does not fill a memory bus.
-Clients older than 0.7 have neither, so ``set`` and ``get`` are the fall-back.
 
 The DataSystem client keeps Python's interpreter lock during its calls, so calls are cut into batches and bounded by the
 client's own request timeout; no thread could interrupt them.
@@ -81,8 +80,6 @@ class HostTransport:
         self._config = config
         self._layout = layout
         self._write_mode = write_mode
-        self._zero_copy_write = hasattr(client, "mcreate") and hasattr(client, "mset_buffer")
-        self._zero_copy_read = hasattr(client, "get_buffers")
         self._pace = Pace(config.batch_bytes)
         self._copier: BlockCopier | None = None
         if layout is not None:
@@ -167,22 +164,16 @@ class HostTransport:
 
     def _put_batch(self, keys: list[str], blocks: Sequence[int], guard: Guard) -> int:
         """Publish a batch; returns how many of its first keys were, which is all unless the guard was revoked."""
-        if self._zero_copy_write:
-            sizes = [self._object_bytes] * len(keys)
-            buffers = list(self._client.mcreate(keys, sizes, self._write_mode, self._config.ttl_seconds))
-            filled = self._copy_out(keys, [buffer.MutableData() for buffer in buffers], blocks, guard)
-            if filled:
-                self._client.mset_buffer(buffers[:filled])
-            return filled
-        values = [bytearray(self._object_bytes) for _ in keys]
-        filled = self._copy_out(keys, values, blocks, guard)
-        for key, value in zip(keys[:filled], values, strict=False):
-            self._client.set(key, value, self._write_mode, self._config.ttl_seconds)
+        sizes = [self._object_bytes] * len(keys)
+        buffers = list(self._client.mcreate(keys, sizes, self._write_mode, self._config.ttl_seconds))
+        filled = self._copy_out(keys, [buffer.MutableData() for buffer in buffers], blocks, guard)
+        if filled:
+            self._client.mset_buffer(buffers[:filled])
         return filled
 
     def _read(self, keys: list[str]) -> list[Any]:
         begin = time.perf_counter()
-        values = list(self._client.get_buffers(keys, 0) if self._zero_copy_read else self._client.get(keys))
+        values = list(self._client.get_buffers(keys, 0))
         self._pace.took(len(keys) * self._object_bytes, time.perf_counter() - begin)
         return values + [None] * (len(keys) - len(values))
 
@@ -296,10 +287,7 @@ class HostTransport:
 
 def _digest(key: str) -> bytes:
     """Return 16 bytes of the block digest that ends a key, so that an object under a wrong key is found."""
-    try:
-        return bytes.fromhex(key[-64:])[:16]
-    except ValueError:
-        return key[-16:].encode().ljust(16, b"\0")
+    return bytes.fromhex(key[-64:])[:16]
 
 
 def _nothing() -> None:

@@ -212,7 +212,8 @@ class Engine:
         self.step()
         pool = self.scheduler.kv_cache_manager.block_pool
         assert pool.get_num_free_blocks() == self.free_at_start
-        assert self.scheduler.connector._scheduler.idle
+        side = self.scheduler.connector._scheduler
+        assert not any((side._tracked, side._loads, side._draining, side._new_drains))
         assert not self.scheduler._failed_kv_loads
         assert not self.scheduler.finished_recving_kv_req_ids
         assert not self.scheduler.running

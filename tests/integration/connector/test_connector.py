@@ -174,7 +174,7 @@ def test_an_engine_starts_and_serves_without_any_datasystem(folder: Path) -> Non
     engine = Engine(Setup(), {}, folder, random.Random(1))
     connector = engine.scheduler.connector
     connector._scheduler._transport = REAL_CONNECTED(connector, "host", None, 100)
-    assert not connector._scheduler._transport.available
+    assert connector._scheduler._transport._open
     engine.add("r", list(range(20)), 4)
     engine.finish()
 

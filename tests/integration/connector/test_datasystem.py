@@ -123,7 +123,7 @@ def test_a_paused_worker_costs_one_deadline_and_is_found_again(workers: tuple[Da
     wait_until(lambda: breaker.exist(keys("pause", 1)).cause is None)
     with workers[1].paused():
         assert breaker.exist(keys("pause", 1)).cause in base.OUTAGE
-        assert not breaker.available
+        assert breaker._open
         assert breaker.exist(keys("pause", 1)).cause == base.UNAVAILABLE
     wait_until(lambda: breaker.exist(keys("pause", 1)).cause is None)
     breaker.close()
@@ -134,10 +134,10 @@ def test_a_killed_worker_is_found_again_after_its_restart(workers: tuple[Daemon,
     layout = make_layout()
     breaker = BreakingTransport(lambda: connect(config, "host", layout, 1000), lambda: probe(config, reachable), 0.2)
     breaker.start()
-    wait_until(lambda: breaker.available)
+    wait_until(lambda: not breaker._open)
     workers[1].kill()
     assert breaker.get(keys("kill", 1), [0], Guard()).cause is not None
-    assert not breaker.available
+    assert breaker._open
     workers[1].start()
     wait_until(lambda: breaker.put(keys("kill", 1), [0], Guard()).cause is None)
     breaker.close()
@@ -147,7 +147,7 @@ def test_a_worker_that_was_never_there_degrades_at_once(workers: tuple[Daemon, D
     config = ConnectorConfig.from_extra({"worker_address": f"127.0.0.1:{free_ports(1)[0]}"}, "kv_both", {})
     breaker = BreakingTransport(lambda: connect(config, "host", None, 100), lambda: probe(config, reachable), 60)
     breaker.start()
-    assert not breaker.available
+    assert breaker._open
     breaker.close()
 
 

@@ -53,6 +53,7 @@ SETTINGS = {
     "announce": False,  # the tiers' figures are to be of blocks alone
 }
 SCHEDULERS = {"vllm": "RecoveringScheduler", "ascend": "WholePromptAscendScheduler"}
+CHECKSUMS = {"vllm": "sum64", "ascend": "crc32"}
 Handler = Callable[[dict[str, Any]], None]
 
 
@@ -234,6 +235,7 @@ def serving(
                 "kv_connector_extra_config": {
                     "worker_address": worker_address,
                     "worker_resource_log": str(worker_log or ""),
+                    "checksum": CHECKSUMS[scheduler],
                     **SETTINGS,
                 },
             }

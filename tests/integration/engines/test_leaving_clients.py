@@ -7,6 +7,7 @@ import json
 import queue
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,9 +16,22 @@ from yrpd.deploying.verification.questions import Question
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
 
-from tests.integration.engines.rig import BLOCK, FULL, MAX_LEN, NAME, Engine, Reference, prompt, wait_until_idle  # noqa: E402
+from vllm_ascend.distributed.yuanrong.config import ConnectorConfig  # noqa: E402
+
+from tests.integration.engines.rig import (  # noqa: E402
+    BLOCK,
+    FULL,
+    MAX_LEN,
+    NAME,
+    Engine,
+    Reference,
+    eventually,
+    prompt,
+    wait_until_idle,
+)
 
 LEAVING = 1000 if FULL else 100
+LOAD_THREADS = ConnectorConfig.load_threads
 WAIT_S = 120
 
 
@@ -57,17 +71,23 @@ class Moment:
             self.draining.put(message["draining"])
 
 
+def ask_for_a_stream(engine: Engine, question: Question, salt: str, name: str) -> http.client.HTTPConnection:
+    """Ask under a name of one's own; the connection can be closed before there is an answer."""
+    headers = {"Content-Type": "application/json", "X-Request-Id": name}
+    host, port = engine.daemon.address.rsplit(":", 1)
+    body = {**question.body, "model": NAME, "stream": True, "cache_salt": salt}
+    connection = http.client.HTTPConnection(host, int(port), timeout=WAIT_S)
+    connection.request("POST", question.path, json.dumps(body), headers)
+    return connection
+
+
 def leave(engine: Engine, question: Question, salt: str, begin: str, end: str, skip: int = 0) -> bool:
     """Ask, disconnect at the moment, and return whether the blocks were still being written to by then."""
     assert engine.gate is not None
     name = uuid.uuid4().hex
     moment = Moment(name, begin, end, skip)
-    headers = {"Content-Type": "application/json", "X-Request-Id": name}
-    host, port = engine.daemon.address.rsplit(":", 1)
-    body = {**question.body, "model": NAME, "stream": True, "cache_salt": salt}
     with engine.gate.watched(moment):
-        connection = http.client.HTTPConnection(host, int(port), timeout=WAIT_S)
-        connection.request("POST", question.path, json.dumps(body), headers)
+        connection = ask_for_a_stream(engine, question, salt, name)
         moment.reached.get(timeout=WAIT_S)
         connection.close()
         draining = moment.draining.get(timeout=WAIT_S)
@@ -94,6 +114,43 @@ def test_clients_that_leave_during_a_load_leak_nothing(engine: Engine, plain: Re
     plain.check(question, engine.ask(question, salt))
     assert engine.counters()["loaded_blocks"] - before == 8, "a load that was called off costs no later one"
     assert_nothing_is_lost(engine, plain)
+
+
+def test_a_client_that_leaves_before_its_load_began_leaks_nothing(engine: Engine, plain: Reference) -> None:
+    """All threads that load are busy; its blocks are taken back before any of them has come to its load."""
+    assert engine.gate is not None
+    question, salt = prompt("left before its load", 8 * BLOCK + 1), uuid.uuid4().hex
+    plain.check(question, engine.ask(question, salt))
+    engine.forget()
+    matched, name = engine.counters()["matched_tokens"], uuid.uuid4().hex
+    busy, release, gone = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def act(message: dict[str, Any]) -> None:
+        if message["moment"] == "load":
+            busy.release()
+            release.wait(WAIT_S)
+        elif message["moment"] == "drained" and name in message["request"]:
+            gone.set()
+
+    with engine.gate.watched(act), ThreadPoolExecutor(LOAD_THREADS) as pool:
+        try:
+            others = [pool.submit(engine.ask, question, salt) for _ in range(LOAD_THREADS)]
+            for _ in others:
+                assert busy.acquire(timeout=WAIT_S)
+            connection = ask_for_a_stream(engine, question, salt, name)
+            eventually(lambda: assert_matched(engine, matched + (LOAD_THREADS + 1) * 8 * BLOCK))
+            connection.close()
+            assert gone.wait(WAIT_S)
+            assert not busy.acquire(blocking=False), "its load had begun"
+        finally:
+            release.set()
+        for other in others:
+            plain.check(question, other.result(timeout=WAIT_S))
+    assert_nothing_is_lost(engine, plain)
+
+
+def assert_matched(engine: Engine, tokens: float) -> None:
+    assert engine.counters()["matched_tokens"] == tokens
 
 
 def assert_nothing_is_lost(engine: Engine, plain: Reference) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import uuid
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,10 +20,11 @@ from vllm.v1.attention.backends.cpu_attn import TorchSDPAMetadataBuilderV1  # no
 from vllm.v1.attention.backends.utils import CommonAttentionMetadata  # noqa: E402
 
 from tests.integration.engines.inside.cpu_attention import prefills_first  # noqa: E402
-from tests.integration.engines.rig import BLOCK, Engine, Reference, prompt, wait_until_idle  # noqa: E402
+from tests.integration.engines.rig import BLOCK, BLOCKS, Engine, Reference, prompt, wait_until_idle  # noqa: E402
 
 REQUESTS = 64
 ANSWER = 40
+WAIT_S = 120
 LENGTHS = (1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 40, 70, 100)
 
 
@@ -52,6 +54,36 @@ def test_many_requests_on_a_small_cache_are_preempted_and_answered_right(engine:
         assert computed or engine.counters()["loaded_blocks"] > loaded, "nothing was loaded"
         wait_until_idle(engine)
         engine.forget()
+
+
+def test_two_loaded_requests_that_hold_the_whole_cache_are_both_answered_right(
+    engine: Engine, plain: Reference
+) -> None:
+    """Neither gets the blocks that it needs beside the loaded ones: one gives its own back and is computed."""
+    assert engine.gate is not None
+    half, salt = (BLOCKS - 4) // 2, uuid.uuid4().hex
+    shared = prompt("the beginning of both", half * BLOCK + 1)
+    plain.check(shared, engine.ask(shared, salt))
+    engine.forget()
+    questions = []
+    for name in ("one", "other"):
+        question = prompt(f"the end of {name}", 5 * BLOCK)
+        tokens = shared.body["prompt"][: half * BLOCK] + question.body["prompt"]
+        questions.append(replace(question, body={**question.body, "prompt": tokens}))
+    plain.prepare(questions)
+    before, both = engine.counters()["loaded_blocks"], threading.Barrier(2)
+
+    def act(message: dict[str, Any]) -> None:
+        if message["moment"] == "load":
+            both.wait(WAIT_S)
+
+    with engine.gate.watched(act):
+        answers = engine.ask_all(questions, salt)
+    for question, answer in zip(questions, answers, strict=True):
+        plain.check(question, answer)
+    assert engine.counters()["loaded_blocks"] - before == 2 * half, "both were loaded"
+    wait_until_idle(engine)
+    engine.forget()
 
 
 class Batch:

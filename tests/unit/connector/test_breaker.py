@@ -54,7 +54,7 @@ class World:
 def test_calls_go_through_while_all_is_well() -> None:
     world = World()
     world.breaker.start()
-    assert world.breaker.available
+    assert not world.breaker._open
     assert world.breaker.exist(["k", "x"]) == Presence([True, False])
     world.breaker.fence()()
     assert world.connected[0].fences == 1
@@ -74,7 +74,7 @@ def test_one_outage_is_paid_for_once_and_ends_by_a_probe(cause: str) -> None:
     world.back.clear()
     world.up, world.cause = False, cause
     assert world.breaker.exist(["k"]) == Presence([False], cause)
-    assert not world.breaker.available
+    assert world.breaker._open
     calls = len(world.connected[0].calls)
     guard = Guard()
     assert world.breaker.exist(["k", "l"]) == Presence([False, False], UNAVAILABLE)
@@ -109,7 +109,7 @@ def test_a_client_that_cannot_even_be_imported_degrades_too() -> None:
     world = World()
     world.refuse = True
     world.breaker.start()
-    assert not world.breaker.available
+    assert world.breaker._open
     world.breaker.close()
 
 
@@ -119,7 +119,7 @@ def test_a_bad_object_is_no_outage(cause: str) -> None:
     world.breaker.start()
     world.cause = cause
     world.breaker.exist(["k"])
-    assert world.breaker.available
+    assert not world.breaker._open
 
 
 def test_the_number_of_failures_in_a_row_can_be_raised() -> None:
@@ -128,10 +128,10 @@ def test_the_number_of_failures_in_a_row_can_be_raised() -> None:
     for cause in (TIMEOUT, None, TIMEOUT):
         world.cause = cause
         world.breaker.exist(["k"])
-        assert world.breaker.available
+        assert not world.breaker._open
     world.up = False
     world.breaker.exist(["k"])
-    assert not world.breaker.available
+    assert world.breaker._open
     world.breaker._trip("again")
     assert world.changes == [False, True]
     world.breaker.close()

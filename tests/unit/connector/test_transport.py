@@ -34,8 +34,16 @@ def small_layout(device: Device | None = None) -> KVLayout:
     return layout
 
 
-class OldClient:
-    """A KVClient of DataSystem 0.6: strict types, RuntimeError for everything."""
+class _Buffer:
+    def __init__(self, key: str, size: int) -> None:
+        self.key, self.data = key, bytearray(size)
+
+    def MutableData(self) -> memoryview:
+        return memoryview(self.data)
+
+
+class Client:
+    """A KVClient: strict types, RuntimeError for everything."""
 
     def __init__(self) -> None:
         self.store: dict[str, bytes] = {}
@@ -53,38 +61,6 @@ class OldClient:
         assert len(keys) <= 10_000
         return [k in self.store for k in keys]
 
-    def set(self, key: str, value: Any, mode: Any, ttl: int) -> None:
-        self._maybe_fail()
-        assert type(value) in (memoryview, bytes, bytearray, str)
-        self.modes.add(mode)
-        self.store[key] = bytes(value)
-
-    def get(self, keys: list[str]) -> list[bytes | None]:
-        self._maybe_fail()
-        values = [self.store.get(k) for k in keys]
-        if not any(values):
-            raise RuntimeError("code: [Key not found], msg: [Cannot get objects from worker]")
-        return values
-
-    def delete(self, keys: list[str]) -> list[str]:
-        self._maybe_fail()
-        self.deleted += keys
-        for key in keys:
-            self.store.pop(key, None)
-        return []
-
-
-class _Buffer:
-    def __init__(self, key: str, size: int) -> None:
-        self.key, self.data = key, bytearray(size)
-
-    def MutableData(self) -> memoryview:
-        return memoryview(self.data)
-
-
-class Client(OldClient):
-    """A KVClient since 0.7."""
-
     def mcreate(self, keys: list[str], sizes: list[int], mode: Any, ttl: int) -> list[_Buffer]:
         self._maybe_fail()
         self.modes.add(mode)
@@ -95,18 +71,25 @@ class Client(OldClient):
         for buffer in buffers:
             self.store[buffer.key] = bytes(buffer.data)
 
-    def get_buffers(self, keys: list[str], timeout: int) -> list[Any]:
-        return [None if v is None else memoryview(v) for v in self.get(keys)]
+    def get_buffers(self, keys: list[str], timeout: int) -> list[memoryview | None]:
+        self._maybe_fail()
+        values = [self.store.get(k) for k in keys]
+        if not any(values):
+            raise RuntimeError("code: [Key not found], msg: [Cannot get objects from worker]")
+        return [None if v is None else memoryview(v) for v in values]
+
+    def delete(self, keys: list[str]) -> list[str]:
+        self._maybe_fail()
+        self.deleted += keys
+        for key in keys:
+            self.store.pop(key, None)
+        return []
 
 
-CLIENTS = [OldClient, Client]
-
-
-@pytest.mark.parametrize("client_type", CLIENTS)
 @pytest.mark.parametrize("checksum", ["sum64", "crc32", "none"])
 @pytest.mark.parametrize("batch_bytes", [1, 1 << 20])
-def test_blocks_come_back_as_they_went(client_type: type[OldClient], checksum: str, batch_bytes: int) -> None:
-    client, layout = client_type(), small_layout()
+def test_blocks_come_back_as_they_went(checksum: str, batch_bytes: int) -> None:
+    client, layout = Client(), small_layout()
     transport = host.HostTransport(client, settings(checksum=checksum, batch_bytes=batch_bytes), layout, "evictable")
     before = [read_block(layout, b) for b in range(6)]
     assert transport.put([KEY, KEY2], [1, 4], Guard()) == Transfer([None, None], 2 * layout.block_bytes)
@@ -117,9 +100,8 @@ def test_blocks_come_back_as_they_went(client_type: type[OldClient], checksum: s
     assert after == [before[4], *before[1:5], before[1]]
 
 
-@pytest.mark.parametrize("client_type", CLIENTS)
-def test_what_is_missing_is_named(client_type: type[OldClient]) -> None:
-    client, layout = client_type(), small_layout()
+def test_what_is_missing_is_named() -> None:
+    client, layout = Client(), small_layout()
     transport = host.HostTransport(client, settings(), layout, None)
     assert transport.get([KEY, KEY2], [0, 1], Guard()).causes == [base.MISSING, base.MISSING]
     transport.put([KEY], [0], Guard())
@@ -181,7 +163,6 @@ def test_a_buffer_may_be_longer_than_what_was_written() -> None:
     assert causes == [None]
 
 
-@pytest.mark.parametrize("client_type", CLIENTS)
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
@@ -191,8 +172,8 @@ def test_a_buffer_may_be_longer_than_what_was_written() -> None:
         (TypeError("strange"), base.ERROR),
     ],
 )
-def test_no_exception_leaves_a_transport(client_type: type[OldClient], error: Exception, cause: str) -> None:
-    client, layout = client_type(), small_layout()
+def test_no_exception_leaves_a_transport(error: Exception, cause: str) -> None:
+    client, layout = Client(), small_layout()
     transport = host.HostTransport(client, settings(batch_bytes=1), layout, None)
     client.error = error
     assert transport.exist([KEY, KEY2]) == base.Presence([False, False], cause)
@@ -231,10 +212,9 @@ def test_many_keys_are_asked_in_parts_up_to_the_first_miss() -> None:
         assert transport.exist([]).found == []
 
 
-@pytest.mark.parametrize("client_type", CLIENTS)
-def test_a_revoked_put_publishes_nothing_more(client_type: type[OldClient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revoked_put_publishes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "GUARD_BYTES", 1)
-    client, layout, guard = client_type(), small_layout(), Guard()
+    client, layout, guard = Client(), small_layout(), Guard()
     transport = host.HostTransport(client, settings(), layout, None)
     entered = guard.enter
     seen: list[bool] = []
@@ -269,7 +249,7 @@ def test_a_revoked_batch_tells_of_each_block_what_became_of_it(
     monkeypatch.setattr(host, "GUARD_BYTES", 1)
     monkeypatch.setattr("yuanrong.transport.threads.SHARE_BYTES", 1)
     monkeypatch.setattr("yuanrong.transport.threads.ITEM_BYTES", 1)
-    names = [f"k{i}" for i in range(6)]
+    names, again = ([f"{i:02x}" * 32 for i in range(start, start + 6)] for start in (0, 6))
     client, layout = Client(), small_layout()
     saved = [read_block(layout, block) for block in range(6)]
     transport = host.HostTransport(client, settings(copy_threads=threads), layout, None)
@@ -287,8 +267,8 @@ def test_a_revoked_batch_tells_of_each_block_what_became_of_it(
                 self.left -= 1
                 return self.left >= 0 and super().enter()  # a Condition's lock may be taken twice
 
-    written = transport.put([f"again{i}" for i in range(6)], list(range(6)), Brief())
-    assert [name in client.store for name in (f"again{i}" for i in range(6))] == [c is None for c in written.causes]
+    written = transport.put(again, list(range(6)), Brief())
+    assert [name in client.store for name in again] == [c is None for c in written.causes]
     assert set(written.causes) <= {None, base.REVOKED}
     assert written.causes.count(None) <= allowed
 
@@ -334,7 +314,7 @@ def test_a_batch_without_room_is_published_in_halves() -> None:
 
     client, layout = Small(), small_layout()
     transport = host.HostTransport(client, settings(), layout, None)
-    names = [KEY, KEY2, "k3", "k4", "k5"]
+    names = [KEY, KEY2, *(f"{number:02x}" * 32 for number in range(3))]
     assert transport.put(names, list(range(5)), Guard()) == Transfer([None] * 5, 5 * layout.block_bytes)
     assert list(client.store) == names
     assert transport.put([KEY, KEY3, KEY2], [0, 1, 2], Guard()).causes == [None, base.FULL, base.FULL]
@@ -402,7 +382,7 @@ class Future:
         return self.work()
 
 
-class Hetero(OldClient):
+class Hetero(Client):
     """A HeteroClient over real memory: keeps the sizes with the object and refuses others, as the DataSystem does."""
 
     def __init__(self) -> None:

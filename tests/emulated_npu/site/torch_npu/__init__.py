@@ -43,6 +43,7 @@ from ._operators.experts import (  # noqa: E402
     npu_grouped_matmul,
     npu_moe_compute_expert_tokens,
     npu_moe_finalize_routing,
+    npu_moe_gating_top_k,
     npu_moe_gating_top_k_softmax,
     npu_moe_init_routing,
 )
@@ -58,7 +59,7 @@ for _name in (
     "_npu_group_topk", "_npu_quant_rms_norm", "npu_add_rms_norm_quant", "npu_convert_weight_to_int4pack",
     "npu_dequant_swiglu_quant", "npu_dynamic_quant", "npu_format_cast_", "npu_fused_infer_attention_score",
     "npu_grouped_matmul_finalize_routing", "npu_incre_flash_attention", "npu_interleave_rope",
-    "npu_kv_rmsnorm_rope_cache", "npu_mm_all_reduce_base", "npu_moe_gating_top_k", "npu_moe_distribute_combine",
+    "npu_kv_rmsnorm_rope_cache", "npu_mm_all_reduce_base", "npu_moe_distribute_combine",
     "npu_moe_distribute_combine_v2", "npu_moe_distribute_dispatch", "npu_moe_distribute_dispatch_v2",
     "npu_moe_init_routing_quant", "npu_moe_init_routing_v2", "npu_moe_re_routing", "npu_moe_token_permute",
     "npu_moe_token_unpermute", "npu_quant_grouped_matmul_dequant", "npu_quant_matmul", "npu_quantize",

@@ -26,6 +26,55 @@ def npu_moe_gating_top_k_softmax(
     return scores.to(x.dtype), experts.to(torch.int32), numbers
 
 
+def npu_moe_gating_top_k(
+    x: torch.Tensor,
+    k: int,
+    *,
+    bias: torch.Tensor | None = None,
+    k_group: int = 1,
+    group_count: int = 1,
+    group_select_mode: int = 0,
+    renorm: int = 0,
+    norm_type: int = 1,
+    out_flag: bool = False,
+    routed_scaling_factor: float = 1.0,
+    eps: float = 1e-20,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return weights and experts ``[tokens, k]`` of DeepSeek-V3's gate, and nothing of use as the third.
+
+    Scores are sigmoids. With the bias added to them, a group of experts counts as much as its best two together, and
+    the ``k`` best experts of the ``k_group`` best groups are chosen; their weights are the scores without the bias,
+    over their sum.
+
+    Args:
+        x: ``[tokens, 256]``: the API reference allows no other number of experts, of groups (8) or of chosen ones (4).
+        k: Experts of a token.
+        bias: ``[256]``.
+        k_group: Groups to choose.
+        group_count: Groups.
+        group_select_mode: 1: a group's two best, 0: its best.
+        renorm: 0.
+        norm_type: 1: sigmoid, 0: softmax.
+        out_flag: Whether the third result is to hold all scores.
+        routed_scaling_factor: Multiplies the weights.
+        eps: Added to their sum.
+
+    Raises:
+        NotEmulatedError: Any other form.
+    """
+    form = (x.shape[-1], group_count, k_group, group_select_mode, renorm, norm_type, out_flag)
+    if bias is None or form != (256, 8, 4, 1, 0, 1, False):
+        raise NotEmulatedError("npu_moe_gating_top_k is emulated for DeepSeek-V3's gate alone")
+    scores = x.float().sigmoid()
+    groups = (scores + bias.float()).view(x.shape[0], group_count, -1)
+    best = groups.topk(2, dim=-1).values.sum(-1).topk(k_group, dim=-1).indices
+    outside = torch.ones(groups.shape[:2], dtype=torch.bool, device=x.device).scatter(1, best, False)
+    experts = groups.masked_fill(outside.unsqueeze(-1), float("-inf")).flatten(1).topk(k, dim=-1).indices
+    weights = scores.gather(1, experts)
+    weights = weights / (weights.sum(-1, keepdim=True) + eps) * routed_scaling_factor
+    return weights.to(x.dtype), experts.to(torch.int32), torch.full_like(scores, float("nan"))
+
+
 def npu_moe_init_routing(
     x: torch.Tensor, row_idx: torch.Tensor, expert_idx: torch.Tensor, active_num: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
