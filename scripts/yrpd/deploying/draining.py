@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import requests
 from docker.errors import APIError
 from docker.models.containers import Container
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from yrpd.deploying.spec import ContainerSpec, HttpProbe
+from yrpd.deploying import ports
+from yrpd.deploying.spec import ContainerSpec, HttpProbe, Role
 from yrpd.serving.command_lines import DRAINING
 from yrpd.serving.draining import HEALTH
 
 INTERVAL_S = 0.5
 REQUEST_TIMEOUT_S = 5.0
-# The router takes an instance out after two failed health checks.
-LEFT_OUT_WITHIN_S = 60
+# The router takes an instance out after two failed health checks, and in after a good one.
+LEFT_OUT_WITHIN_S = CHOSEN_WITHIN_S = 60
 
 
 class BusyError(Exception):
@@ -37,8 +40,11 @@ def drain(container: Container, spec: ContainerSpec, router: HttpProbe, deadline
     """
     if not isinstance(spec.probe, HttpProbe):
         return f"{spec.name} has no HTTP port"
+    here = urlsplit(spec.probe.url)
+    if not ports.answers(here.hostname or "", here.port or 0):
+        return ""  # nothing listens, such as one that a killed run had only begun to start
     try:
-        before = _chosen_among(router, spec.role)
+        before, _ = _chosen_among(router, spec.role)
         code, _ = container.exec_run(["touch", DRAINING])
     except (APIError, BusyError) as error:
         return f"{spec.name} on {spec.host} could not be drained: {error}"
@@ -57,6 +63,23 @@ def drain(container: Container, spec: ContainerSpec, router: HttpProbe, deadline
     return ""
 
 
+def wait_until_chosen(router: HttpProbe, role: Role) -> str:
+    """Wait until the router chooses among all P or all D; return why it was not waited for to the end."""
+    try:
+        for attempt in _until(CHOSEN_WITHIN_S):
+            with attempt:
+                _demand_all_chosen(router, role)
+    except BusyError as error:
+        return str(error)
+    return ""
+
+
+def resume(container: Container) -> None:
+    """Let a P or D serve again that was being drained; one that does not run needs nothing."""
+    with suppress(APIError):
+        container.exec_run(["rm", "-f", DRAINING])
+
+
 def _until(seconds: float) -> Retrying:
     return Retrying(
         stop=stop_after_delay(seconds),
@@ -66,9 +89,15 @@ def _until(seconds: float) -> Retrying:
     )
 
 
-def _demand_left_out(router: HttpProbe, role: str, before: int) -> None:
-    if (now := _chosen_among(router, role)) >= before:
+def _demand_left_out(router: HttpProbe, role: Role, before: int) -> None:
+    if (now := _chosen_among(router, role)[0]) >= before:
         raise BusyError(f"the router still chooses among {now} {role}")
+
+
+def _demand_all_chosen(router: HttpProbe, role: Role) -> None:
+    chosen, there = _chosen_among(router, role)
+    if chosen < there:
+        raise BusyError(f"the router chooses among {chosen} of {there} {role}")
 
 
 def _demand_empty(probe: HttpProbe) -> None:
@@ -81,12 +110,13 @@ def _demand_empty(probe: HttpProbe) -> None:
         raise BusyError(f"{left} requests are left")
 
 
-def _chosen_among(router: HttpProbe, role: str) -> int:
-    """Return how many P or D the router thinks healthy; it answers 503 with the same text when it is none."""
+def _chosen_among(router: HttpProbe, role: Role) -> tuple[int, int]:
+    """Return how many P or D the router thinks healthy, and how many it has; it answers 503 when none is healthy."""
     try:
-        return int(json.loads(_get(router.url))[role]["healthy"])
+        counted = json.loads(_get(router.url))[role]
+        return int(counted["healthy"]), int(counted["total"])
     except (ValueError, KeyError, TypeError):
-        return 0
+        return 0, 0
 
 
 def _get(url: str) -> str:

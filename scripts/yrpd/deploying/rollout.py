@@ -15,10 +15,10 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from yrpd.deploying import containers
-from yrpd.deploying.draining import drain
-from yrpd.deploying.probing import wait_until_ready
+from yrpd.deploying.draining import drain, resume, wait_until_chosen
+from yrpd.deploying.probing import NotReadyError, check_once, wait_until_ready
 from yrpd.deploying.reconcile import Change
-from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec, HttpProbe
+from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec, HttpProbe, Role
 from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
 
@@ -45,6 +45,7 @@ class Rollout:
     drain_s: int = 300
     started: list[tuple[ContainerSpec, Container]] = field(default_factory=list)
     set_aside: list[tuple[str, str, Container]] = field(default_factory=list)
+    draining: list[Container] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, changes: Sequence[Change]) -> None:
@@ -56,17 +57,19 @@ class Rollout:
             DeployError: A container did not become ready. What this run started is removed again, its logs are kept,
                 and what ran before runs again.
         """
-        self._end_leftovers(changes)
+        changes = self._end_leftovers(changes)
         try:
             if one_at_a_time(changes):
                 # While one is exchanged the others of its role serve; D first, since a P of the old kind can feed a D
                 # of the new one, and not the other way round.
                 for role in ("decode", "prefill"):
-                    for change in changes:
-                        if change.spec and change.spec.role == role and change.action == "replace":
-                            self._drain(change, changes)
-                            self._set_aside([change])
-                            self._start_wave([change])
+                    going = [each for each in changes if each.spec and each.spec.role == role and each.action != "keep"]
+                    # What does not serve anyway goes first, so that one serves at any time.
+                    for change in sorted(going, key=self._serves):
+                        self._drain(change, changes)
+                        self._set_aside([change])
+                        self._start_wave([change])
+                        self._wait_for_router(role, changes)
             else:
                 self._set_aside([change for change in changes if change.action in ("replace", "remove")])
             for wave in WAVES:
@@ -81,21 +84,40 @@ class Rollout:
             raise
         end_all([(container, 0) for _, _, container in self.set_aside])
 
-    def _end_leftovers(self, changes: Sequence[Change]) -> None:
-        """Remove what a run that was killed had set aside."""
-        names = [change for change in changes if change.action == "remove" and change.name.endswith(ASIDE)]
-        end_all([(each, 0) for change in names if (each := self._get(change.host, change.name)) is not None])
+    def _end_leftovers(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Remove what a run that was killed had set aside, let what it was draining serve; return the other changes."""
+        there = (self._get(change.host, change.name) for change in changes if is_leftover(change))
+        end_all([(each, 0) for each in there if each is not None])
+        for change in changes:
+            if change.action == "keep" and change.spec and change.spec.role in ("prefill", "decode"):
+                resume(self._found(change.spec)[1])
+        return [change for change in changes if not is_leftover(change)]
+
+    def _serves(self, change: Change) -> bool:
+        container = self._get(change.host, change.name)
+        if container is None or container.status != "running" or change.spec is None:
+            return False
+        try:
+            check_once(change.spec.probe, container)
+        except NotReadyError:
+            return False
+        return True
 
     def _drain(self, change: Change, changes: Sequence[Change]) -> None:
         """Let a P or D finish what it has, where a router that stays can send what comes elsewhere."""
-        routers = [each.spec.probe for each in changes if each.spec and each.spec.role == "router"]
-        container = self._get(change.host, change.name)
-        if container is None or container.status != "running" or change.spec is None or not routers:
+        router, container = _router(changes), self._get(change.host, change.name)
+        if container is None or container.status != "running" or change.spec is None or router is None:
             return
-        if isinstance(routers[0], HttpProbe):
-            with self.reporter.step(f"draining {change.name} on {change.host}"):
-                if problem := drain(container, change.spec, routers[0], self.drain_s):
-                    self.reporter.say(f"    {problem}")
+        with self.reporter.step(f"draining {change.name} on {change.host}"):
+            self.draining.append(container)
+            if problem := drain(container, change.spec, router, self.drain_s):
+                self.reporter.say(f"    {problem}")
+
+    def _wait_for_router(self, role: Role, changes: Sequence[Change]) -> None:
+        """Wait until the router chooses the new one, too: the next one that goes may be the only other."""
+        router = _router(changes)
+        if router is not None and (problem := wait_until_chosen(router, role)):
+            self.reporter.say(f"    {problem}")
 
     def _set_aside(self, going: Sequence[Change]) -> None:
         if not going:
@@ -169,6 +191,8 @@ class Rollout:
                 self.reporter.say(f"    {spec.name} on {spec.host} could not be removed: {error.explanation}")
         if kept:
             self.reporter.say(f"    removed what this run had started; logs are in {self.logs}")
+        for container in self.draining:
+            resume(container)
         order = {role: position for position, wave in enumerate(WAVES) for role in wave}
         for host, name, container in sorted(
             self.set_aside,
@@ -181,6 +205,17 @@ class Rollout:
             except APIError as error:
                 self.reporter.say(f"    {name} on {host} could not be started again: {error.explanation}")
         return kept[0] if kept else ""
+
+
+def _router(changes: Sequence[Change]) -> HttpProbe | None:
+    """Return what asks the router, which counts the P and D that it chooses among."""
+    probes = [each.spec.probe for each in changes if each.spec and each.spec.role == "router"]
+    return next((probe for probe in probes if isinstance(probe, HttpProbe)), None)
+
+
+def is_leftover(change: Change) -> bool:
+    """Return whether a container that goes is one that a run that was killed had stopped and set aside."""
+    return change.action == "remove" and change.name.endswith(ASIDE)
 
 
 def one_at_a_time(changes: Sequence[Change]) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from docker import DockerClient
 from yrpd.deploying import containers
+from yrpd.deploying.draining import drain
 from yrpd.deploying.reconcile import Change, decide
-from yrpd.deploying.rollout import Rollout, remove_all
+from yrpd.deploying.rollout import ASIDE, Rollout, remove_all
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec, FileProbe, HttpProbe, Mount
 from yrpd.errors import DeployError
 from yrpd.reporting import Reporter
+from yrpd.serving.command_lines import DRAINING
 
 HOST = "here"
 
@@ -134,6 +137,49 @@ def test_a_container_that_was_stopped_by_hand_is_started_anew(
     changes = roll_out(etcd)
     assert _actions(changes) == ["replace"]
     assert "exited with code 137" in changes[0].reason
+
+
+def test_what_a_killed_run_had_set_aside_goes_and_d_are_still_exchanged_one_by_one(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = [f"{deployment}-decode-{number}" for number in range(2)]
+    specs = [make_spec(role="decode", name=name) for name in names]
+    roll_out(*specs)
+    containers.start(client, make_spec(role="decode", name=f"{names[1]}{ASIDE}"))
+    capsys.readouterr()
+    roll_out(*(replace(spec, env=(("CHANGED", "yes"),)) for spec in specs))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--> st")]
+    wanted = [(verb, name) for name in names for verb in ("stopping", "starting")]
+    assert said == [f"--> {verb} {name} on {HOST}" for verb, name in wanted]
+    assert _names(client, deployment) == names
+
+
+def test_what_a_killed_run_was_draining_serves_again(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    spec = make_spec(role="decode")
+    roll_out(spec)
+    container = client.containers.get(spec.name)
+    assert container.exec_run(["sh", "-c", f"mkdir -p {Path(DRAINING).parent} && touch {DRAINING}"]).exit_code == 0
+    assert _actions(roll_out(spec)) == ["keep"]
+    assert container.exec_run(["test", "-e", DRAINING]).exit_code == 1
+
+
+def test_a_d_that_does_not_listen_yet_is_not_waited_for(
+    client: DockerClient, make_spec: Callable[..., ContainerSpec]
+) -> None:
+    spec = make_spec(role="decode", argv=("sleep", "3600"))
+    container = containers.start(client, spec)
+    assert isinstance(spec.probe, HttpProbe)
+    assert drain(container, spec, spec.probe, deadline_s=3600) == ""
+    assert container.exec_run(["test", "-e", DRAINING]).exit_code == 1
 
 
 def test_a_container_that_the_inventory_no_longer_has_is_removed(
