@@ -130,7 +130,8 @@ class _Factory:
             memory_mb=table.memory_mb,
             sockets=command_lines.SOCKETS,
             ready=f"{command_lines.WORKER_HOME}/ready",
-            worker_flags=private_files.worker_flags(self.inventory),
+            # The figures of its tiers, which `yr` leaves out and `dscli` does not.
+            worker_flags={"log_monitor": "true", **private_files.worker_flags(self.inventory)},
         )
         return self._spec(
             host,

@@ -15,6 +15,7 @@ from yrpd.deploying.placement import bound_cores
 from yrpd.deploying.planner import Site, plan, reference
 from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Mount, docker_line
 from yrpd.errors import ConfigurationError
+from yrpd.serving import cluster
 from yrpd.serving.endpoint import Settings
 
 from tests.unit.deploying.inventories import CPU_IMAGE, GOOD, NPU_IMAGE, SITE, shipped
@@ -238,6 +239,10 @@ def test_a_cluster_that_yr_starts_has_etcd_and_a_worker_in_the_masters_container
     assert worker.needs == prefill.needs == ((master.name, master.digest),)
     assert [volume.name for volume in master.volumes] == [volume.name for volume in prefill.volumes]
     assert set(master.ports) == {22440, 22441, 12123, 31501}
+    for each in (master, worker):
+        assert cluster.Settings.from_text(each.argv[-1]).worker_flags["log_monitor"] == "true", (
+            "no figures of its tiers"
+        )
 
 
 def settings(inventory: Inventory) -> Settings:
