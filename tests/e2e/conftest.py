@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.running import FULL, INVOKE, ROOT, Run, command, tail
 
-# The long form alone has these; docs/faults.md and docs/lab.md keep what was seen.
+# The long form alone has these; docs/faults.md and docs/operations.md keep what was seen.
 collect_ignore = [] if FULL else ["test_fault_table.py", "test_placement.py"]
 LOGS = ROOT / "build" / "logs" / "e2e"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -19,7 +20,7 @@ from tests.e2e.running import Run, tail
 class Placement:
     """Hosts of every P, hosts of every D, the scheduler of all, and what starts the DataSystem.
 
-    Guarded: with certificates and keys for the endpoint, P, D and the DataSystem.
+    Guarded: with certificates and keys for the endpoint, P, D and the DataSystem, whose small pools spill to a disk.
     """
 
     prefill: tuple[str, ...]
@@ -29,6 +30,7 @@ class Placement:
     guarded: bool = False
 
 
+SMALL_POOL_MB = 64  # a worker begins to spill at 85 %; one verification saves 60 MiB
 # A lab grows, so those with more hosts come later.
 PLACED = {
     "2 P and 2 D": Placement(("host1",) * 2, ("host2",) * 2),
@@ -39,6 +41,13 @@ PLACED = {
     "1 P and 2 D on three hosts, by `yr start`": Placement(("host1",), ("host2", "host3"), started_by="yr"),
     "2 P and 2 D on four hosts": Placement(("host1", "host3"), ("host2", "host4")),
 }
+
+
+def guarded(folder: Path) -> dict[str, dict[str, Any]]:
+    tables = guards(folder)
+    (folder / "spill").mkdir()
+    spill = {"directory": str(folder / "spill"), "size_mb": 1024}
+    return {**tables, "datasystem": {**tables["datasystem"], "memory_mb": SMALL_POOL_MB, "spill": spill}}
 
 
 @pytest.fixture
@@ -59,7 +68,7 @@ def test_text_and_pictures_are_answered_as_by_plain_vllm(invoke: Callable[..., R
             prefill=placed.prefill,
             decode=placed.decode,
             scheduler=placed.scheduler,
-            tables=guards(tmp_path) if placed.guarded else {"datasystem": {"started_by": placed.started_by}},
+            tables=guarded(tmp_path) if placed.guarded else {"datasystem": {"started_by": placed.started_by}},
         )
     )
     # Hosts that the lab does not have yet are added to it; the others are kept.
@@ -81,7 +90,10 @@ def test_text_and_pictures_are_answered_as_by_plain_vllm(invoke: Callable[..., R
         assert report["pictures"]
         assert report["hits"]["loaded_blocks"] > 0
         assert report["tiers"].keys() == set(placed.decode)
+        assert all(report["tiers"].values())
         if placed.guarded:
+            spilled = [each for each in (tmp_path / "spill").rglob("*") if each.is_file() and each.stat().st_size]
+            assert spilled, "no block went to a disk"
             with_ca = requests.Session()
             with_ca.trust_env, with_ca.verify = False, str(tmp_path / "ca.pem")
             assert report["endpoint"].startswith("https://")
