@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from yrpd.deploying.lab.faults.cases import FAULTS, Fault, Site
+from yrpd.deploying.lab.faults.cases import FAULTS, Fault
 from yrpd.deploying.lab.faults.commands import site_of
 from yrpd.deploying.lab.faults.measuring import measure
+from yrpd.deploying.lab.faults.site import Site
 from yrpd.deploying.verification.run import Known
 from yrpd.project import Project
 from yrpd.reporting import Reporter

@@ -12,9 +12,10 @@ from typing import Any
 
 from yrpd.deploying.deployment import read_deployment
 from yrpd.deploying.engines import connect_all
-from yrpd.deploying.lab.faults.cases import FAULTS, Fault, Site
+from yrpd.deploying.lab.faults.cases import FAULTS, Fault
 from yrpd.deploying.lab.faults.measuring import Row, measure
 from yrpd.deploying.lab.faults.report import inserted, markdown
+from yrpd.deploying.lab.faults.site import Site
 from yrpd.deploying.lab.model import read_lab
 from yrpd.deploying.verification.run import Known, known_answers
 from yrpd.errors import ConfigurationError, VerificationError

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from yrpd.deploying.lab.faults.cases import Fault, Site
+from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay, wait_fixed
+
+from yrpd.deploying.lab.faults.cases import Fault
 from yrpd.deploying.lab.faults.leftovers import leftovers
+from yrpd.deploying.lab.faults.site import Site
 from yrpd.deploying.lab.faults.stream import Sent, Stream, tally
 from yrpd.deploying.verification.client import get_text
 from yrpd.deploying.verification.counters import read_counters, total
@@ -18,6 +22,7 @@ DURING = 10  # right answers while the fault lasts; where none can come, so many
 AFTER = 8  # right answers after it is mended
 LASTS_S = 25.0
 RIGHT_AGAIN_S = 300.0
+LOADS_AGAIN_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,9 @@ def measure(fault: Fault, site: Site, known: Known) -> Row:
             stream.wait_for(DURING, stream.now(), LASTS_S)
             mending = stream.now()
         mended = stream.now()
-        loaded = _loaded(site)
+        before = _loaded(site)
         stream.wait_for(AFTER, mended, RIGHT_AGAIN_S)
-    loaded = int(_loaded(site) - loaded)
+        loaded = _loaded_since(site, before)
     return Row(
         fault.name,
         stream.sent(),
@@ -103,6 +108,17 @@ def measure(fault: Fault, site: Site, known: Known) -> Row:
         loaded,
         tuple(leftovers(site.deployment, site.lab, site.clients)),
     )
+
+
+def _loaded_since(site: Site, before: float) -> int:
+    """Return how many blocks D has loaded since; zero only when none came for long enough for any breaker to close."""
+
+    def grown() -> int:
+        return int(_loaded(site) - before)
+
+    with suppress(RetryError):
+        Retrying(stop=stop_after_delay(LOADS_AGAIN_S), wait=wait_fixed(1), retry=retry_if_not_result(bool))(grown)
+    return grown()
 
 
 def _loaded(site: Site) -> float:

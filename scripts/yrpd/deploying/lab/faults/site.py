@@ -1,0 +1,94 @@
+"""Where faults happen: a running deployment on a lab, and the commands that a user would type there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from docker import DockerClient
+from docker.models.containers import Container
+
+from yrpd.deploying.deployment import Deployment
+from yrpd.deploying.lab.model import Lab
+from yrpd.deploying.spec import Role
+from yrpd.deploying.status import status_document
+from yrpd.errors import DeployError
+from yrpd.reporting import Reporter
+
+DRAWS = "YRPD_FAULT"  # a variable of P or D that nothing reads: changing it makes `deploy` exchange them
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running deployment on a lab.
+
+    Attributes:
+        deployment: What runs.
+        lab: Its hosts.
+        clients: Their engines.
+        scratch: A folder for inventories that are tried.
+        reporter: Says what is being done.
+    """
+
+    deployment: Deployment
+    lab: Lab
+    clients: Mapping[str, DockerClient]
+    scratch: Path
+    reporter: Reporter
+
+    def container(self, role: Role, index: int = 0) -> tuple[str, Container]:
+        """Return the host and the container of one of a role."""
+        spec = [spec for spec in self.deployment.specs if spec.role == role][index]
+        return spec.host, self.clients[spec.host].containers.get(spec.name)
+
+    def host_of(self, role: Role) -> str:
+        """Return the host of the first of a role."""
+        return next(spec.host for spec in self.deployment.specs if spec.role == role)
+
+    def health(self, host: str, name: str) -> str:
+        """Return what ``deploy.status`` says of a container."""
+        document = status_document(self.deployment, self.clients, {}, datetime.now(tz=UTC))
+        return next(str(e["health"]) for e in document["containers"] if (e["host"], e["name"]) == (host, name))
+
+    def deploy(self, hosts_file: Path | None = None) -> subprocess.Popen[str]:
+        """Start ``deploy`` as a user would."""
+        root = self.deployment.project.root
+        line = [sys.executable, str(root / "scripts" / "deploy.py"), "deploy"]
+        line += ["--hosts", str(hosts_file or self.deployment.hosts_file), "--flavour", self.deployment.image.flavour]
+        return subprocess.Popen(
+            line,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    def deployed(self, hosts_file: Path | None = None) -> str:
+        """Run ``deploy`` to its end and return what it said.
+
+        Raises:
+            DeployError: It failed.
+        """
+        running = self.deploy(hosts_file)
+        said, _ = running.communicate()
+        if running.returncode != 0:
+            raise DeployError(f"`deploy` ended with {running.returncode} after a fault.", detail=said)
+        return said
+
+    def changed_inventory(self, value: str) -> Path:
+        """Write the deployment's inventory with another value of a variable of all D that nothing reads."""
+        text = self.deployment.hosts_file.read_text(encoding="utf-8")
+        variable = f'environment = {{ {DRAWS} = "{value}" }}\n'
+        path = self.scratch / f"{self.deployment.hosts_file.stem}-{value}.toml"
+        folder = f'path = "{self.deployment.site.model_folder}"'
+        text = re.sub(r'^path = ".*"$', folder, text, count=1, flags=re.MULTILINE)
+        path.write_text(text.replace("[[decode]]\n", f"[[decode]]\n{variable}"), encoding="utf-8")
+        return path
