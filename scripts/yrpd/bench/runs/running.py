@@ -97,7 +97,8 @@ def configuration(project: Project, profile: Profile, model: Path, dtype: str) -
         "model": json.loads((model / "config.json").read_text(encoding="utf-8")),
         "model_digest": local_digest(model),
         "kv_bytes_per_token": model_sizes(model).bytes_per_token,
-        "engines": {arm: command_lines(profile, arm, model, dtype, (0, 0), "", "") for arm in profile.arms},
+        # By the model's name: where the checkout is decides nothing, and reports are published.
+        "engines": {arm: command_lines(profile, arm, Path(model.name), dtype, (0, 0), "", "") for arm in profile.arms},
         "processor": _processor(),
         **seen,
     }

@@ -159,3 +159,10 @@ def test_a_run_without_requests_one_at_a_time_has_no_model(tmp_path: Path) -> No
     )
     assert made(tmp_path)["model"] == {}
     assert "Against the model" not in (tmp_path / "out" / "latest.md").read_text(encoding="utf-8")
+
+
+def test_the_published_report_names_no_folder_of_the_machine_that_measured_it() -> None:
+    stored = json.loads((Project.here().root / "docs" / "bench" / "latest.json").read_text(encoding="utf-8"))
+    words = [word for lines in stored["environment"]["engines"].values() for line in lines for word in line]
+    assert "qwen2_wide" in words
+    assert [word for word in words if word.startswith("/")] == []
