@@ -59,12 +59,22 @@ def model(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, answer
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"max_num_batched_tokens": 1024}, id="whole prompts"),
+        # The kernel that puts attention to earlier chunks together (npu_ring_mla) is used with this setting alone.
+        pytest.param(
+            {"max_num_batched_tokens": 128, "additional_config": {"chunked_prefill_for_mla": True}}, id="in chunks"
+        ),
+    ],
+)
 def test_latent_blocks_come_back_and_answers_are_the_references(
-    model: tuple[Path, Any], worker: Any, tmp_path: Path
+    model: tuple[Path, Any], worker: Any, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     folder, reference = model
     options = {
-        "model": str(folder), "max_model_len": 1024, "max_num_seqs": 2, "max_num_batched_tokens": 1024,
+        "model": str(folder), "max_model_len": 1024, "max_num_seqs": 2, **settings,
         "scheduler_type": f"{RECOVERY}.RecoveringScheduler", "kv_transfer_config": transfer(worker),
     }  # fmt: skip
     prompt = make_prompt("latent", 2 * 128 + 40)
