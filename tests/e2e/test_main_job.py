@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from yrpd.deploying.verification.counters import read_counters
 
+from tests.e2e.inventories import DECODE_PORTS, lab_inventory
 from tests.e2e.running import ROOT, Run, command, tail
 
 TUTORIAL_PROMPT = "介绍一下北京故宫，从地理位置、历史地位以及政治地位角度来说明"
@@ -112,18 +114,23 @@ def test_a_missing_model_folder_stops_a_deploy_before_it_begins(
     assert "next:" in run.err
 
 
-def test_the_text_model_with_the_ascend_scheduler_is_verified_too(
+def test_the_text_model_with_the_ascend_scheduler_on_two_p_and_two_d_is_verified_too(
     report: dict[str, Any], invoke: Callable[..., Run], tmp_path: Path
 ) -> None:
-    """The second model and the real AscendScheduler, in place of the first: D and P are replaced, the rest is kept."""
-    hosts = tmp_path / "ascend.toml"
-    text = (ROOT / "lab.toml").read_text(encoding="utf-8")
-    text = text.replace('scheduler = "vllm"', 'scheduler = "ascend"', 1)
-    text = text.replace('"build/models/qwen2_5_vl"', f'"{ROOT}/build/models/qwen2"', 1)
-    hosts.write_text(text.replace('"qwen2_5_vl"', '"qwen2"', 1), encoding="utf-8")
+    """The second model and the real AscendScheduler in place of the first: D and P are replaced, the rest is kept."""
+    hosts = lab_inventory(
+        tmp_path / "ascend.toml",
+        prefill=("host1",) * 2,
+        decode=("host2",) * 2,
+        tables={"model": {"path": str(ROOT / "build" / "models" / "qwen2"), "served_name": "qwen2"}},
+        scheduler="ascend",
+    )
     deployed = invoke("deploy", "--hosts", str(hosts), "--json")
     assert deployed.code == 0, tail(deployed)
     verified = invoke("deploy.verify", "--hosts", str(hosts), "--json")
     assert verified.code == 0, tail(verified)
     assert verified.document["passed"] is True
     assert verified.document["hits"]["loaded_blocks"] > 0
+    for port in (DECODE_PORTS, DECODE_PORTS + 1):
+        counted = read_counters(requests.get(f"http://10.77.0.2:{port}/metrics", timeout=30).text)
+        assert counted["loaded_blocks"] > 0, f"the D at port {port} took no part"

@@ -10,6 +10,11 @@ from typing import Any
 import docker
 import pytest
 import requests
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from yrpd.deploying.verification.answers import compare
+from yrpd.deploying.verification.client import Server, ask, get_text
+from yrpd.deploying.verification.counters import read_counters
+from yrpd.deploying.verification.questions import COMPLETIONS, Question, prose
 
 from tests.e2e.guards import guards
 from tests.e2e.inventories import lab_inventory
@@ -30,6 +35,11 @@ class Placement:
     guarded: bool = False
 
 
+PREFILL = "http://10.77.0.1:8100"
+MODEL = "qwen2_5_vl"
+SPILLED = 80  # prompts of some 900 tokens
+# Twice what verification allows: there are two rounded answers here, and neither is the reference.
+TOLERANCE = 3e-4
 SMALL_POOL_MB = 64  # a worker begins to spill at 85 %; one verification saves 60 MiB
 # A lab grows, so those with more hosts come later.
 PLACED = {
@@ -48,6 +58,49 @@ def guarded(folder: Path) -> dict[str, dict[str, Any]]:
     (folder / "spill").mkdir()
     spill = {"directory": str(folder / "spill"), "size_mb": 1024}
     return {**tables, "datasystem": {**tables["datasystem"], "memory_mb": SMALL_POOL_MB, "spill": spill}}
+
+
+class Guarded:
+    """The servers of a guarded deployment, for a client that has its keys.
+
+    Args:
+        endpoint: The endpoint's URL.
+        folder: What :func:`guards` has written.
+    """
+
+    def __init__(self, endpoint: str, folder: Path) -> None:
+        keys = {name: (folder / name).read_text(encoding="ascii").split()[0] for name in ("clients", "engines")}
+        self.endpoint = Server(endpoint, keys["clients"], str(folder / "ca.pem"))
+        self.prefill = Server(PREFILL, keys["engines"])
+
+
+def blocks_are_read_back_from_disk(servers: Guarded, hosts: str, invoke: Callable[..., Run]) -> None:
+    """P saves more than the pool holds; then D asks for all of it, and answers as before."""
+    text = "".join(prose(16))
+    body = {"prompt": text, "max_tokens": 8, "temperature": 0, "logprobs": 5, "return_tokens_as_token_ids": True}
+    question = Question("spilled", COMPLETIONS, body)
+    fresh = ask(servers.endpoint, MODEL, question, "fresh")
+    salts = [f"spilled {number}" for number in range(SPILLED)]
+    before = from_disk(hosts, invoke)
+    saved = read_counters(get_text(servers.prefill, "/metrics"))["saved_bytes"]
+    for salt in salts:
+        ask(servers.prefill, MODEL, question, salt)
+    assert read_counters(get_text(servers.prefill, "/metrics"))["saved_bytes"] - saved > 2 * SMALL_POOL_MB * 2**20
+    for salt in salts:
+        found = compare(ask(servers.endpoint, MODEL, question, salt), fresh, TOLERANCE, ties=False)
+        assert found.equal, found.problem
+
+    @retry(retry=retry_if_exception_type(AssertionError), stop=stop_after_delay(60), wait=wait_fixed(2), reraise=True)
+    def the_workers_say_so() -> None:
+        assert from_disk(hosts, invoke) > before
+
+    the_workers_say_so()
+
+
+def from_disk(hosts: str, invoke: Callable[..., Run]) -> float:
+    """Return how many blocks the workers' disks gave."""
+    status = invoke("deploy.status", "--hosts", hosts, "--json").document
+    return float(sum((each.get("tiers") or {}).get("disk", {}).get("reads", 0.0) for each in status["containers"]))
 
 
 @pytest.fixture
@@ -98,6 +151,7 @@ def test_text_and_pictures_are_answered_as_by_plain_vllm(invoke: Callable[..., R
             with_ca.trust_env, with_ca.verify = False, str(tmp_path / "ca.pem")
             assert report["endpoint"].startswith("https://")
             assert with_ca.get(f"{report['endpoint']}/v1/models", timeout=30).status_code == 401
-            assert requests.get("http://10.77.0.1:8100/v1/models", timeout=30).status_code == 401
+            assert requests.get(f"{PREFILL}/v1/models", timeout=30).status_code == 401
+            blocks_are_read_back_from_disk(Guarded(report["endpoint"], tmp_path), hosts, invoke)
     finally:
         assert invoke("deploy.clean", "--hosts", hosts).code == 0

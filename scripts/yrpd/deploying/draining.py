@@ -1,4 +1,4 @@
-"""Lets a P or D finish its requests before it is stopped: the router no longer chooses it, then it runs empty."""
+"""Lets a P, D or endpoint finish its requests before it is stopped: nothing new is sent there, then it runs empty."""
 
 from __future__ import annotations
 
@@ -15,11 +15,26 @@ from yrpd.deploying import ports
 from yrpd.deploying.spec import ContainerSpec, HttpProbe, Role
 from yrpd.serving.command_lines import DRAINING
 from yrpd.serving.draining import HEALTH
+from yrpd.serving.endpoint import Settings as Endpoint
 
 INTERVAL_S = 0.5
 REQUEST_TIMEOUT_S = 5.0
 # The router takes an instance out after two failed health checks, and in after a good one.
 LEFT_OUT_WITHIN_S = CHOSEN_WITHIN_S = 60
+
+
+# Envoy's administration is a socket inside its container, which its own user alone may open.
+_ADMIN = """
+import http.client, socket, sys
+connection = http.client.HTTPConnection("admin", timeout=5)
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(sys.argv[1])
+connection.request(sys.argv[2], sys.argv[3])
+print(connection.getresponse().read().decode())
+"""
+# Connections end with their next answer, and no more are taken: a client comes again when the new one listens.
+_CLOSING = ("/healthcheck/fail", "/drain_listeners")
+_ACTIVE = "http.endpoint.downstream_rq_active"
 
 
 class BusyError(Exception):
@@ -61,6 +76,54 @@ def drain(container: Container, spec: ContainerSpec, router: HttpProbe, deadline
     except BusyError as error:
         return f"{spec.name} on {spec.host} is stopped although {error}"
     return ""
+
+
+def drain_endpoint(container: Container, deadline_s: int) -> str:
+    """Wait until the endpoint has answered what it was asked, and let it take nothing new.
+
+    Args:
+        container: It, running.
+        deadline_s: How long requests may take to end.
+
+    Returns:
+        Why it was not waited for to the end; empty when it was.
+    """
+    try:
+        for path in _CLOSING:
+            _administer(container, "POST", path)
+    except (APIError, BusyError) as error:
+        return f"{container.name} could not be drained: {error}"
+    try:
+        for attempt in _until(deadline_s):
+            with attempt:
+                _demand_answered(container)
+    except (APIError, BusyError) as error:
+        return f"{container.name} is stopped although {error}"
+    return ""
+
+
+def resume_endpoint(container: Container, spec: ContainerSpec) -> None:
+    """Let an endpoint serve again that was being drained: its listeners are closed, so it begins anew."""
+    if container.status != "running" or not isinstance(spec.probe, HttpProbe):
+        return
+    here = urlsplit(spec.probe.url)
+    if not ports.answers(here.hostname or "", here.port or 0):
+        container.restart()
+
+
+def _demand_answered(container: Container) -> None:
+    text = _administer(container, "GET", f"/stats?filter={_ACTIVE}")
+    left = int(text.rpartition(":")[2])
+    if left:
+        raise BusyError(f"{left} requests are left")
+
+
+def _administer(container: Container, method: str, path: str) -> str:
+    socket = f"{Endpoint.folder}/admin.sock"
+    code, said = container.exec_run(["python3", "-c", _ADMIN, socket, method, path], stderr=False)
+    if code != 0:
+        raise BusyError("Envoy's administration does not answer")
+    return said.decode().strip() if isinstance(said, bytes) else ""
 
 
 def wait_until_chosen(router: HttpProbe, role: Role) -> str:

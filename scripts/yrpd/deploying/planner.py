@@ -210,10 +210,10 @@ class _Factory:
                 ("worker_resource_log", f"{command_lines.WORKER_LOGS}/resource.log"),
             ),
         )
-        return self._vllm(role, index, instance, transfer, needs=((worker.name, worker.digest),))
+        return self._vllm(role, index, instance, transfer, after=(worker.name,))
 
     def reference(self, instance: Instance) -> ContainerSpec:
-        spec = self._vllm("reference", 0, instance, None, needs=())
+        spec = self._vllm("reference", 0, instance, None)
         return replace(spec, restart="no")
 
     def router(self) -> ContainerSpec:
@@ -300,7 +300,7 @@ class _Factory:
         index: int,
         instance: Instance,
         transfer: command_lines.KvTransfer | None,
-        needs: tuple[tuple[str, str], ...],
+        after: tuple[str, ...] = (),
     ) -> ContainerSpec:
         host, model = self.host(instance.host), self.inventory.model
         serve = command_lines.VllmServe(
@@ -346,7 +346,7 @@ class _Factory:
             capabilities=tuple(sorted({*VLLM_CAPABILITIES, *self.inventory.containers.capabilities})),
             shm_mb=self.inventory.containers.shm_mb,
             privileged=self.inventory.containers.privileged,
-            needs=needs,
+            after=after,
         )
 
     @property
@@ -377,6 +377,7 @@ class _Factory:
         shm_mb: int = 64,
         privileged: bool = False,
         needs: tuple[tuple[str, str], ...] = (),
+        after: tuple[str, ...] = (),
         user: str = "",
     ) -> ContainerSpec:
         containers = self.inventory.containers
@@ -403,5 +404,6 @@ class _Factory:
             shm_mb=shm_mb,
             stop_seconds=containers.stop_seconds,
             needs=needs,
+            after=after,
             user=user,
         )

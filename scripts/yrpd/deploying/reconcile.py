@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from yrpd.deploying.spec import ContainerSpec
 
 Action = Literal["create", "keep", "replace", "remove"]
+OTHER_IMAGE = "it runs another image"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Change:
         name: The container.
         reason: Why, a half sentence.
         spec: What it becomes; ``None`` when it is removed.
+        same_but_image: It runs and is replaced by the same of another image.
     """
 
     action: Action
@@ -58,6 +60,7 @@ class Change:
     name: str
     reason: str
     spec: ContainerSpec | None
+    same_but_image: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return the change as JSON values."""
@@ -72,17 +75,21 @@ def differences(spec: ContainerSpec, observed: Observed | None) -> tuple[str, ..
     if observed.status != "running":
         reasons.append(f"it is {observed.status}" + (f" with code {observed.exit_code}" if observed.exit_code else ""))
     if observed.image_id != spec.image_id:
-        reasons.append("it runs another image")
-    if observed.spec != spec.digest:
+        reasons.append(OTHER_IMAGE)
+    if observed.spec not in (spec.digest, _digest_with_image_of(spec, observed)):
         reasons.append("its configuration changed")
     return tuple(reasons)
+
+
+def _digest_with_image_of(spec: ContainerSpec, observed: Observed) -> str:
+    return replace(spec, image_id=observed.image_id).digest
 
 
 def decide(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> tuple[Change, ...]:
     """Return one change for every container that is wanted or there; what is wanted comes in start order.
 
-    A container whose worker or etcd is started anew is started anew too: its connection, and the blocks it believes to
-    be stored, are gone.
+    A worker whose etcd is started anew is started anew too: the cluster that it belongs to is gone. P and D stay: they
+    serve without a worker, and the connector finds the new one.
     """
     there = {each.key: each for each in observed}
     renewed: set[tuple[str, str]] = set()
@@ -97,7 +104,9 @@ def decide(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> tupl
         action: Action = "keep" if not reasons else "create" if present is None else "replace"
         if action != "keep":
             renewed.add(spec.key)
-        changes.append(Change(action, spec.host, spec.name, " and ".join(reasons) or "unchanged and running", spec))
+        because = " and ".join(reasons) or "unchanged and running"
+        image_alone = present is not None and reasons == [OTHER_IMAGE]
+        changes.append(Change(action, spec.host, spec.name, because, spec, image_alone))
     wanted = {spec.key for spec in specs}
     for extra in observed:
         if extra.key not in wanted:

@@ -15,13 +15,14 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from yrpd.deploying import containers
-from yrpd.deploying.draining import drain, resume, wait_until_chosen
+from yrpd.deploying.draining import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
 from yrpd.deploying.probing import NotReadyError, check_once, wait_until_ready
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec, HttpProbe, Role
 from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
 
+BELOW, FRONT = WAVES[:2], WAVES[3:]
 ASIDE = "-before"  # what a replaced container is called until the new one answers
 FAILED_GRACE_S = 10  # what failed to start has no requests in flight
 
@@ -46,6 +47,7 @@ class Rollout:
     started: list[tuple[ContainerSpec, Container]] = field(default_factory=list)
     set_aside: list[tuple[str, str, Container]] = field(default_factory=list)
     draining: list[Container] = field(default_factory=list)
+    closing: list[tuple[ContainerSpec, Container]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, changes: Sequence[Change]) -> None:
@@ -60,6 +62,8 @@ class Rollout:
         changes = self._end_leftovers(changes)
         try:
             if one_at_a_time(changes):
+                # P and D serve without the DataSystem while it is exchanged, and find it again.
+                self._exchange(changes, BELOW)
                 # While one is exchanged the others of its role serve; D first, since a P of the old kind can feed a D
                 # of the new one, and not the other way round.
                 for role in ("decode", "prefill"):
@@ -70,6 +74,7 @@ class Rollout:
                         self._set_aside([change])
                         self._start_wave([change])
                         self._wait_for_router(role, changes)
+                self._exchange(changes, FRONT)
             else:
                 self._set_aside([change for change in changes if change.action in ("replace", "remove")])
             for wave in WAVES:
@@ -91,6 +96,8 @@ class Rollout:
         for change in changes:
             if change.action == "keep" and change.spec and change.spec.role in ("prefill", "decode"):
                 resume(self._found(change.spec)[1])
+            if change.action == "keep" and change.spec and change.spec.role == "endpoint":
+                resume_endpoint(self._found(change.spec)[1], change.spec)
         return [change for change in changes if not is_leftover(change)]
 
     def _serves(self, change: Change) -> bool:
@@ -119,9 +126,28 @@ class Rollout:
         if router is not None and (problem := wait_until_chosen(router, role)):
             self.reporter.say(f"    {problem}")
 
+    def _exchange(self, changes: Sequence[Change], waves: Sequence[Sequence[Role]]) -> None:
+        """Stop all that changes in some waves, then start it, wave by wave."""
+        touched = [each for each in changes if each.action != "keep"]
+        going = [[each for each in touched if each.spec and each.spec.role in wave] for wave in waves]
+        self._set_aside([each for wave in going for each in wave if each.action == "replace"])
+        for wave in going:
+            self._start_wave(wave)
+
+    def _drain_endpoint(self, going: Sequence[Change]) -> None:
+        """Let the endpoint answer what it has before anything behind it stops."""
+        for change in going:
+            container = self._get(change.host, change.name) if change.spec and change.spec.role == "endpoint" else None
+            if change.spec is not None and container is not None and container.status == "running":
+                self.closing.append((change.spec, container))
+                with self.reporter.step(f"draining {change.name} on {change.host}"):
+                    if problem := drain_endpoint(container, self.drain_s):
+                        self.reporter.say(f"    {problem}")
+
     def _set_aside(self, going: Sequence[Change]) -> None:
         if not going:
             return
+        self._drain_endpoint(going)
         names = ", ".join(f"{change.name} on {change.host}" for change in going)
         with self.reporter.step(f"stopping {names}"):
             found = [(change, self._get(change.host, change.name)) for change in going]
@@ -193,6 +219,9 @@ class Rollout:
             self.reporter.say(f"    removed what this run had started; logs are in {self.logs}")
         for container in self.draining:
             resume(container)
+        for spec, container in self.closing:
+            container.reload()
+            resume_endpoint(container, spec)
         order = {role: position for position, wave in enumerate(WAVES) for role in wave}
         for host, name, container in sorted(
             self.set_aside,
@@ -219,10 +248,19 @@ def is_leftover(change: Change) -> bool:
 
 
 def one_at_a_time(changes: Sequence[Change]) -> bool:
-    """Return whether P and D can be exchanged one by one: nothing that they stand on changes, and nothing goes."""
+    """Return whether P and D can be exchanged one by one.
+
+    None is added or goes, and the router would choose among the same: it stays, or only its image changes.
+    """
     touched = [change for change in changes if change.action != "keep"]
-    roles = {change.spec.role for change in touched if change.spec}
-    return bool(touched) and roles <= {"prefill", "decode"} and all(change.action == "replace" for change in touched)
+    engines = [each for each in touched if each.spec and each.spec.role in ("prefill", "decode")]
+    front = [each for each in touched if each.spec and each.spec.role in ("router", "endpoint")]
+    return (
+        bool(touched)
+        and all(each.spec is not None for each in touched)
+        and all(each.action == "replace" for each in engines)
+        and all(each.same_but_image for each in front)
+    )
 
 
 def log_folder(build: Path) -> Path:

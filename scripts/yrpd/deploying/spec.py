@@ -113,6 +113,7 @@ class ContainerSpec:
         shm_mb: Size of ``/dev/shm``.
         stop_seconds: Grace between SIGTERM and SIGKILL.
         needs: Names of containers, with their specs' digests, that it must be restarted with.
+        after: Names of containers that it is started after, and finds again when they are started anew.
         user: Numbers of the user and group that it runs as; empty for the image's, root.
     """
 
@@ -138,6 +139,7 @@ class ContainerSpec:
     shm_mb: int = 64
     stop_seconds: int = 30
     needs: tuple[tuple[str, str], ...] = field(default=())
+    after: tuple[str, ...] = ()
     user: str = ""
 
     @property
@@ -146,10 +148,15 @@ class ContainerSpec:
         return self.host, self.name
 
     @property
+    def started_after(self) -> tuple[str, ...]:
+        """Names of all containers that are ready before it is started."""
+        return (*(name for name, _ in self.needs), *self.after)
+
+    @property
     def digest(self) -> str:
-        """Identity of what it would run: everything but how long one waits for it and how the host is reached."""
+        """Identity of what it would run: everything but what one waits for, how long, and how the host is reached."""
         inputs = asdict(self)
-        for unrelated in ("probe", "engine", "image"):
+        for unrelated in ("probe", "engine", "image", "after"):
             del inputs[unrelated]
         if not self.user:
             # As before there were users: containers that have none are not made anew for it.
@@ -175,7 +182,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = {"user": "", **document}
+        given = {"user": "", "after": (), **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])
@@ -184,7 +191,7 @@ class ContainerSpec:
         given["env"] = tuple(sorted(given["env"].items()))
         given["mounts"] = tuple(Mount(**each) for each in given["mounts"])
         given["volumes"] = tuple(Volume(**each) for each in given["volumes"])
-        for name in ("argv", "ports", "devices", "capabilities"):
+        for name in ("argv", "ports", "devices", "capabilities", "after"):
             given[name] = tuple(given[name])
         for name in ("tmpfs", "needs"):
             given[name] = tuple(tuple(each) for each in given[name])

@@ -28,9 +28,19 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 @pytest.fixture(scope="module")
 def image(client: DockerClient) -> Iterator[str]:
     """Import an image of three symbolic links and an empty /usr; return its id."""
+    yield from imported(client)
+
+
+@pytest.fixture(scope="module")
+def newer_image(client: DockerClient) -> Iterator[str]:
+    """The same image with a folder more; return its id."""
+    yield from imported(client, "newer")
+
+
+def imported(client: DockerClient, *more: str) -> Iterator[str]:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
-        for name in ("usr", "tmp", "run", "sbin"):  # the engine puts its init into sbin
+        for name in ("usr", "tmp", "run", "sbin", *more):  # the engine puts its init into sbin
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(folder)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from docker import DockerClient
+from tenacity import Retrying, stop_after_delay, wait_fixed
 from yrpd.deploying import containers
 from yrpd.deploying.draining import drain
+from yrpd.deploying.ports import answers
 from yrpd.deploying.reconcile import Change, decide
 from yrpd.deploying.rollout import ASIDE, Rollout, remove_all
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec, FileProbe, HttpProbe, Mount
@@ -18,7 +20,19 @@ from yrpd.errors import DeployError
 from yrpd.reporting import Reporter
 from yrpd.serving.command_lines import DRAINING
 
+from tests.integration.deploying.conftest import SERVER
+
 HOST = "here"
+# Its listener closes when it is told so, and the process stays, as Envoy's does.
+CLOSES = f"""
+import signal, threading
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+{SERVER.replace(").serve_forever()", ")").replace("http.server.HTTPServer(", "server = http.server.HTTPServer(", 1)}
+threading.Thread(target=server.serve_forever, daemon=True).start()
+signal.sigwait([signal.SIGUSR1])
+server.shutdown(); server.server_close()
+signal.pause()
+"""
 
 
 @pytest.fixture
@@ -156,6 +170,83 @@ def test_what_a_killed_run_had_set_aside_goes_and_d_are_still_exchanged_one_by_o
     wanted = [(verb, name) for name in names for verb in ("stopping", "starting")]
     assert said == [f"--> {verb} {name} on {HOST}" for verb, name in wanted]
     assert _names(client, deployment) == names
+
+
+def test_another_image_exchanges_what_vllm_stands_on_then_d_and_p_one_by_one_and_last_what_clients_see(
+    client: DockerClient,
+    deployment: str,
+    newer_image: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    etcd = make_spec()
+    worker = make_spec(role="worker", needs=((etcd.name, etcd.digest),))
+    engines = [
+        make_spec(role=role, name=f"{deployment}-{role}-{number}", after=(worker.name,))
+        for role in ("prefill", "decode")
+        for number in range(2)
+    ]
+    front = [make_spec(role=role) for role in ("router", "endpoint")]
+    roll_out(etcd, worker, *engines, *front)
+    newer = replace(etcd, image_id=newer_image)
+    capsys.readouterr()
+    changes = roll_out(
+        newer,
+        replace(worker, image_id=newer_image, needs=((newer.name, newer.digest),)),
+        *(replace(spec, image_id=newer_image) for spec in (*engines, *front)),
+    )
+    assert set(_actions(changes)) == {"replace"}
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--> st")]
+    on = f" on {HOST}"
+    one_by_one = [f"{deployment}-{role}-{number}{on}" for role in ("decode", "prefill") for number in range(2)]
+    below, above = [f"{etcd.name}{on}", f"{worker.name}{on}"], [f"{spec.name}{on}" for spec in front]
+    assert said == [
+        f"--> stopping {', '.join(below)}",
+        *(f"--> starting {each}" for each in below),
+        *(f"--> {verb} {each}" for each in one_by_one for verb in ("stopping", "starting")),
+        f"--> stopping {', '.join(above)}",
+        f"--> starting {', '.join(above)}",
+    ]
+    running = [container for _, container in containers.listed(client, HOST, deployment)]
+    assert {container.attrs["Image"] for container in running} == {newer_image}
+    assert len(running) == 8
+
+
+def test_a_worker_that_was_killed_is_started_anew_and_the_vllm_beside_it_stays(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    worker = make_spec(role="worker")
+    decode = make_spec(role="decode", after=(worker.name,))
+    roll_out(worker, decode)
+    before = _ids(client, deployment)
+    client.containers.get(worker.name).kill()
+    assert _actions(roll_out(worker, decode)) == ["replace", "keep"]
+    after = _ids(client, deployment)
+    assert {name for name in before if before[name] != after[name]} == {worker.name}
+
+
+def test_an_endpoint_that_a_killed_run_had_closed_is_opened_again(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    free_port: Callable[[], int],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    port = free_port()
+    spec = make_spec(role="endpoint", port=port, argv=("python3", "-c", CLOSES, str(port)))
+    roll_out(spec)
+    before = _ids(client, deployment)
+    client.containers.get(spec.name).kill(signal="SIGUSR1")
+    for attempt in Retrying(wait=wait_fixed(0.1), stop=stop_after_delay(30), reraise=True):
+        with attempt:
+            assert not answers("127.0.0.1", port)
+    assert _actions(roll_out(spec)) == ["keep"]
+    assert answers("127.0.0.1", port)
+    assert _ids(client, deployment) == before
 
 
 def test_what_a_killed_run_was_draining_serves_again(

@@ -60,7 +60,11 @@ def made_up_run(folder: Path, slower: float = 1.0) -> Ledger:
         ledger.add(
             "grouped-1000-c1",
             number,
-            {"baseline": raw("baseline", 0.8, 0.2, 0.0), "single": raw("single", 0.5 * slower, 0.1, 0.4)},
+            {
+                "baseline": raw("baseline", 0.8, 0.2, 0.0),
+                "single": raw("single", 0.5 * slower, 0.1, 0.4),
+                "large": raw("large", 0.4, 0.5, 0.0),
+            },
         )
         ledger.add(
             "repeated-1000-c1",
@@ -84,6 +88,7 @@ def made_up_run(folder: Path, slower: float = 1.0) -> Ledger:
             {
                 "baseline": raw("baseline", 1.0, 0.0, 0.0, "document"),
                 "single": raw("single", 1.0, 0.0, 0.45, "document", later=0.14 * slower, text="yes"),
+                "large": raw("large", 1.0, 0.45, 0.0, "document", later=0.125),
             },
         )
         ledger.add(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yrpd.deploying.planner import plan
-from yrpd.deploying.reconcile import Observed, decide
+from yrpd.deploying.reconcile import OTHER_IMAGE, Change, Observed, decide
+from yrpd.deploying.rollout import one_at_a_time
 from yrpd.deploying.spec import ContainerSpec
 
 from tests.unit.deploying.inventories import CPU_IMAGE, SITE, shipped
@@ -39,7 +41,16 @@ def test_another_image_replaces() -> None:
     assert all("another image" in change.reason for change in changes)
 
 
-def test_a_worker_that_died_is_started_anew_with_the_vllm_beside_it_and_no_other() -> None:
+def test_another_image_alone_is_told_from_another_configuration() -> None:
+    router = next(spec for spec in SPECS if spec.role == "router")
+    old = replace(router, image_id="sha256:other")
+    alone = next(each for each in decide([router], [running(old)]))
+    assert (alone.action, alone.reason, alone.same_but_image) == ("replace", OTHER_IMAGE, True)
+    both = next(each for each in decide([router], [running(replace(old, env=(("A", "b"),)))]))
+    assert (both.reason, both.same_but_image) == (f"{OTHER_IMAGE} and its configuration changed", False)
+
+
+def test_a_worker_that_died_is_started_anew_and_nothing_else_is() -> None:
     observed = [
         replace(running(spec), status="exited", exit_code=137)
         if (spec.host, spec.role) == ("host2", "worker")
@@ -47,13 +58,50 @@ def test_a_worker_that_died_is_started_anew_with_the_vllm_beside_it_and_no_other
         for spec in SPECS
     ]
     replaced = {key for key, action in actions(observed).items() if action == "replace"}
-    assert replaced == {("host2", "yrpd-worker"), ("host2", "yrpd-decode-0")}
+    assert replaced == {("host2", "yrpd-worker")}
 
 
-def test_an_etcd_that_died_takes_workers_and_vllm_along_but_not_what_clients_see() -> None:
+def test_an_etcd_that_died_takes_workers_along_but_not_what_serves() -> None:
     observed = [replace(running(spec), status="exited") if spec.role == "etcd" else running(spec) for spec in SPECS]
-    kept = {key for key, action in actions(observed).items() if action == "keep"}
-    assert kept == {("host1", "yrpd-router"), ("host1", "yrpd-endpoint")}
+    replaced = {key for key, action in actions(observed).items() if action == "replace"}
+    assert replaced == {("host1", "yrpd-etcd"), ("host1", "yrpd-worker"), ("host2", "yrpd-worker")}
+
+
+def test_another_memory_of_the_workers_leaves_vllm_as_it_is() -> None:
+    inventory = shipped("lab.toml")
+    table = inventory.datasystem.model_copy(update={"memory_mb": 2048})
+    changes = decide(
+        plan(inventory.model_copy(update={"datasystem": table}), CPU_IMAGE, SITE), [running(spec) for spec in SPECS]
+    )
+    assert {change.spec.role for change in changes if change.action == "replace" and change.spec} == {"worker"}
+
+
+ROLES: dict[str, Change] = {
+    spec.role: Change("replace", spec.host, spec.name, OTHER_IMAGE, spec, same_but_image=True) for spec in SPECS
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"router": replace(ROLES["router"], same_but_image=False)}, False),
+        ({"endpoint": replace(ROLES["endpoint"], same_but_image=False)}, False),
+        ({"prefill": replace(ROLES["prefill"], action="create")}, False),
+        ({"decode": replace(ROLES["decode"], action="remove", spec=None)}, False),
+        ({"worker": replace(ROLES["worker"], action="create")}, True),
+        ({role: replace(change, action="keep") for role, change in ROLES.items()}, False),
+        ({role: replace(ROLES[role], action="keep") for role in ("router", "endpoint", "etcd", "worker")}, True),
+    ],
+    ids=[
+        "every image", "another router", "another endpoint", "a new P", "a D less", "a new worker", "nothing",
+        "P and D",
+    ],
+)  # fmt: skip
+def test_p_and_d_are_exchanged_one_by_one_where_the_router_would_choose_among_the_same(
+    changes: dict[str, Change], expected: bool
+) -> None:
+    assert one_at_a_time(list({**ROLES, **changes}.values())) is expected
 
 
 def test_what_the_inventory_no_longer_has_is_removed_last() -> None:

@@ -39,7 +39,8 @@ KNOWN = Known(
         (AskError("status 503", status=503, retry_after="5"), "refused"),
         (AskError("status 503", status=503), "unclean"),
         (AskError("status 500", status=500), "unclean"),
-        (AskError("Connection refused"), "cut"),
+        (AskError("Connection refused", unreached=True), "unreached"),
+        (AskError("Connection reset"), "cut"),
         (AskError("the stream broke off"), "cut"),
         (AskError("read timeout", late=True), "hung"),
     ],
@@ -93,7 +94,7 @@ def test_the_table_has_a_line_for_each_fault_and_the_sums() -> None:
     lines = markdown(rows).splitlines()
     assert len(lines) == 5
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
-    assert lines[-1].startswith("| **all** | 6 | 4 | 2 | 0 | 0 | 0 | 0 | 1 |")
+    assert lines[-1].startswith("| **all** | 6 | 4 | 2 | 0 | 0 | 0 | 0 | 0 | 1 |")
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     once = inserted(page, markdown(rows))
     assert "old" not in once

@@ -32,6 +32,17 @@ def ratio_of_means(numerator: Array, denominator: Array) -> Estimate:
     )
 
 
+def ratio_of_cuts(one: Array, other: Array, base: Array) -> Estimate:
+    """Return how much of ``base`` one saves for what another saves; values at the same place are of the same prompt."""
+    return _bootstrap(
+        (one.ravel(), other.ravel(), base.ravel()),
+        lambda x, y, z, axis: (
+            (np.mean(z, axis=axis) - np.mean(x, axis=axis)) / (np.mean(z, axis=axis) - np.mean(y, axis=axis))
+        ),
+        paired=True,
+    )
+
+
 def _bootstrap(samples: tuple[Array, ...], statistic: Callable[..., Any], paired: bool = False) -> Estimate:
     samples = tuple(sample[~np.isnan(sample)] for sample in samples)
     value = float(statistic(*samples, axis=-1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yrpd.bench.dataset.commands import Wanted
@@ -157,6 +157,13 @@ def _full() -> Profile:
     return Profile("full", cases, _DEVICE_TOKENS, datasystem_mb=4096)
 
 
+def _bound() -> Profile:
+    """Return full's groups and documents beside the most that caching can bring: a device cache for everything."""
+    asked = [case for case in _full().cases if case.load == ONE and case.wanted.shape in ("grouped", "document")]
+    cases = tuple(replace(case, arms=(BASELINE, SINGLE, LARGE)) for case in asked)
+    return Profile("bound", cases, _DEVICE_TOKENS, datasystem_mb=4096)
+
+
 def _smoke() -> Profile:
     """Return the smallest run in which ours finds what plain vLLM does not; for the tests."""
     cases = (Case(Wanted("document", 256, 4, 2, 0.75), ONE, (BASELINE, SINGLE, PAIR), 1),)
@@ -169,7 +176,7 @@ def profile_named(name: str) -> Profile:
     Raises:
         ConfigurationError: There is none of this name.
     """
-    makers = {"quick": _quick, "full": _full, "smoke": _smoke}
+    makers = {"quick": _quick, "full": _full, "bound": _bound, "smoke": _smoke}
     if name not in makers:
         raise ConfigurationError(
             f"There is no profile {name!r}; there are: {', '.join(makers)}.", next_command="invoke bench"

@@ -51,5 +51,5 @@ def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[st
 def first_wave(specs: Sequence[ContainerSpec], host: str) -> tuple[str, ...]:
     """Return the containers of other hosts that those of a host need."""
     here = {spec.name for spec in specs if spec.host == host}
-    needed = {name for spec in specs if spec.host == host for name, _ in spec.needs} - here
+    needed = {name for spec in specs if spec.host == host for name in spec.started_after} - here
     return tuple(sorted(needed))

@@ -63,7 +63,7 @@ def _service(spec: ContainerSpec, here: set[str]) -> dict[str, Any]:
         "tmpfs": [f"{target}:{options}" for target, options in spec.tmpfs],
         "devices": [f"{device}:{device}:rw" for device in spec.devices],
         "cap_add": list(spec.capabilities),
-        "depends_on": [name for name, _ in spec.needs if name in here],
+        "depends_on": [name for name in spec.started_after if name in here],
         "logging": {"driver": "json-file", "options": {"max-size": "50m", "max-file": "3"}},
         "labels": {name: _literal(value) for name, value in spec.labels.items()},
     }

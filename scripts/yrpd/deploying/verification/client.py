@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import requests
+from urllib3.exceptions import NewConnectionError
 
 from yrpd.deploying.verification.answers import Answer, MalformedAnswerError, parse
 from yrpd.deploying.verification.questions import Question
@@ -27,13 +28,17 @@ class AskError(Exception):
         status: Its HTTP status; 0 when there was none, or the answer began well.
         retry_after: The header of that name.
         late: Nothing came for as long as was waited.
+        unreached: There was no connection, so nothing was asked.
     """
 
-    def __init__(self, text: str, *, status: int = 0, retry_after: str = "", late: bool = False) -> None:
+    def __init__(
+        self, text: str, *, status: int = 0, retry_after: str = "", late: bool = False, unreached: bool = False
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.retry_after = retry_after
         self.late = late
+        self.unreached = unreached
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ def _demand_ok(answer: requests.Response) -> None:
 def _ask_error(error: Exception) -> AskError:
     # A body that stops coming is a ConnectionError around a ReadTimeoutError.
     late = isinstance(error, requests.Timeout) or "Read timed out" in str(error)
-    return AskError(str(error), late=late)
+    unreached = isinstance(getattr(next(iter(error.args), None), "reason", None), NewConnectionError)
+    return AskError(str(error), late=late, unreached=unreached)
 
 
 def _body(question: Question, model: str, salt: str) -> dict[str, Any]:

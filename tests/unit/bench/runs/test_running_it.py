@@ -60,7 +60,7 @@ def test_the_large_arm_differs_from_plain_vllm_in_its_cache_alone() -> None:
     assert int(differing[0][1]) > 10 * int(differing[0][0])
 
 
-@pytest.mark.parametrize("name", ["quick", "full", "smoke"])
+@pytest.mark.parametrize("name", ["quick", "full", "bound", "smoke"])
 def test_every_case_of_a_profile_fits_the_device_cache_and_overflows_it(name: str) -> None:
     profile = profile_named(name)
     for case in profile.cases:
@@ -85,7 +85,7 @@ def test_the_full_profile_keeps_the_figures_ceiling_and_its_hit_rates_without_a_
 
 
 def test_full_hits_and_documents_are_never_found_in_the_device_cache() -> None:
-    for name in ("quick", "full"):
+    for name in ("quick", "full", "bound"):
         profile = profile_named(name)
         for case in profile.cases:
             if case.wanted.shape in ("repeated", "document"):

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tomlkit import TOMLDocument
+
 from yrpd.deploying.lab import machine, processes
 from yrpd.deploying.lab.commands import up
 from yrpd.deploying.lab.engine import engine_files
@@ -20,6 +22,8 @@ from yrpd.deploying.lab.faults.site import Site
 from yrpd.deploying.lab.model import SWITCH
 from yrpd.deploying.spec import Role
 from yrpd.errors import DeployError, EnvironmentFailure
+
+VARIABLE = "YRPD_FAULT"  # nothing reads it, and `deploy` exchanges what it was changed for
 
 
 @dataclass(frozen=True)
@@ -187,18 +191,42 @@ def image_gone(site: Site) -> Iterator[None]:
         raise DeployError(f"`deploy` did not bring the image to {host}.", detail=said)
 
 
-@contextmanager
-def exchanged(site: Site) -> Iterator[None]:
-    """``deploy`` exchanges every D, one by one, while the others serve; then back again."""
-    site.deployed(site.changed_inventory("exchanged"))
-    yield
-    site.deployed()
+def exchanged(change: Callable[[TOMLDocument], None]) -> Callable[[Site], AbstractContextManager[None]]:
+    """``deploy`` exchanges what a change of the inventory touches; then back again."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        site.deployed(site.changed_inventory("exchanged", change))
+        yield
+        site.deployed()
+
+    return happens
+
+
+def another_d(value: str) -> Callable[[TOMLDocument], None]:
+    """Return a change of all D that nothing reads."""
+
+    def change(inventory: TOMLDocument) -> None:
+        for decode in inventory["decode"]:
+            decode["environment"] = {**decode.get("environment", {}), VARIABLE: value}
+
+    return change
+
+
+def another_memory(inventory: TOMLDocument) -> None:
+    """Give every DataSystem worker a megabyte more."""
+    inventory["datasystem"]["memory_mb"] += 1
+
+
+def another_endpoint(inventory: TOMLDocument) -> None:
+    """Let the endpoint say another time to wait."""
+    inventory["endpoint"]["retry_after_s"] = 1 + inventory["endpoint"].get("retry_after_s", 5)
 
 
 @contextmanager
 def deploy_killed(site: Site) -> Iterator[None]:
     """A ``deploy`` that exchanges D gets SIGKILL while the first new one starts; ``deploy`` goes on."""
-    running = site.deploy(site.changed_inventory("killed"))
+    running = site.deploy(site.changed_inventory("killed", another_d("killed")))
     assert running.stdout is not None  # noqa: S101  (it was asked for)
     seen = next((line for line in running.stdout if line.startswith("--> starting")), "")
     running.kill()
@@ -212,7 +240,7 @@ def deploy_killed(site: Site) -> Iterator[None]:
 @contextmanager
 def two_deploys(site: Site) -> Iterator[None]:
     """Two ``deploy`` at once, of different inventories: one works, the other says who holds the lock."""
-    both = [site.deploy(site.changed_inventory(name)) for name in ("first", "second")]
+    both = [site.deploy(site.changed_inventory(name, another_d(name))) for name in ("first", "second")]
     said = [each.communicate()[0] for each in both]
     codes = sorted(each.returncode for each in both)
     if codes != [0, DeployError.exit_code] or not any("is locked" in each for each in said):
@@ -244,7 +272,9 @@ FAULTS = (
     Fault("disk full, D's host", disk_full("decode"), has_disk("decode")),
     Fault("disk full, P's, etcd's and the router's host", disk_full("router"), has_disk("router")),
     Fault("image missing, D's host", image_gone),
-    Fault("every D exchanged by `deploy`", exchanged),
+    Fault("every D exchanged by `deploy`", exchanged(another_d("exchanged"))),
+    Fault("every worker exchanged by `deploy`", exchanged(another_memory)),
+    Fault("the endpoint exchanged by `deploy`", exchanged(another_endpoint)),
     Fault("`deploy` killed half way, and run again", deploy_killed),
     Fault("two `deploy` at once", two_deploys),
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEAD = (
-    "| fault | sent | right | 503, Retry-After | connection ended | wrong | hung | other error | left behind "
+    "| fault | sent | right | 503, Retry-After | no connection | cut off | wrong | hung | other error | left behind "
     "| slowest right answer, s | fault, s | mending, s |"
 )
 BEGIN, END = "<!-- table: invoke lab.faults -->", "<!-- end of table -->"
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- table: invoke lab.faults -->", "<!-- end of table -->"
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table, with a line of sums."""
     lines = [HEAD, "|---" + "|---:" * (HEAD.count("|") - 2) + "|"]
-    counts = ("sent", "right", "refused", "cut", "wrong", "hung", "unclean")
+    counts = ("sent", "right", "refused", "unreached", "cut", "wrong", "hung", "unclean")
     for row in rows:
         cells = [row["fault"], *(row[name] for name in counts), len(row["left"])]
         cells += [row["slowest_right_s"], row["fault_s"], row["mending_s"]]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import tomlkit
 from docker import DockerClient
 from docker.models.containers import Container
+from tomlkit import TOMLDocument
 
 from yrpd.deploying.deployment import Deployment
 from yrpd.deploying.lab.model import Lab
@@ -20,8 +21,6 @@ from yrpd.deploying.spec import Role
 from yrpd.deploying.status import status_document
 from yrpd.errors import DeployError
 from yrpd.reporting import Reporter
-
-DRAWS = "YRPD_FAULT"  # a variable of P or D that nothing reads: changing it makes `deploy` exchange them
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,12 @@ class Site:
             raise DeployError(f"`deploy` ended with {running.returncode} after a fault.", detail=said)
         return said
 
-    def changed_inventory(self, value: str) -> Path:
-        """Write the deployment's inventory with another value of a variable of all D that nothing reads."""
-        text = self.deployment.hosts_file.read_text(encoding="utf-8")
-        variable = f'environment = {{ {DRAWS} = "{value}" }}\n'
-        path = self.scratch / f"{self.deployment.hosts_file.stem}-{value}.toml"
-        folder = f'path = "{self.deployment.site.model_folder}"'
-        text = re.sub(r'^path = ".*"$', folder, text, count=1, flags=re.MULTILINE)
-        path.write_text(text.replace("[[decode]]\n", f"[[decode]]\n{variable}"), encoding="utf-8")
+    def changed_inventory(self, name: str, change: Callable[[TOMLDocument], None]) -> Path:
+        """Write the deployment's inventory with a change, under a name of its own."""
+        document = tomlkit.parse(self.deployment.hosts_file.read_text(encoding="utf-8"))
+        # Relative to the inventory, which is elsewhere now.
+        document["model"]["path"] = self.deployment.site.model_folder
+        change(document)
+        path = self.scratch / f"{self.deployment.hosts_file.stem}-{name}.toml"
+        path.write_text(tomlkit.dumps(document), encoding="utf-8")
         return path

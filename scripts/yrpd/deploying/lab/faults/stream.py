@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from threading import Condition, Event, Thread
-from typing import Literal
+from typing import Literal, get_args
 
 from yrpd.deploying.verification.answers import compare
 from yrpd.deploying.verification.client import AskError, ask, ask_streaming
@@ -32,7 +32,8 @@ AGAIN_S = 1.0  # after one that failed; a client that comes again at once would 
 HUNG_AFTER_S = 300.0
 UNAVAILABLE = 503
 
-Verdict = Literal["right", "refused", "cut", "wrong", "unclean", "hung"]
+Verdict = Literal["right", "refused", "unreached", "cut", "wrong", "unclean", "hung"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Sent:
         name: Its question.
         began: When it was sent, of the monotonic clock.
         seconds: Until it ended.
-        verdict: ``right``: equal to plain vLLM's answer; ``refused``: 503 with Retry-After; ``cut``: the connection was
-            refused or ended; ``wrong``: another answer; ``unclean``: any other error; ``hung``: no end.
+        verdict: ``right``: equal to plain vLLM's answer; ``refused``: 503 with Retry-After; ``unreached``: nobody took
+            the connection; ``cut``: it ended in the middle; ``wrong``: another answer; ``unclean``: any other error;
+            ``hung``: no end.
         problem: What was seen of one that is not right.
     """
 
@@ -61,7 +63,7 @@ def verdict_of(error: AskError) -> Verdict:
         return "hung"
     if error.status:
         return "refused" if error.status == UNAVAILABLE and error.retry_after else "unclean"
-    return "cut"
+    return "unreached" if error.unreached else "cut"
 
 
 class Stream:
@@ -139,7 +141,7 @@ class Stream:
 
 def tally(sent: Sequence[Sent]) -> dict[Verdict, int]:
     """Return how many requests ended in which way."""
-    counted: dict[Verdict, int] = dict.fromkeys(("right", "refused", "cut", "wrong", "unclean", "hung"), 0)
+    counted: dict[Verdict, int] = dict.fromkeys(VERDICTS, 0)
     for each in sent:
         counted[each.verdict] += 1
     return counted
