@@ -13,6 +13,7 @@ from yrpd.tasks.declaring import command
     default=True,
     profile="quick, full or bound; smoke is for the tests.",
     model="Model folder; build/models/qwen2 when empty.",
+    only="Cases whose name this regular expression is found in, such as grouped-4096; all when empty.",
     fresh="Throw away what an earlier run of the profile measured.",
 )
 def measure(
@@ -21,12 +22,13 @@ def measure(
     profile: str = "quick",
     model: str = "",
     fresh: bool = False,
+    only: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Run vllm bench serve on plain vLLM and ours in alternation; go on where an earlier run was cut."""
     from yrpd.bench.runs import commands
 
-    return commands.bench(project, reporter, profile, model, fresh, dry_run)
+    return commands.bench(project, reporter, profile, model, fresh, only, dry_run)
 
 
 @command(

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from yrpd.bench.runs.profiles import PAIR, describe, profile_named
+from yrpd.bench.runs.profiles import PAIR, choose, describe, profile_named
 from yrpd.building.runtime import Locks, provide_router
 from yrpd.errors import ConfigurationError, EnvironmentFailure, YrpdError
 from yrpd.project import Project, read_state
@@ -38,12 +38,13 @@ def bench(
     profile: str,
     model: str = "",
     fresh: bool = False,
+    only: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Measure a profile and report it.
+    """Measure a profile, or those of its cases whose name a regular expression is found in, and report it.
 
     Raises:
-        ConfigurationError: There is no such profile, or no such model.
+        ConfigurationError: There is no such profile, case or model.
         EnvironmentFailure: The cpu environment was not built.
         BuildError: The default model could not be made.
         RunFailed: The measuring process failed.
@@ -51,13 +52,14 @@ def bench(
     from yrpd.bench.reporting.commands import report  # matplotlib and scipy take a while to import
 
     planned = profile_named(profile)
+    cases = choose(planned, only)
     folder = project.build / "bench" / "runs" / profile
     if dry_run:
         table = Table("case", "prompts", "arms, by repetition")
-        for each in describe(planned):
+        for each in describe(cases):
             table.add_row(each["case"], str(each["prompts"]), " · ".join(", ".join(turn) for turn in each["order"]))
         reporter.render(table)
-        return {"state": "planned", "profile": profile, "folder": str(folder), "cases": describe(planned)}
+        return {"state": "planned", "profile": profile, "folder": str(folder), "cases": describe(cases)}
     python = _python(project)
     weights = (Path(model) if model else models_folder(project) / planned.model).resolve()
     if not model:
@@ -68,7 +70,7 @@ def bench(
         shutil.rmtree(folder, ignore_errors=True)
     command = f"invoke bench --profile {profile}" + (f" --model {model}" if model else "")
     inner = [str(python), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
-    inner += ["--model", str(weights), "--folder", str(folder), "--command", command]
+    inner += ["--model", str(weights), "--folder", str(folder), "--command", command, "--only", only]
     if PAIR in planned.arms:
         inner += ["--router", str(_router(project, reporter))]
     environment = {

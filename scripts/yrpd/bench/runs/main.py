@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--command", required=True)
+    parser.add_argument("--only", default="", help="regular expression of the names of the cases to measure")
     parser.add_argument("--router", default="", help="the vllm-router program")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.folder,
             options.command,
             options.router,
+            options.only,
         ),
         as_json=False,
         verbose=options.verbose,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,13 +186,32 @@ def profile_named(name: str) -> Profile:
     return makers[name]()
 
 
-def describe(profile: Profile) -> list[dict[str, Any]]:
-    """Return the cases as a document, for a plan and for the record."""
+def choose(profile: Profile, only: str) -> tuple[Case, ...]:
+    """Return the cases whose name a regular expression is found in.
+
+    Raises:
+        ConfigurationError: There is none, or it is no regular expression.
+    """
+    try:
+        found = tuple(case for case in profile.cases if re.search(only, case.name))
+    except re.error as error:
+        raise ConfigurationError(f"{only!r} is no regular expression: {error}.", next_command="invoke bench") from error
+    if not found:
+        names = ", ".join(case.name for case in profile.cases)
+        raise ConfigurationError(
+            f"No case of {profile.name} is called {only!r}; there are: {names}.",
+            next_command=f"invoke bench --profile {profile.name} --dry-run",
+        )
+    return found
+
+
+def describe(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Return cases as a document, for a plan and for the record."""
     return [
         {
             "case": case.name,
             "prompts": case.wanted.groups * max(case.wanted.per_group, 1),
             "order": case.order(),
         }
-        for case in profile.cases
+        for case in cases
     ]

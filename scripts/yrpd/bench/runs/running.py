@@ -31,6 +31,7 @@ from yrpd.bench.runs.profiles import (
     PAIR,
     Case,
     Profile,
+    choose,
     describe,
 )
 from yrpd.bench.runs.tiers import TierLog, worker_flags
@@ -46,9 +47,16 @@ _WARM_UP_PROMPTS = 2
 
 
 def run(
-    project: Project, reporter: Reporter, profile: Profile, model: Path, folder: Path, command: str, router: str
+    project: Project,
+    reporter: Reporter,
+    profile: Profile,
+    model: Path,
+    folder: Path,
+    command: str,
+    router: str,
+    only: str = "",
 ) -> dict[str, Any]:
-    """Measure what the run's folder does not have yet.
+    """Measure what the run's folder does not have yet, of the cases whose name a regular expression is found in.
 
     Raises:
         ConfigurationError: The folder holds a run of another configuration, or a prompt does not fit.
@@ -56,9 +64,9 @@ def run(
     """
     words, sizes = load_words(model), model_sizes(model)
     ledger = Ledger.begin(folder, configuration(project, profile, model, sizes.dtype), command)
-    missing = [case for case in profile.cases if not all(ledger.has(case.name, n) for n in range(case.rounds))]
+    missing = [case for case in choose(profile, only) if not all(ledger.has(case.name, n) for n in range(case.rounds))]
     if not missing:
-        reporter.say("every repetition of this profile is there; --fresh measures anew")
+        reporter.say("every repetition that was asked for is there; --fresh measures anew")
         return {"folder": str(folder), "state": "unchanged"}
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yrpd-bench-")))
@@ -89,7 +97,7 @@ def configuration(project: Project, profile: Profile, model: Path, dtype: str) -
     seen = {key: value for key, value in measured_environment(project).items() if key not in _VOLATILE}
     return {
         "profile": profile.name,
-        "cases": describe(profile),
+        "cases": describe(profile.cases),
         "device_tokens": profile.device_tokens,
         "block_size": profile.block_size,
         "datasystem_mb": profile.datasystem_mb,

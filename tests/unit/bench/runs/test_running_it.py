@@ -10,7 +10,18 @@ from yrpd.bench.runs import counters
 from yrpd.bench.runs.engines import Engine, command_lines
 from yrpd.bench.runs.generator import argv
 from yrpd.bench.runs.ledger import Ledger
-from yrpd.bench.runs.profiles import BASELINE, EIGHT, LARGE, ONE, OUTPUT_TOKENS, PAIR, SINGLE, Case, profile_named
+from yrpd.bench.runs.profiles import (
+    BASELINE,
+    EIGHT,
+    LARGE,
+    ONE,
+    OUTPUT_TOKENS,
+    PAIR,
+    SINGLE,
+    Case,
+    choose,
+    profile_named,
+)
 from yrpd.errors import ConfigurationError
 
 MODEL = Path("/models/m")
@@ -82,6 +93,15 @@ def test_the_full_profile_keeps_the_figures_ceiling_and_its_hit_rates_without_a_
             found = expect(make_shape(case.wanted), profile.device_blocks - 1, profile.block_size, OUTPUT_TOKENS)
             assert found.ceiling_rate == pytest.approx(0.45)
             assert found.device_rate == pytest.approx(figure[case.wanted.length], abs=0.08)
+
+
+def test_cases_are_chosen_by_name() -> None:
+    profile = profile_named("full")
+    assert choose(profile, "") == profile.cases
+    assert {case.name for case in choose(profile, "^grouped-4096")} == {"grouped-4096-c1"}
+    for wrong in ("no such case", "("):
+        with pytest.raises(ConfigurationError):
+            choose(profile, wrong)
 
 
 def test_full_hits_and_documents_are_never_found_in_the_device_cache() -> None:
