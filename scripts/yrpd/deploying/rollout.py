@@ -23,6 +23,7 @@ from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
 
 BELOW, FRONT = WAVES[:2], WAVES[3:]
+ENGINES: tuple[Role, ...] = ("decode", "prefill")  # D first
 ASIDE = "-before"  # what a replaced container is called until the new one answers
 FAILED_GRACE_S = 10  # what failed to start has no requests in flight
 
@@ -66,10 +67,9 @@ class Rollout:
                 self._exchange(changes, BELOW)
                 # While one is exchanged the others of its role serve; D first, since a P of the old kind can feed a D
                 # of the new one, and not the other way round.
-                for role in ("decode", "prefill"):
-                    going = [each for each in changes if each.spec and each.spec.role == role and each.action != "keep"]
-                    # What does not serve anyway goes first, so that one serves at any time.
-                    for change in sorted(going, key=self._serves):
+                serving = self._exchange_idle(changes)
+                for role in ENGINES:
+                    for change in serving[role]:
                         self._drain(change, changes)
                         self._set_aside([change])
                         self._start_wave([change])
@@ -94,7 +94,7 @@ class Rollout:
         there = (self._get(change.host, change.name) for change in changes if is_leftover(change))
         end_all([(each, 0) for each in there if each is not None])
         for change in changes:
-            if change.action == "keep" and change.spec and change.spec.role in ("prefill", "decode"):
+            if change.action == "keep" and change.spec and change.spec.role in ENGINES:
                 resume(self._found(change.spec)[1])
             if change.action == "keep" and change.spec and change.spec.role == "endpoint":
                 resume_endpoint(self._found(change.spec)[1], change.spec)
@@ -133,6 +133,19 @@ class Rollout:
         self._set_aside([each for wave in going for each in wave if each.action == "replace"])
         for wave in going:
             self._start_wave(wave)
+
+    def _exchange_idle(self, changes: Sequence[Change]) -> dict[Role, list[Change]]:
+        """Exchange all P and D at once that do not serve anyway; return those that are left, by role."""
+        touched = [each for each in changes if each.spec and each.spec.role in ENGINES and each.action != "keep"]
+        serving = [each for each in touched if self._serves(each)]
+        idle = [each for each in touched if each not in serving]
+        self._set_aside(idle)
+        self._start_wave(idle)
+        left = {role: [each for each in serving if each.spec and each.spec.role == role] for role in ENGINES}
+        for role in ENGINES:
+            if left[role] and any(each.spec and each.spec.role == role for each in idle):
+                self._wait_for_router(role, changes)
+        return left
 
     def _drain_endpoint(self, going: Sequence[Change]) -> None:
         """Let the endpoint answer what it has before anything behind it stops."""
@@ -253,7 +266,7 @@ def one_at_a_time(changes: Sequence[Change]) -> bool:
     None is added or goes, and the router would choose among the same: it stays, or only its image changes.
     """
     touched = [change for change in changes if change.action != "keep"]
-    engines = [each for each in touched if each.spec and each.spec.role in ("prefill", "decode")]
+    engines = [each for each in touched if each.spec and each.spec.role in ENGINES]
     front = [each for each in touched if each.spec and each.spec.role in ("router", "endpoint")]
     return (
         bool(touched)

@@ -213,6 +213,30 @@ def test_another_image_exchanges_what_vllm_stands_on_then_d_and_p_one_by_one_and
     assert len(running) == 8
 
 
+def test_what_does_not_serve_anyway_is_started_together_before_another_is_stopped(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    specs = [
+        make_spec(role=role, name=f"{deployment}-{role}-{number}")
+        for role in ("prefill", "decode")
+        for number in (0, 1)
+    ]
+    roll_out(*specs)
+    idle = [specs[1], specs[3]]
+    for spec in idle:
+        client.containers.get(spec.name).kill()
+    capsys.readouterr()
+    roll_out(*(replace(spec, env=(("CHANGED", "yes"),)) for spec in specs))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--> st")]
+    together = ", ".join(f"{spec.name} on {HOST}" for spec in idle)
+    alone = [f"{verb} {spec.name} on {HOST}" for spec in (specs[2], specs[0]) for verb in ("stopping", "starting")]
+    assert said == [f"--> {each}" for each in (f"stopping {together}", f"starting {together}", *alone)]
+
+
 def test_a_worker_that_was_killed_is_started_anew_and_the_vllm_beside_it_stays(
     client: DockerClient,
     deployment: str,
