@@ -69,6 +69,7 @@ def bench(
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     command = f"invoke bench --profile {profile}" + (f" --model {model}" if model else "")
+    command += f" --only '{only}'" if only else ""
     inner = [str(python), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
     inner += ["--model", str(weights), "--folder", str(folder), "--command", command, "--only", only]
     if PAIR in planned.arms:
