@@ -104,11 +104,13 @@ def drain_endpoint(container: Container, deadline_s: int) -> str:
 
 def resume_endpoint(container: Container, spec: ContainerSpec) -> None:
     """Let an endpoint serve again that was being drained: its listeners are closed, so it begins anew."""
-    if container.status != "running" or not isinstance(spec.probe, HttpProbe):
+    if not isinstance(spec.probe, HttpProbe):
         return
     here = urlsplit(spec.probe.url)
-    if not ports.answers(here.hostname or "", here.port or 0):
-        container.restart()
+    with suppress(APIError):
+        container.reload()
+        if container.status == "running" and not ports.answers(here.hostname or "", here.port or 0):
+            container.restart()
 
 
 def _demand_answered(container: Container) -> None:

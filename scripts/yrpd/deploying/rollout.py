@@ -233,7 +233,6 @@ class Rollout:
         for container in self.draining:
             resume(container)
         for spec, container in self.closing:
-            container.reload()
             resume_endpoint(container, spec)
         order = {role: position for position, wave in enumerate(WAVES) for role in wave}
         for host, name, container in sorted(
