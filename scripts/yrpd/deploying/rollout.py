@@ -37,7 +37,7 @@ class Rollout:
         deployment: The deployment's name.
         logs: Folder for the logs of what failed.
         reporter: Says what is being done.
-        drain_s: How long a P or D may take to finish its requests before it is exchanged.
+        drain_s: How long a P, D or endpoint may take to finish its requests before it is exchanged.
     """
 
     clients: Mapping[str, DockerClient]
