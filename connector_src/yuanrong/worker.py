@@ -26,6 +26,9 @@ logger = logging.getLogger("vllm.yuanrong")
 #: How long to wait for a copy under way before a load is left to end by itself; one block takes well under this.
 _CALL_OFF_SECONDS = 0.02
 
+#: How long a save waits at most for the step after its own. One follows at once, also when no request is left.
+_HOLD_MILLISECONDS = 100
+
 #: How many names of published blocks are remembered.
 _PUBLISHED_KEYS = 10_000
 
@@ -45,6 +48,7 @@ class _Job:
         self.started = time.monotonic()
         self.drained = False
         self.fence: Callable[[], None] = lambda: None
+        self.held = False
         self.ended = False
         self.cause: str | None = None
         self._condition = condition
@@ -107,8 +111,12 @@ class WorkerSide:
             self._spawn("yuanrong-save", self._save_queue, self._save)
 
     def start(self, plan: StepPlan) -> None:
-        """Before the forward pass: keep saves off blocks that change hands, call aborted loads off, begin loads."""
+        """Before the forward pass: begin the last step's saves, keep saves off blocks that change hands, begin loads.
+
+        A drained load, one whose request was aborted, is called off.
+        """
         self._computed = False
+        self._let_go()
         self._clear_hazards(plan.new_blocks)
         for request_id in plan.drains:
             job = self._loads.get(request_id)
@@ -126,7 +134,11 @@ class WorkerSide:
                 self._load_queue.put(job)
 
     def save(self, plan: StepPlan) -> None:
-        """After the forward pass: begin this step's saves, and wait for those whose answer is about to go out."""
+        """After the forward pass: queue this step's saves, and wait for those whose answer has to wait for them.
+
+        The others begin with the next step, when this one's tokens are on their way: the DataSystem client holds the
+        interpreter lock for milliseconds, which sampling would have to wait for.
+        """
         self._computed = True
         if not self._saves_here or self._transport is None:
             return
@@ -135,6 +147,7 @@ class WorkerSide:
             for spec in plan.saves:
                 job = _Job(spec, self._keys(plan.namespace, spec), self._condition)
                 job.fence = fence
+                job.held = not plan.sync_saves
                 self._saves.append(job)
                 self._save_queue.put(job)
         if plan.sync_saves:
@@ -180,6 +193,7 @@ class WorkerSide:
 
     def close(self) -> None:
         """Stop the threads and drop the connection."""
+        self._let_go()
         for _ in range(self._config.load_threads):
             self._load_queue.put(None)
         self._save_queue.put(None)
@@ -196,6 +210,7 @@ class WorkerSide:
     def _spawn(self, name: str, jobs: queue.SimpleQueue[_Job | None], work: Callable[[_Job], str | None]) -> None:
         def run() -> None:
             while (job := jobs.get()) is not None:
+                self._await_release(job)
                 try:
                     cause = work(job)
                 except Exception:
@@ -258,6 +273,20 @@ class WorkerSide:
         if cause != UNAVAILABLE:
             logger.debug("request %s: %d blocks not saved: %s", job.request_id, count, cause)
         return cause
+
+    def _await_release(self, job: _Job) -> None:
+        if job.held:
+            self._wait(lambda: not job.held, _HOLD_MILLISECONDS)
+
+    def _let_go(self) -> None:
+        """Let the saves begin that were held back."""
+        held = [job for job in self._saves if job.held]
+        if not held:
+            return
+        with self._condition:
+            for job in held:
+                job.held = False
+            self._condition.notify_all()
 
     def _clear_hazards(self, new_blocks: list[int]) -> None:
         """Let no save read a block that this step's forward pass or loads will write."""

@@ -246,6 +246,48 @@ def test_a_sync_save_waits_for_earlier_chunks_too() -> None:
         assert rig.key(1) in rig.transport.store
 
 
+def test_a_save_begins_with_the_next_step_when_this_ones_tokens_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_HOLD_MILLISECONDS", 1000 * DEADLINE)
+    with running(Rig()) as rig:
+        gate = rig.gate("exist")
+        rig.side.save(save())
+        assert not gate.entered.wait(0.05)
+        rig.side.start(StepPlan(NS))
+        assert gate.entered.wait(DEADLINE)
+        gate.released.set()
+        rig.until(lambda _: all(job.ended for job in rig.side._saves))
+    assert rig.counts.seen["saved_blocks"] == 2
+
+
+def test_without_a_next_step_a_save_begins_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_HOLD_MILLISECONDS", 1)
+    with running(Rig()) as rig:
+        gate = rig.gate("exist")
+        rig.side.save(save())
+        assert gate.entered.wait(DEADLINE)
+        gate.released.set()
+
+
+def test_what_an_answer_waits_for_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_HOLD_MILLISECONDS", 1000 * DEADLINE)
+    with running(Rig("kv_producer")) as rig:
+        rig.side.start(StepPlan(NS))
+        rig.side.save(save(sync_saves=["r"]))
+        assert rig.key(1) in rig.transport.store
+        rig.side.start(StepPlan(NS))
+        rig.side.save(save("q", (2,), (4,)))
+        rig.side.start(StepPlan(NS))
+        rig.side.save(save("q", (3,), (5,), sync_saves=["q"]))
+        assert {rig.key(2), rig.key(3)} <= set(rig.transport.store), "the earlier chunk too"
+
+
+def test_what_was_held_back_is_saved_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_HOLD_MILLISECONDS", 1000 * DEADLINE)
+    with running(Rig()) as rig:
+        rig.side.save(save())
+    assert rig.key(1) in rig.transport.store
+
+
 def test_a_sync_save_gives_up_at_its_deadline() -> None:
     with running(Rig("kv_producer", sync_save_timeout_ms=1)) as rig:
         gate = rig.gate("exist")
