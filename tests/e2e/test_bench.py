@@ -30,7 +30,7 @@ def test_a_benchmark_finds_what_it_said_answers_as_plain_vllm_and_refuses_a_doct
 
     path = next(RUN.glob("*/0-single.json"))
     document = json.loads(path.read_text(encoding="utf-8"))
-    document["result"]["ttfts"][1] /= 2
+    document["pieces"][0]["result"]["ttfts"][1] /= 2
     path.write_text(json.dumps(document), encoding="utf-8")
     refused = command(INVOKE, "bench.report", "--run", str(RUN), "--out", str(RUN))
     assert refused.code == 9

@@ -11,7 +11,7 @@ from yrpd.tasks.declaring import command
 
 @command(
     default=True,
-    profile="quick, full or bound; smoke is for the tests.",
+    profile="quick or full; smoke is for the tests.",
     model="Model folder; build/models/qwen2 when empty.",
     only="Cases whose name this regular expression is found in, such as grouped-4096; all when empty.",
     fresh="Throw away what an earlier run of the profile measured.",

@@ -15,6 +15,7 @@ CONFIGURATION = {
     "kv_bytes_per_token": 4096,
 }  # fmt: skip
 PROMPTS = 10
+OPENING, OUTSIDE = 9.0, 0.01  # seconds of an opening request; of any request outside the engine
 
 
 def raw(
@@ -32,20 +33,30 @@ def raw(
     """Return one repetition of one arm."""
     tokens = PROMPTS * length
     grown = dict.fromkeys(counters.NAMES, 0.0)
-    grown["vllm:prefix_cache_queries_total"] = tokens + 32
+    grown["vllm:prefix_cache_queries_total"] = (
+        tokens + 4 * 16
+    )  # an opening request and the try before it, in two pieces
     grown["vllm:prefix_cache_hits_total"] = local * tokens
     grown["yuanrong_loaded_blocks_total"] = external * tokens / BLOCK
-    grown["vllm:time_to_first_token_seconds_count"] = PROMPTS
-    grown["vllm:time_to_first_token_seconds_sum"] = PROMPTS * ttft
     ttfts = [ttft] * groups + [ttft if later is None else later] * (PROMPTS - groups)
-    result = {
-        "errors": [""] * (PROMPTS + 1), "completed": PROMPTS + 1, "input_lens": [16] + [length] * PROMPTS,
-        "ttfts": [9.0, *ttfts], "itls": [[0.01]] * (PROMPTS + 1), "generated_texts": [text] * (PROMPTS + 1),
-        "duration": PROMPTS * ttft, "request_throughput": 1 / ttft,
-    }  # fmt: skip
-    dataset = {"shape": shape, "length": length, "salt": "s", "sha256": "", "prompts": PROMPTS, "groups": groups,
+    grown["vllm:time_to_first_token_seconds_count"] = PROMPTS + 4
+    grown["vllm:time_to_first_token_seconds_sum"] = sum(ttfts) - PROMPTS * OUTSIDE + 4 * (OPENING - OUTSIDE)
+    grown["vllm:request_queue_time_seconds_sum"] = PROMPTS * ttft / 10
+    grown["vllm:request_prefill_time_seconds_sum"] = PROMPTS * ttft / 2 + 4 * (OPENING - OUTSIDE)
+    grown["yuanrong_load_seconds_sum"] = PROMPTS * ttft / 20
+    pieces = []
+    for place, part in enumerate((ttfts[: PROMPTS // 2], ttfts[PROMPTS // 2 :])):
+        count = len(part) + 1
+        result = {
+            "errors": [""] * count, "completed": count, "input_lens": [16] + [length] * len(part),
+            "ttfts": [OPENING, *part], "itls": [[0.01]] * count, "generated_texts": [text] * count,
+            "duration": OPENING + 0.01 + len(part) * ttft,
+        }  # fmt: skip
+        counted = {name: value / 2 for name, value in grown.items()}
+        pieces.append({"prompts": len(part), "sha256": f"{place}", "counters": counted, "tiers": {}, "result": result})
+    dataset = {"shape": shape, "length": length, "salt": "s", "prompts": PROMPTS, "groups": groups,
                "prompt_tokens": tokens, "ceiling": ceiling, "expected_device": 0.0, "opening_tokens": 16}  # fmt: skip
-    return {"arm": arm, "dataset": dataset, "load": {}, "counters": grown, "tiers": {}, "result": result}
+    return {"arm": arm, "dataset": dataset, "load": {"concurrency": 1}, "pieces": pieces}
 
 
 def made_up_run(folder: Path, slower: float = 1.0) -> Ledger:

@@ -293,3 +293,37 @@ class Opened:
         if index == 0:
             return Request((Segment("opening", self.opening),), "opening")
         return self.shape.request(index - 1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive requests of another shape.
+
+    Attributes:
+        shape: Where they come from.
+        start: The first one's number.
+        stop: The number behind the last one's.
+    """
+
+    shape: Shape
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """The whole shape's."""
+        return self.shape.name
+
+    @property
+    def count(self) -> int:
+        """Requests of the part."""
+        return self.stop - self.start
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the whole shape's longest prompt."""
+        return self.shape.longest
+
+    def request(self, index: int) -> Request:
+        """Return the request that is sent as number ``index`` of the part."""
+        return self.shape.request(self.start + index)

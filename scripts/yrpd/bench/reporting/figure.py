@@ -13,19 +13,24 @@ matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from yrpd.bench.runs.profiles import EIGHT, ONE
+
 _ARMS = (("baseline", "plain vLLM", "#9aa5b1", ""), ("single", "with the DataSystem", "#1b5e8c", "//"))
 
 
 def draw(report: Mapping[str, Any], paths: Sequence[Path]) -> bool:
-    """Draw the grouped cases of the highest concurrency that was measured; returns whether there were any.
+    """Draw the grouped cases of the load with the most lengths, the higher concurrency of two; tell if there were any.
 
     Args:
         report: The report's document.
         paths: Files to write; their suffixes decide the format.
     """
     grouped = [case for case in report["cases"] if case["shape"] == "grouped"]
-    load = next((name for name in ("c8", "c1") if any(case["load"] == name for case in grouped)), "")
-    cases = sorted((case for case in grouped if case["load"] == load), key=lambda case: int(case["length"]))
+    load, cases = max(
+        ((name, [case for case in grouped if case["load"] == name]) for name in (EIGHT.name, ONE.name)),
+        key=lambda found: len(found[1]),
+    )
+    cases.sort(key=lambda case: int(case["length"]))
     if not cases:
         return False
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -37,9 +42,9 @@ def draw(report: Mapping[str, Any], paths: Sequence[Path]) -> bool:
     _ideal(throughput, cases, "prompts_per_second", "gain")
     _bars(ttft, cases, lambda arm: arm["ttft_ms"]["mean"], "mean TTFT, ms")
     _ideal(ttft, cases, "ttft_ms", "cut")
-    rate.legend(fontsize=8, loc="upper right")
+    figure.legend(*rate.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle(
-        f"50 % shared prefix, {'8 requests at a time' if load == 'c8' else 'one request at a time'};"
+        f"50 % shared prefix, {'8 requests at a time' if load == EIGHT.name else 'one request at a time'};"
         " dashed: ceiling, dotted: ideal",
         fontsize=10,
     )
@@ -63,12 +68,16 @@ def _bars(axes: Axes, cases: Sequence[Mapping[str, Any]], value: Any, title: str
         ]
         bars = axes.bar(places, heights, 0.38, label=name, color=colour, hatch=hatch, edgecolor="white")
         axes.errorbar(places, heights, yerr=spread, fmt="none", ecolor="black", capsize=2, linewidth=0.8)
-        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=3)
+        axes.bar_label(bars, fmt=_label, fontsize=7, padding=3)
     axes.set_xticks(range(len(cases)), [f"{int(case['length']) // 1024}K" for case in cases])
     axes.set_xlabel("prompt length, tokens")
     axes.set_title(title, fontsize=10)
     axes.margins(y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ideal(axes: Axes, cases: Sequence[Mapping[str, Any]], name: str, kind: str) -> None:

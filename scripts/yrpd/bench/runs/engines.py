@@ -18,6 +18,17 @@ from yrpd.datasystem import free_ports
 from yrpd.errors import EnvironmentFailure
 from yrpd.serving.command_lines import KvTransfer, VllmServe, router, vllm_serve
 
+#: Every engine's environment, beside the connector's settings below.
+SETTINGS: tuple[tuple[str, str], ...] = (
+    ("VLLM_PLUGINS", ""),
+    ("VLLM_USE_V1", "1"),
+    ("VLLM_CPU_KVCACHE_SPACE", "1"),
+    ("TORCHDYNAMO_DISABLE", "1"),
+    # The C library would give a step's large tensors back to the kernel and fault them in again in the next one, which
+    # costs up to a quarter of a prefill and never the same. Now it keeps them.
+    ("MALLOC_MMAP_MAX_", "0"),
+    ("MALLOC_TRIM_THRESHOLD_", str(16 << 30)),
+)
 _START_SECONDS = 600
 _STOP_SECONDS = 30
 #: More patience than the defaults: every engine, the load generator and the DataSystem share this machine's cores.
@@ -83,7 +94,7 @@ def command_lines(
             cpu=True,
             options=(
                 ("num-gpu-blocks-override", str(blocks)),
-                ("max-num-batched-tokens", str(max(room, 2048))),
+                ("max-num-batched-tokens", str(profile.step_tokens)),
                 ("disable-log-requests", ""),
             ),
         )
@@ -102,10 +113,7 @@ def environment(home: Path) -> dict[str, str]:
     metrics.mkdir(parents=True, exist_ok=True)
     return {
         **os.environ,
-        "VLLM_PLUGINS": "",
-        "VLLM_USE_V1": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "TORCHDYNAMO_DISABLE": "1",
+        **dict(SETTINGS),
         "VLLM_LOGGING_LEVEL": "INFO",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",

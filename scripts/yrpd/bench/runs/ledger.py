@@ -14,7 +14,7 @@ from typing import Any
 from yrpd.errors import ConfigurationError, VerificationError
 from yrpd.project import write_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass

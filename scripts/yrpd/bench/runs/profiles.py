@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from yrpd.bench.dataset.commands import Wanted
@@ -15,7 +15,9 @@ from yrpd.errors import ConfigurationError
 #: a prefill and a decode instance behind vLLM's router (1P1D).
 BASELINE, LARGE, SINGLE, PAIR = "baseline", "large", "single", "pair"
 OPENING_TOKENS = 16  # less than a block, so that the request that vLLM's benchmark sends twice changes no hit rate
+OPENING_REQUESTS = 2  # vLLM's benchmark sends the first request once to try the server, and once with the others
 _ROUNDS = 3
+_TURN_TOKENS = 4096  # two or three seconds of computing
 OUTPUT_TOKENS = 2  # as in the tutorial: one to wait for, one to time
 
 
@@ -60,10 +62,26 @@ class Case:
 
     def order(self) -> list[list[str]]:
         """Return the arms of each round, in alternation: A B, B A, A B."""
-        turns: list[list[str]] = [[] for _ in range(self.rounds)]
-        for number, arm in alternation(self.arms, self.rounds):
-            turns[number].append(arm)
-        return turns
+        return _alternating(self.arms, self.rounds)
+
+    def turns(self, number: int, prompts: int) -> list[tuple[int, int, list[str]]]:
+        """Return in which pieces a round's prompts are sent, and to which arms one after the other.
+
+        Between two arms' pieces lie seconds, not minutes: what else the machine does meanwhile changes both alike.
+        Where requests overlap, a piece would have to wait for its last one, so there the round is one piece.
+
+        Args:
+            number: Which round.
+            prompts: How many prompts it has.
+
+        Returns:
+            ``(first, behind the last, arms)`` of each piece.
+        """
+        first = self.order()[number]
+        size = max(1, _TURN_TOKENS // self.wanted.length) if self.load.concurrency == 1 else prompts
+        starts = range(0, prompts, size)
+        orders = _alternating(first, len(starts))
+        return [(start, min(start + size, prompts), arms) for start, arms in zip(starts, orders, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,7 @@ class Profile:
         device_tokens: Device cache of baseline and ours.
         model: Which of the models that are made here; a large one's own cost hides what every request costs anyway.
         block_size: Tokens of a KV block.
+        step_tokens: ``--max-num-batched-tokens``, vLLM's own default: longer prompts are prefilled in chunks.
         datasystem_mb: Memory of the DataSystem worker.
         datasystem_disk_mb: Disk below it.
     """
@@ -85,6 +104,7 @@ class Profile:
     device_tokens: int
     model: str = "qwen2_wide"
     block_size: int = 128
+    step_tokens: int = 2048
     datasystem_mb: int = 3072
     datasystem_disk_mb: int = 4096
 
@@ -110,6 +130,13 @@ class Profile:
         return max(sizes) + _blocks_of(self.longest, self.block_size) + 1
 
 
+def _alternating(arms: Sequence[str], rounds: int) -> list[list[str]]:
+    turns: list[list[str]] = [[] for _ in range(rounds)]
+    for number, arm in alternation(arms, rounds):
+        turns[number].append(arm)
+    return turns
+
+
 def _blocks(case: Case, profile: Profile) -> int:
     return _blocks_of(case.wanted.length + OUTPUT_TOKENS, profile.block_size)
 
@@ -127,12 +154,12 @@ def _grouped(length: int, load: Load, *more: str, groups: int = _GROUPS) -> Case
     return Case(Wanted("grouped", length, groups, _PER_GROUP, 0.5), load, (BASELINE, SINGLE, *more), _ROUNDS)
 
 
-def _apart(length: int, prompts: int, documents: int) -> tuple[Case, ...]:
+def _apart(length: int, prompts: int, documents: int, *more: str) -> tuple[Case, ...]:
     """Return the cases beside the tutorial's: nothing, everything, and nine tenths of a prompt found again."""
     return (
         Case(Wanted("unique", length, prompts, 1), ONE, (BASELINE, SINGLE), _ROUNDS),
         Case(Wanted("repeated", length, prompts, 2), ONE, (LARGE, SINGLE), _ROUNDS),
-        Case(Wanted("document", length, documents, 3, 0.9), ONE, (BASELINE, SINGLE), _ROUNDS),
+        Case(Wanted("document", length, documents, 3, 0.9), ONE, (BASELINE, SINGLE, *more), _ROUNDS),
     )
 
 
@@ -146,24 +173,18 @@ def _quick() -> Profile:
 
 
 def _full() -> Profile:
-    groups = {1024: 10, 2048: 10, 4096: 6, 8192: 3}
-    prompts_and_documents = {1024: (20, 10), 2048: (10, 6), 4096: (5, 4), 8192: (3, 3)}
+    """Return every length; beside each ideal, a device cache for everything shows what caching can bring at most."""
+    groups = {1024: 10, 2048: 8, 4096: 6, 8192: 3}
+    prompts_and_documents = {1024: (20, 10), 2048: (10, 6), 4096: (4, 4), 8192: (3, 3)}
     cases = (
-        *(_grouped(length, ONE, groups=number) for length, number in groups.items() if length > 1024),
-        _grouped(1024, ONE, PAIR),
+        _grouped(1024, ONE, LARGE, PAIR),
+        *(_grouped(length, ONE, LARGE, groups=number) for length, number in groups.items() if length > 1024),
+        *(case for length, numbers in prompts_and_documents.items() for case in _apart(length, *numbers, LARGE)),
+        Case(Wanted("multi-turn", 4096, 4, 5), ONE, (BASELINE, SINGLE), _ROUNDS),
         _grouped(1024, EIGHT),
         _grouped(1024, OPEN),
-        Case(Wanted("multi-turn", 4096, 4, 5), ONE, (BASELINE, SINGLE), _ROUNDS),
-        *(case for length, numbers in prompts_and_documents.items() for case in _apart(length, *numbers)),
     )
     return Profile("full", cases, _DEVICE_TOKENS, datasystem_mb=4096)
-
-
-def _bound() -> Profile:
-    """Return full's groups and documents beside the most that caching can bring: a device cache for everything."""
-    asked = [case for case in _full().cases if case.load == ONE and case.wanted.shape in ("grouped", "document")]
-    cases = tuple(replace(case, arms=(BASELINE, SINGLE, LARGE)) for case in asked)
-    return Profile("bound", cases, _DEVICE_TOKENS, datasystem_mb=4096)
 
 
 def _smoke() -> Profile:
@@ -178,7 +199,7 @@ def profile_named(name: str) -> Profile:
     Raises:
         ConfigurationError: There is none of this name.
     """
-    makers = {"quick": _quick, "full": _full, "bound": _bound, "smoke": _smoke}
+    makers = {"quick": _quick, "full": _full, "smoke": _smoke}
     if name not in makers:
         raise ConfigurationError(
             f"There is no profile {name!r}; there are: {', '.join(makers)}.", next_command="invoke bench"

@@ -16,11 +16,11 @@ from yrpd.bench.dataset.caching import expect
 from yrpd.bench.dataset.commands import Wanted, make_shape
 from yrpd.bench.dataset.files import write_vllm
 from yrpd.bench.dataset.manifest import model_sizes
-from yrpd.bench.dataset.shapes import Opened
+from yrpd.bench.dataset.shapes import Opened, Part
 from yrpd.bench.dataset.text import Writer
 from yrpd.bench.dataset.words import Words, load_words
 from yrpd.bench.runs import counters
-from yrpd.bench.runs.engines import Engine, command_lines, engines
+from yrpd.bench.runs.engines import SETTINGS, Engine, command_lines, engines
 from yrpd.bench.runs.generator import Generator, argv, generator
 from yrpd.bench.runs.ledger import Ledger
 from yrpd.bench.runs.profiles import (
@@ -88,7 +88,7 @@ def run(
             for number, order in enumerate(case.order()):
                 if not ledger.has(case.name, number):
                     with reporter.step(f"{case.name}, repetition {number + 1} of {case.rounds}: {', '.join(order)}"):
-                        session.measure(case, number, order)
+                        session.measure(case, number)
     return {"folder": str(folder), "state": "measured"}
 
 
@@ -107,6 +107,7 @@ def configuration(project: Project, profile: Profile, model: Path, dtype: str) -
         "kv_bytes_per_token": model_sizes(model).bytes_per_token,
         # By the model's name: where the checkout is decides nothing, and reports are published.
         "engines": {arm: command_lines(profile, arm, Path(model.name), dtype, (0, 0), "", "") for arm in profile.arms},
+        "engine_settings": dict(SETTINGS),
         "processor": _processor(),
         **seen,
     }
@@ -131,23 +132,43 @@ class _Session:
 
     def warm_up(self) -> None:
         """Send every engine prompts that nothing else has, of the longest length."""
-        wanted = Wanted("unique", self.profile.longest - OUTPUT_TOKENS, _WARM_UP_PROMPTS, 1, output=OUTPUT_TOKENS)
+        longest = self.profile.longest - OUTPUT_TOKENS
+        shape = make_shape(Wanted("unique", longest, _WARM_UP_PROMPTS, 1, output=OUTPUT_TOKENS))
         for arm in self.up:
-            self._serve(arm, wanted, f"warm-up-{arm}-{self.ledger.attempt()}", 1, 0.0)
+            salt = f"warm-up-{arm}-{self.ledger.attempt()}"
+            self._serve(arm, Part(shape, 0, shape.count), 0, salt, ONE.concurrency, 0.0)
 
-    def measure(self, case: Case, number: int, order: list[str]) -> None:
+    def measure(self, case: Case, number: int) -> None:
         """Run one repetition on all arms: the same prompts for each, which no other repetition or attempt has."""
         salt = self.ledger.attempt()
         rate = self._rate(case)
-        results = {arm: self._serve(arm, case.wanted, salt, case.load.concurrency, rate) for arm in order}
+        # The order of the prompts is drawn anew with every salt, too.
+        shape = make_shape(replace(case.wanted, salt=salt, output=OUTPUT_TOKENS))
+        expected = expect(shape, self.profile.device_blocks - 1, self.profile.block_size, OUTPUT_TOKENS)
+        pieces: dict[str, list[dict[str, Any]]] = {arm: [] for arm in case.arms}
+        for start, stop, arms in case.turns(number, shape.count):
+            for arm in arms:
+                part = Part(shape, start, stop)
+                pieces[arm].append(self._serve(arm, part, case.wanted.seed, salt, case.load.concurrency, rate))
+        dataset = {
+            "shape": shape.name,
+            "length": shape.longest,
+            "groups": case.wanted.groups,
+            "prompts": shape.count,
+            "prompt_tokens": expected.tokens,
+            "ceiling": expected.ceiling_rate,
+            "expected_device": expected.device_rate,
+            "opening_tokens": OPENING_TOKENS,
+            "salt": salt,
+        }
+        load = {"concurrency": case.load.concurrency, "rate": rate}
+        results = {arm: {"arm": arm, "dataset": dataset, "load": load, "pieces": pieces[arm]} for arm in case.arms}
         self.ledger.add(case.name, number, results)
 
-    def _serve(self, arm: str, wanted: Wanted, salt: str, concurrency: int, rate: float) -> dict[str, Any]:
-        # The order of the prompts is drawn anew with every salt, too.
-        shape = make_shape(replace(wanted, salt=salt, output=OUTPUT_TOKENS))
-        opened = Opened(shape, OPENING_TOKENS)
+    def _serve(self, arm: str, part: Part, seed: int, salt: str, concurrency: int, rate: float) -> dict[str, Any]:
+        opened = Opened(part, OPENING_TOKENS)
         path, result = self.home / "prompts.jsonl", self.home / "result.json"
-        digest = write_vllm(path, Writer(self.words, wanted.seed, salt), opened, 0, OUTPUT_TOKENS, lambda _: None)
+        digest = write_vllm(path, Writer(self.words, seed, salt), opened, 0, OUTPUT_TOKENS, lambda _: None)
         engine = self.up[arm]
         before, reads = counters.read(engine.metrics()), self.tiers.reads()
         self.load.run(argv(engine, self.model, path, opened.count, concurrency, rate, result))
@@ -156,26 +177,7 @@ class _Session:
         tiers = {} if arm == PAIR else self.tiers.since(reads, int(grown["yuanrong_loaded_blocks_total"]))
         raw = json.loads(result.read_text(encoding="utf-8"))
         result.unlink()
-        expected = expect(shape, self.profile.device_blocks - 1, self.profile.block_size, OUTPUT_TOKENS)
-        return {
-            "arm": arm,
-            "dataset": {
-                "shape": shape.name,
-                "length": shape.longest,
-                "groups": wanted.groups,
-                "prompts": shape.count,
-                "prompt_tokens": expected.tokens,
-                "ceiling": expected.ceiling_rate,
-                "expected_device": expected.device_rate,
-                "opening_tokens": OPENING_TOKENS,
-                "salt": salt,
-                "sha256": digest,
-            },
-            "load": {"concurrency": concurrency, "rate": rate},
-            "counters": grown,
-            "tiers": tiers,
-            "result": raw,
-        }
+        return {"prompts": part.count, "sha256": digest, "counters": grown, "tiers": tiers, "result": raw}
 
     def _rate(self, case: Case) -> float:
         if not case.load.of_capacity:
@@ -184,7 +186,9 @@ class _Session:
         rounds = self.ledger.results().get(closed)
         if not rounds:
             raise ConfigurationError(f"The open loop of {case.name} needs the capacity that {closed} measures first.")
-        return case.load.of_capacity * float(rounds[0][BASELINE]["result"]["request_throughput"])
+        first = rounds[0][BASELINE]
+        seconds = float(sum(piece["result"]["duration"] for piece in first["pieces"]))
+        return case.load.of_capacity * int(first["dataset"]["prompts"]) / seconds
 
 
 def _reads(line: str) -> Mapping[str, int] | None:

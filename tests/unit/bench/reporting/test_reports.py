@@ -8,7 +8,7 @@ import pytest
 from yrpd.bench.reporting.commands import collect, report
 from yrpd.bench.reporting.raw import arm_result
 from yrpd.bench.reporting.regression import regressions
-from yrpd.bench.reporting.targets import targets
+from yrpd.bench.reporting.targets import first_token, targets
 from yrpd.bench.runs.ledger import Ledger
 from yrpd.errors import ConfigurationError, VerificationError
 from yrpd.project import Project
@@ -23,6 +23,27 @@ def made(tmp_path: Path, **options: Any) -> dict[str, Any]:
 
 def values(document: dict[str, Any]) -> dict[str, float]:
     return {f"{row['name']}, {row['load']}": row["value"] for row in document["targets"]}
+
+
+def test_opening_requests_are_in_no_figure(tmp_path: Path) -> None:
+    made_up_run(tmp_path / "run")
+    (grouped,) = [case for case in made(tmp_path)["cases"] if case["shape"] == "grouped"]
+    (plain,) = [arm for arm in grouped["arms"] if arm["arm"] == "baseline"]
+    parts = plain["first_token_s"]
+    assert parts["client"] == pytest.approx(0.8)
+    assert parts["engine"] == pytest.approx(0.79)
+    assert parts["queue"] == pytest.approx(0.08)
+    assert parts["prefill"] == pytest.approx(0.4)
+    assert parts["load"] == pytest.approx(0.04)
+    assert plain["hit_rate"]["device"] == pytest.approx(0.2)
+    assert plain["prompts_per_second"]["value"] == pytest.approx(1 / 0.8)
+
+
+def test_behind_a_router_half_of_an_opening_request_is_the_counted_engines(tmp_path: Path) -> None:
+    pair = raw("pair", 0.5, 0.0, 0.0)
+    for piece in pair["pieces"]:
+        piece["counters"]["vllm:time_to_first_token_seconds_sum"] = 5 * 0.2 + 2 * 4.5
+    assert first_token(arm_result([pair], 100))["engine"] == pytest.approx(0.2)
 
 
 def test_every_target_is_the_share_of_what_is_possible(tmp_path: Path) -> None:
@@ -60,6 +81,17 @@ def test_every_target_is_the_share_of_what_is_possible(tmp_path: Path) -> None:
     assert document["environment"]["packages"] == {"vllm": "0.10.0"}
 
 
+def test_the_figure_shows_the_load_with_the_most_lengths(tmp_path: Path) -> None:
+    ledger = Ledger.begin(tmp_path / "run", CONFIGURATION, "c")
+    for name, length in (("grouped-1024-c1", 1024), ("grouped-2048-c1", 2048), ("grouped-1024-c8", 1024)):
+        arms = {"baseline": raw("baseline", 1234.5, 0.2, 0.0, length=length)}
+        ledger.add(name, 0, arms | {"single": raw("single", 0.5, 0.1, 0.4, length=length)})
+    made(tmp_path)
+    figure = (tmp_path / "out" / "latest.svg").read_text()
+    for words in ("1K", "2K", "one request at a time", "with the DataSystem", "1,234,500"):
+        assert words in figure, words
+
+
 def test_a_report_made_again_from_the_same_files_is_the_same_and_its_page_and_figure_too(tmp_path: Path) -> None:
     made_up_run(tmp_path / "run")
     made(tmp_path)
@@ -80,7 +112,7 @@ def test_a_doctored_result_is_refused(tmp_path: Path, change: str) -> None:
         path.unlink()
     else:
         document = json.loads(path.read_text())
-        document["result"]["ttfts"][3] = 0.0001
+        document["pieces"][0]["result"]["ttfts"][3] = 0.0001
         path.write_text(json.dumps(document))
     with pytest.raises(VerificationError, match=r"1-single\.json"):
         made(tmp_path)
@@ -89,14 +121,14 @@ def test_a_doctored_result_is_refused(tmp_path: Path, change: str) -> None:
 
 def test_a_run_with_a_failed_request_is_refused(tmp_path: Path) -> None:
     bad = raw("single", 0.5, 0.1, 0.4)
-    bad["result"]["errors"][4] = "Service Unavailable"
+    bad["pieces"][0]["result"]["errors"][4] = "Service Unavailable"
     with pytest.raises(VerificationError, match="Service Unavailable"):
         arm_result([bad], 100)
 
 
 def test_prompts_of_another_length_than_they_were_made_with_are_refused() -> None:
     bad = raw("single", 0.5, 0.1, 0.4)
-    bad["result"]["input_lens"][4] += 30
+    bad["pieces"][1]["result"]["input_lens"][4] += 30
     with pytest.raises(VerificationError, match="other lengths"):
         arm_result([bad], 100)
 
@@ -104,7 +136,7 @@ def test_prompts_of_another_length_than_they_were_made_with_are_refused() -> Non
 def test_one_other_answer_misses_the_target(tmp_path: Path) -> None:
     ledger = Ledger.begin(tmp_path / "run", CONFIGURATION, "")
     ours = raw("single", 0.5, 0.1, 0.4)
-    ours["result"]["generated_texts"][7] = "no"
+    ours["pieces"][1]["result"]["generated_texts"][2] = "no"
     ledger.add("grouped-1000-c1", 0, {"baseline": raw("baseline", 0.8, 0.2, 0.0), "single": ours})
     answers = next(row for row in targets(collect(ledger)) if row.name.startswith("answers"))
     assert answers.estimate.value == pytest.approx(0.9)

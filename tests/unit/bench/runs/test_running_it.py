@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from yrpd.bench.dataset.caching import expect
 from yrpd.bench.dataset.commands import Wanted, make_shape
+from yrpd.bench.dataset.shapes import Part
 from yrpd.bench.runs import counters
 from yrpd.bench.runs.engines import Engine, command_lines
 from yrpd.bench.runs.generator import argv
@@ -42,6 +43,24 @@ def test_arms_alternate_so_that_a_drift_favours_none() -> None:
     assert case.order() == [[BASELINE, SINGLE], [SINGLE, BASELINE]] * 2
 
 
+def test_arms_take_turns_within_a_round_and_every_prompt_is_sent_once() -> None:
+    case = Case(Wanted("grouped", 2048), ONE, (BASELINE, SINGLE), 2)
+    for number, prompts in ((0, 5), (1, 7), (1, 1)):
+        turns = case.turns(number, prompts)
+        assert [n for start, stop, _ in turns for n in range(start, stop)] == list(range(prompts))
+        assert [arms for *_, arms in turns] == [case.order()[(number + place) % 2] for place in range(len(turns))]
+    assert [stop - start for start, stop, _ in case.turns(0, 5)] == [2, 2, 1]
+    overlapping = Case(Wanted("grouped", 4096), EIGHT, (BASELINE, SINGLE), 2)
+    assert overlapping.turns(1, 5) == [(0, 5, [SINGLE, BASELINE])]
+
+
+def test_a_part_is_a_piece_of_the_whole() -> None:
+    shape = make_shape(Wanted("grouped", 1024, 3, 4))
+    part = Part(shape, 5, 9)
+    assert (part.name, part.count, part.longest) == (shape.name, 4, shape.longest)
+    assert [part.request(n) for n in range(4)] == [shape.request(n) for n in range(5, 9)]
+
+
 def test_plain_vllm_and_ours_differ_in_the_connector_alone() -> None:
     plain, ours = options(BASELINE), options(SINGLE)
     extra = ["--scheduler-cls", "--kv-transfer-config"]
@@ -71,7 +90,7 @@ def test_the_large_arm_differs_from_plain_vllm_in_its_cache_alone() -> None:
     assert int(differing[0][1]) > 10 * int(differing[0][0])
 
 
-@pytest.mark.parametrize("name", ["quick", "full", "bound", "smoke"])
+@pytest.mark.parametrize("name", ["quick", "full", "smoke"])
 def test_every_case_of_a_profile_fits_the_device_cache_and_overflows_it(name: str) -> None:
     profile = profile_named(name)
     for case in profile.cases:
@@ -105,7 +124,7 @@ def test_cases_are_chosen_by_name() -> None:
 
 
 def test_full_hits_and_documents_are_never_found_in_the_device_cache() -> None:
-    for name in ("quick", "full", "bound"):
+    for name in ("quick", "full"):
         profile = profile_named(name)
         for case in profile.cases:
             if case.wanted.shape in ("repeated", "document"):
