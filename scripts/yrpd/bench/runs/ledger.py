@@ -75,7 +75,10 @@ class Ledger:
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{folder} holds no run: {error}", next_command="invoke bench") from error
         if document.get("format") != FORMAT:
-            raise ConfigurationError(f"{folder} holds a run of format {document.get('format')!r}, not {FORMAT}.")
+            raise ConfigurationError(
+                f"{folder} holds a run of format {document.get('format')!r}, not {FORMAT}.",
+                next_command="invoke bench --fresh",
+            )
         return cls(folder, document)
 
     def attempt(self) -> str:

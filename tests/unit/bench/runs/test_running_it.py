@@ -164,6 +164,13 @@ def test_a_run_does_not_go_on_with_another_configuration(tmp_path: Path) -> None
         Ledger.begin(tmp_path, {"profile": "p", "connector": "b"}, "c")
 
 
+def test_a_run_of_another_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"format": 1}')
+    with pytest.raises(ConfigurationError, match="format 1, not 2") as caught:
+        Ledger.begin(tmp_path, {}, "c")
+    assert caught.value.next_command == "invoke bench --fresh"
+
+
 def test_counters_are_summed_over_labels_and_absent_ones_are_nought() -> None:
     text = (
         '# TYPE vllm:prefix_cache_hits counter\nvllm:prefix_cache_hits_total{engine="0"} 5.0\n'
