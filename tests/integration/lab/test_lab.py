@@ -15,7 +15,7 @@ import pytest
 from yrpd.deploying import lab
 from yrpd.deploying.lab import machine, processes
 from yrpd.deploying.lab.engine import engine_files
-from yrpd.deploying.lab.model import read_lab
+from yrpd.deploying.lab.model import Lab, read_lab
 from yrpd.deploying.lab.observe import observe
 from yrpd.deploying.lab.plan import Start
 from yrpd.errors import EnvironmentFailure
@@ -263,13 +263,8 @@ def test_two_commands_at_once_do_not_meet(project: Project, reporter: Reporter, 
     assert observe(described).is_nothing
 
 
-def test_a_lab_from_before_the_machines_last_start_is_brought_up_anew(
-    project: Project, reporter: Reporter, clean_machine: object
-) -> None:
-    lab.up(project, reporter, "lab.toml")
-    import_image(client("host1"))
-    described = read_lab(project.root / "lab.toml")
-    # What a restart of the machine leaves where /run is on disk: files, dead names, no process.
+def _restart_the_machine(described: Lab) -> None:
+    """Leave what a restart leaves where /run is on disk: files, dead names, no process."""
     for process in observe(described).processes:
         os.kill(process.pid, signal.SIGKILL)
     processes.end(observe(described).processes, 5)
@@ -282,6 +277,25 @@ def test_a_lab_from_before_the_machines_last_start_is_brought_up_anew(
     described.record_file.write_text(json.dumps({**record, "boot": "0", "owner": "/"}))
     described.folders("host1").pid_file.write_text(str(os.getpid()))  # the number is somebody else's now
 
+
+def test_a_lab_from_before_the_machines_last_start_is_brought_up_anew(
+    project: Project, reporter: Reporter, clean_machine: object
+) -> None:
+    lab.up(project, reporter, "lab.toml")
+    import_image(client("host1"))
+    described = read_lab(project.root / "lab.toml")
+    _restart_the_machine(described)
+
     document = lab.up(project, reporter, "lab.toml")
     assert [h["state"] for h in document["hosts"]] == ["started", "started"]
     assert client("host1").images.get("tiny:1"), "images outlive a restart"
+
+
+def test_a_lab_from_before_the_machines_last_start_is_taken_away_whole(
+    project: Project, reporter: Reporter, clean_machine: object
+) -> None:
+    lab.up(project, reporter, "lab.toml")
+    described = read_lab(project.root / "lab.toml")
+    _restart_the_machine(described)
+    lab.down(project, reporter, lab_name=LAB)
+    assert picture() == clean_machine

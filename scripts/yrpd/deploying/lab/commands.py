@@ -175,7 +175,7 @@ def _bring_up(
 
 def _remember(lab: Lab, record: Record | None, project: Project) -> None:
     if record is None:
-        write_record(lab, new_record(project.root, lab.hosts))
+        write_record(lab, new_record(lab, project.root))
     elif lab.hosts and record.hosts != lab.hosts:
         write_record(lab, Record(record.owner, record.made_at, record.boot, lab.hosts, record.absent))
 

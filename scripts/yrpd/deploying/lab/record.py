@@ -59,20 +59,24 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def new_record(owner: Path, hosts: tuple[LabHost, ...]) -> Record:
-    """Return the record of a lab that is about to be made."""
+def new_record(lab: Lab, owner: Path) -> Record:
+    """Return the record of a lab that is about to be made; folders that it made before the last boot stay its own."""
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
-    absent = tuple(folder for folder in MACHINE_FOLDERS if not folder.exists())
-    return Record(str(owner), made_at, boot_id(), hosts, absent)
+    made_before = made_folders(lab)
+    absent = tuple(folder for folder in MACHINE_FOLDERS if folder in made_before or not folder.exists())
+    return Record(str(owner), made_at, boot_id(), lab.hosts, absent)
+
+
+def made_folders(lab: Lab) -> tuple[Path, ...]:
+    """Return the machine folders that the lab made, whenever: where /run is on disk, they outlive a restart."""
+    document = _read(lab)
+    return () if document is None else tuple(document.absent)
 
 
 def read_record(lab: Lab) -> Record | None:
     """Return the lab's record; ``None`` when there is none that can be read, or it is from before the last boot."""
-    try:
-        document = _Document.model_validate_json(lab.record_file.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    if document.boot != boot_id():
+    document = _read(lab)
+    if document is None or document.boot != boot_id():
         return None
     hosts = tuple(LabHost(host.name, host.address) for host in document.hosts)
     return Record(document.owner, document.made_at, document.boot, hosts, tuple(document.absent))
@@ -88,3 +92,10 @@ def write_record(lab: Lab, record: Record) -> None:
         "absent": [str(folder) for folder in record.absent],
     }
     write_json(lab.record_file, document)
+
+
+def _read(lab: Lab) -> _Document | None:
+    try:
+        return _Document.model_validate_json(lab.record_file.read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -21,7 +21,7 @@ from yrpd.deploying.lab import machine, processes
 from yrpd.deploying.lab.engine import engine_files
 from yrpd.deploying.lab.model import NAMESPACES, Lab
 from yrpd.deploying.lab.observe import Observation, is_mounted, observe
-from yrpd.deploying.lab.record import Record
+from yrpd.deploying.lab.record import made_folders
 from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter
 
@@ -50,7 +50,6 @@ def sweep(lab: Lab, reporter: Reporter) -> None:
         EnvironmentFailure: Something of it stays; it is named.
     """
     seen = observe(lab)
-    record = seen.record
     with reporter.step("remove the containers"):
         for part in sorted(seen.answering):
             _remove_containers(lab.folders(part).engine)
@@ -63,8 +62,7 @@ def sweep(lab: Lab, reporter: Reporter) -> None:
         _remove_cgroups(lab)
         for socket in shim_sockets:
             socket.unlink(missing_ok=True)
-        if record is not None:
-            _remove_machine_folders(record)
+        _remove_machine_folders(made_folders(lab))
         _remove_folders(lab)
 
 
@@ -143,9 +141,9 @@ def _remove_cgroups(lab: Lab) -> None:
         raise _stays("control groups", map(str, observe(lab).cgroups)) from None
 
 
-def _remove_machine_folders(record: Record) -> None:
-    """Remove folders of the machine that were not there before and that hold nothing now."""
-    for folder in record.absent:
+def _remove_machine_folders(made: Iterable[Path]) -> None:
+    """Remove folders of the machine that were not there before the lab was and that hold nothing now."""
+    for folder in made:
         if not folder.is_dir() or folder.is_symlink():
             continue
         if folder == NAMESPACES and not any(folder.iterdir()) and is_mounted(folder):
