@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,32 +64,57 @@ def run(
     """
     words, sizes = load_words(model), model_sizes(model)
     ledger = Ledger.begin(folder, configuration(project, profile, model, sizes.dtype), command)
-    missing = [case for case in choose(profile, only) if not all(ledger.has(case.name, n) for n in range(case.rounds))]
+    chosen = choose(profile, only)
+    missing = [case for case in chosen if any(_lacks(ledger, case, number) for number in range(case.rounds))]
     if not missing:
         reporter.say("every repetition that was asked for is there; --fresh measures anew")
         return {"folder": str(folder), "state": "unchanged"}
+    numbers = sorted({n for case in missing for n in range(case.rounds) if _lacks(ledger, case, n)})
+    for together in [[number] for number in numbers] if profile.starts_anew else [numbers]:
+        wanted = [case for case in missing if any(_lacks(ledger, case, number) for number in together)]
+        with _session(profile, wanted, model, words, sizes.dtype, ledger, router, reporter) as session:
+            for case in wanted:
+                for number in together:
+                    if _lacks(ledger, case, number):
+                        order = ", ".join(case.order()[number])
+                        with reporter.step(f"{case.name}, repetition {number + 1} of {case.rounds}: {order}"):
+                            session.measure(case, number)
+    return {"folder": str(folder), "state": "measured"}
+
+
+def _lacks(ledger: Ledger, case: Case, number: int) -> bool:
+    return number < case.rounds and not ledger.has(case.name, number)
+
+
+@contextmanager
+def _session(
+    profile: Profile,
+    cases: Sequence[Case],
+    model: Path,
+    words: Words,
+    dtype: str,
+    ledger: Ledger,
+    router: str,
+    reporter: Reporter,
+) -> Iterator[_Session]:
+    """Bring up a DataSystem and the engines that some cases need, and warm them up; all is gone with the block."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yrpd-bench-")))
         store = home / "datasystem"
         store.mkdir()
-        arms = [arm for arm in profile.arms if any(arm in case.arms for case in missing)]
+        arms = [arm for arm in profile.arms if any(arm in case.arms for case in cases)]
         with reporter.step(f"engines: {', '.join(arms)}"):
             flags = worker_flags(store, profile.datasystem_disk_mb)
             address = stack.enter_context(etcd(store)).address
             worker = stack.enter_context(datasystem_worker(store, address, profile.datasystem_mb, flags)).address
             load = stack.enter_context(generator(home / "generator"))
             tag = f"bench-{ledger.document['salt']}"
-            up = stack.enter_context(engines(profile, arms, model, sizes.dtype, home / "engines", worker, tag, router))
+            up = stack.enter_context(engines(profile, arms, model, dtype, home / "engines", worker, tag, router))
         tiers = TierLog(store / "datasystem" / "logs" / "resource.log", _reads)
         session = _Session(profile, model, words, ledger, up, load, tiers, home)
         with reporter.step("warm-up with prompts of their own"):
             session.warm_up()
-        for case in missing:
-            for number, order in enumerate(case.order()):
-                if not ledger.has(case.name, number):
-                    with reporter.step(f"{case.name}, repetition {number + 1} of {case.rounds}: {', '.join(order)}"):
-                        session.measure(case, number)
-    return {"folder": str(folder), "state": "measured"}
+        yield session
 
 
 def configuration(project: Project, profile: Profile, model: Path, dtype: str) -> dict[str, Any]:
@@ -100,6 +125,7 @@ def configuration(project: Project, profile: Profile, model: Path, dtype: str) -
         "cases": describe(profile.cases),
         "device_tokens": profile.device_tokens,
         "block_size": profile.block_size,
+        "starts_anew": profile.starts_anew,
         "datasystem_mb": profile.datasystem_mb,
         "datasystem_disk_mb": profile.datasystem_disk_mb,
         "model": json.loads((model / "config.json").read_text(encoding="utf-8")),
