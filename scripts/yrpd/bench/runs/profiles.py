@@ -97,9 +97,7 @@ class Profile:
         step_tokens: ``--max-num-batched-tokens``, vLLM's own default: longer prompts are prefilled in chunks.
         datasystem_mb: Memory of the DataSystem worker.
         datasystem_disk_mb: Disk below it.
-        starts_anew: Every repetition has engines of its own. Where a process happens to have its memory makes it one
-            or two hundredths faster or slower than another one for as long as it lives, and more requests do not
-            even that out.
+        starts_anew: Every repetition has engines of its own, so that what one start brings with it is not in all.
     """
 
     name: str
@@ -111,6 +109,13 @@ class Profile:
     datasystem_mb: int = 3072
     datasystem_disk_mb: int = 4096
     starts_anew: bool = False
+
+    def starts(self, lacking: Sequence[tuple[Case, int]]) -> list[list[tuple[Case, int]]]:
+        """Return which ``(case, repetition)`` are measured between one start of the engines and the next."""
+        if not self.starts_anew:
+            return [list(lacking)]
+        numbers = sorted({number for _, number in lacking})
+        return [[each for each in lacking if each[1] == number] for number in numbers]
 
     @property
     def arms(self) -> tuple[str, ...]:

@@ -64,26 +64,23 @@ def run(
     """
     words, sizes = load_words(model), model_sizes(model)
     ledger = Ledger.begin(folder, configuration(project, profile, model, sizes.dtype), command)
-    chosen = choose(profile, only)
-    missing = [case for case in chosen if any(_lacks(ledger, case, number) for number in range(case.rounds))]
-    if not missing:
+    lacking = [
+        (case, number)
+        for case in choose(profile, only)
+        for number in range(case.rounds)
+        if not ledger.has(case.name, number)
+    ]
+    if not lacking:
         reporter.say("every repetition that was asked for is there; --fresh measures anew")
         return {"folder": str(folder), "state": "unchanged"}
-    numbers = sorted({n for case in missing for n in range(case.rounds) if _lacks(ledger, case, n)})
-    for together in [[number] for number in numbers] if profile.starts_anew else [numbers]:
-        wanted = [case for case in missing if any(_lacks(ledger, case, number) for number in together)]
-        with _session(profile, wanted, model, words, sizes.dtype, ledger, router, reporter) as session:
-            for case in wanted:
-                for number in together:
-                    if _lacks(ledger, case, number):
-                        order = ", ".join(case.order()[number])
-                        with reporter.step(f"{case.name}, repetition {number + 1} of {case.rounds}: {order}"):
-                            session.measure(case, number)
+    for together in profile.starts(lacking):
+        cases = [case for case, _ in together]
+        with _session(profile, cases, model, words, sizes.dtype, ledger, router, reporter) as session:
+            for case, number in together:
+                order = ", ".join(case.order()[number])
+                with reporter.step(f"{case.name}, repetition {number + 1} of {case.rounds}: {order}"):
+                    session.measure(case, number)
     return {"folder": str(folder), "state": "measured"}
-
-
-def _lacks(ledger: Ledger, case: Case, number: int) -> bool:
-    return number < case.rounds and not ledger.has(case.name, number)
 
 
 @contextmanager

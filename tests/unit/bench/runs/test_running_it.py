@@ -54,6 +54,16 @@ def test_arms_take_turns_within_a_round_and_every_prompt_is_sent_once() -> None:
     assert overlapping.turns(1, 5) == [(0, 5, [SINGLE, BASELINE])]
 
 
+@pytest.mark.parametrize("name", ["quick", "full"])
+def test_every_repetition_is_measured_once_and_in_full_by_engines_of_its_own(name: str) -> None:
+    profile = profile_named(name)
+    lacking = [(case, number) for case in profile.cases for number in range(case.rounds)][1:]  # one is there already
+    starts = profile.starts(lacking)
+    assert sorted(map(lacking.index, [each for start in starts for each in start])) == list(range(len(lacking)))
+    numbers = [{number for _, number in start} for start in starts]
+    assert numbers == ([{0}, {1}, {2}] if name == "full" else [{0, 1, 2}])
+
+
 def test_a_part_is_a_piece_of_the_whole() -> None:
     shape = make_shape(Wanted("grouped", 1024, 3, 4))
     part = Part(shape, 5, 9)
