@@ -49,7 +49,7 @@ make_venv() {
     fi
     rm -rf .venv
     "$python" -m venv .venv
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
     printf '%s\n' "$wanted" >"$stamp"
 }
 
