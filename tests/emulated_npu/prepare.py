@@ -1,4 +1,4 @@
-"""Make what the emulated NPU needs, and print the interpreter, the device's library and the router.
+"""Make what the emulated NPU needs, and print the interpreter, the device's library, the router and vLLM's version.
 
 Needs ``invoke patch build`` with the ``cpu`` flavour before it: that environment's vLLM is the 0.10.0 whose Python code
 an NPU host runs, and its packages are locked by hash. What is added is the device's library (g++), the file that
@@ -44,7 +44,7 @@ def write_build_info(python: Path, tree: Path, version: str, soc: str) -> None:
 
 
 def main() -> None:
-    """Prepare, and print three paths."""
+    """Prepare, and print three paths and the version of vLLM."""
     project = Project.here()
     release = load_release(project.release_file)
     pin = release.pin()[0]
@@ -58,7 +58,8 @@ def main() -> None:
     write_build_info(
         python, project.root / patched["worktree"], patched["version"], release.flavours["cpu"].soc_version
     )
-    print(python, device.build(python, project.cache), router / "bin" / "vllm-router")
+    library = device.build(python, project.cache)
+    print(python, library, router / "bin" / "vllm-router", release.upstream[pin].vllm)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,15 @@ def cache_figures(text: str) -> dict[str, float | None]:
         ``cache_usage`` of the device's KV cache, ``hit_rate`` of its prefix cache, ``external_hit_rate`` of the
         DataSystem: tokens found there by tokens asked for.
     """
-    sums: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     for name, value in samples(text):
-        sums[name] = sums.get(name, 0.0) + value
+        found.setdefault(name, []).append(value)
+    sums = {name: sum(values) for name, values in found.items()}
+    # Counters add up over the engines of a data-parallel group; each gauge is a part of its own engine's cache, all of
+    # one size, so that their mean is the part of all.
+    means = {name: sum(values) / len(values) for name, values in found.items()}
     return {
-        "cache_usage": _last(sums, USAGE),
+        "cache_usage": _last(means, USAGE),
         "hit_rate": _ratio(_last(sums, HITS), _last(sums, QUERIES)),
         "external_hit_rate": _ratio(
             sums.get("yuanrong_matched_tokens_total"), sums.get("yuanrong_queried_tokens_total")
@@ -110,7 +114,8 @@ def registered(inventory: Inventory, answer: Mapping[str, Any]) -> list[str]:
     """
     keys = [base64.b64decode(each["key"]).decode("utf-8", "replace") for each in answer.get("kvs", [])]
     workers = [f"{host.address}:{inventory.datasystem.port}" for host in inventory.serving_hosts()]
-    return [worker for worker in workers if any(key.endswith(worker) for key in keys)]
+    # A key ends with "/<address>", or is the address: 110.0.0.1 is not 10.0.0.1.
+    return [worker for worker in workers if any(key.rpartition("/")[2] == worker for key in keys)]
 
 
 def _last(sums: Mapping[str, float], names: tuple[str, ...]) -> float | None:

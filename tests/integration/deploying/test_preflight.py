@@ -23,30 +23,7 @@ from yrpd.deploying.spec import ContainerSpec, Mount
 from yrpd.errors import EnvironmentFailure, ImageError
 from yrpd.reporting import Reporter
 
-INVENTORY = """
-name = "{name}"
-[[hosts]]
-name = "here"
-engine = "{engine}"
-address = "127.0.0.1"
-[model]
-path = "{model}"
-served_name = "m"
-dtype = "float32"
-max_model_len = 128
-[[prefill]]
-host = "here"
-port = 8100
-[[decode]]
-host = "here"
-port = 8200
-[datasystem]
-memory_mb = 64
-[etcd]
-host = "here"
-[router]
-host = "here"
-"""
+from tests.integration.one_host import one_host
 
 
 @pytest.fixture
@@ -61,7 +38,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def inventory(tmp_path: Path, deployment: str, model: Path, engine: str) -> Inventory:
     path = tmp_path / "hosts.toml"
-    path.write_text(INVENTORY.format(name=deployment, engine=engine, model=model))
+    path.write_text(one_host(deployment, engine, model))
     return load_inventory(path)
 
 

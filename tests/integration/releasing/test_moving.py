@@ -20,8 +20,8 @@ from yrpd.releasing.archive import ChunkReader, read_archive
 from yrpd.releasing.folder import TARBALL, ReleaseFolder, parse_checksums
 from yrpd.releasing.manifest import Manifest
 
-from tests.integration.deploying.test_preflight import INVENTORY
 from tests.integration.images import remove_images
+from tests.integration.one_host import one_host
 
 from .broken_line import BrokenLine
 from .conftest import Released, quiet
@@ -182,7 +182,7 @@ def test_a_host_of_the_inventory_that_dies_or_hangs_while_loading_is_named_in_ti
 ) -> None:
     monkeypatch.setenv("YRPD_ENGINE_TIMEOUT", "2")
     hosts, socket = tmp_path / "hosts.toml", tmp_path / "sock"
-    hosts.write_text(INVENTORY.format(name="load", engine=f"unix://{socket}", model="/m"))
+    hosts.write_text(one_host("load", f"unix://{socket}", "/m"))
     options: dict[str, Any] = {"project": absent.project, "reporter": quiet(), "flavour": "cpu", "pin": "v1"}
     with (
         BrokenLine(_socket(), str(socket), up=3 << 20, silent=silent) as line,

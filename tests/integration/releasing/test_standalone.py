@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import uuid
@@ -25,53 +24,12 @@ from yrpd.releasing.standalone import provide_standalone
 from yrpd.releasing.verifying import verify_folder
 
 from tests.integration.images import remove_images
+from tests.integration.one_host import one_host
 
 from .conftest import Released, quiet
 
 # Without the packages that this Python has: no site folder, no variable of the environment.
 BARE_PYTHON = (str(Path(sys.executable).resolve()), "-IS")
-INVENTORY = """
-name = "{name}"
-[[hosts]]
-name = "here"
-engine = "{engine}"
-address = "127.0.0.1"
-[model]
-path = "{model}"
-served_name = "m"
-dtype = "float32"
-max_model_len = 128
-[[prefill]]
-host = "here"
-port = {ports[0]}
-[[decode]]
-host = "here"
-port = {ports[1]}
-[datasystem]
-memory_mb = 64
-port = {ports[2]}
-[etcd]
-host = "here"
-port = {ports[3]}
-peer_port = {ports[4]}
-[endpoint]
-port = {ports[5]}
-metrics_port = {ports[6]}
-[router]
-host = "here"
-port = {ports[7]}
-metrics_port = {ports[8]}
-[deadlines]
-etcd = 5
-"""
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @dataclass(frozen=True)
@@ -127,9 +85,7 @@ def site(complete: Released, home: Path, tmp_path: Path) -> Site:
     release = tmp_path / "carried" / complete.folder.name
     shutil.copytree(complete.folder.path, release)
     name = f"test-{uuid.uuid4().hex[:8]}"
-    (tmp_path / "work" / "hosts.toml").write_text(
-        INVENTORY.format(name=name, engine=candidates()[0], model=tmp_path / "model", ports=_free_ports(9))
-    )
+    (tmp_path / "work" / "hosts.toml").write_text(one_host(name, candidates()[0], tmp_path / "model"))
     return Site(release, tmp_path / "work", home, name)
 
 

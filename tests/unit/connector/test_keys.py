@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,20 +167,6 @@ def test_media_without_a_full_hash_cannot_be_named() -> None:
     assert media_items([], [], 0) == ()
     for hashes, ranges in (([], where), ([None], where), ([""], where), (["cat"], []), (["cat", "dog"], where)):
         assert media_items(hashes, ranges, 1) is None
-
-
-def test_131072_tokens_take_well_under_the_budget() -> None:
-    """The budget is 50 ms; the best of five runs keeps a busy machine from deciding."""
-    prompt = list(range(131_072))
-
-    def seconds(size: int) -> float:
-        start = time.perf_counter()
-        BlockChain(NS, size).extend(prompt)
-        return time.perf_counter() - start
-
-    print(
-        f"131072 tokens: {min(seconds(128) for _ in range(5)) * 1000:.1f} ms at 128, {seconds(16) * 1000:.1f} ms at 16"
-    )
 
 
 #: Computed once and frozen: a change here means that stored blocks are no longer found, so raise FORMAT_VERSION.

@@ -17,7 +17,8 @@ from tests.unit.deploying.inventories import CPU_IMAGE, NPU_IMAGE, SITE, shipped
 METRICS = """\
 # HELP vllm:kv_cache_usage_perc KV-cache usage. 1 means 100 percent usage.
 # TYPE vllm:kv_cache_usage_perc gauge
-vllm:kv_cache_usage_perc{engine="0",model_name="a \\"quoted\\" name, with {braces}"} 0.25
+vllm:kv_cache_usage_perc{engine="0",model_name="a \\"quoted\\" name, with {braces}"} 0.6
+vllm:kv_cache_usage_perc{engine="1",model_name="another engine of the group"} 0.7
 # HELP vllm:prefix_cache_queries_total Prefix cache queries.
 # TYPE vllm:prefix_cache_queries_total counter
 vllm:prefix_cache_queries_total{engine="0"} 100.0
@@ -36,8 +37,8 @@ yuanrong_breaker_open 1.0
 """
 
 
-def test_usage_and_hit_rates_are_summed_over_engines() -> None:
-    assert cache_figures(METRICS) == {"cache_usage": 0.25, "hit_rate": 0.25, "external_hit_rate": 0.5}
+def test_hit_rates_are_summed_over_engines_and_usage_is_their_mean() -> None:
+    assert cache_figures(METRICS) == {"cache_usage": pytest.approx(0.65), "hit_rate": 0.25, "external_hit_rate": 0.5}
 
 
 def test_figures_that_nobody_asked_for_yet_are_none_and_not_zero() -> None:
@@ -74,7 +75,12 @@ def inventory() -> Inventory:
 
 
 def test_nodes_of_the_cluster_are_the_workers_whose_addresses_etcd_has(inventory: Inventory) -> None:
-    keys = [b"/datasystem/cluster/10.77.0.2:31501", b"/datasystem/other/10.77.0.1:3150", b"\xff"]
+    keys = [
+        b"/datasystem/cluster/10.77.0.2:31501",
+        b"/datasystem/other/10.77.0.1:3150",
+        b"\xff",
+        b"/x/110.77.0.1:31501",
+    ]
     answer = {"kvs": [{"key": base64.b64encode(key).decode()} for key in keys]}
     assert registered(inventory, answer) == ["10.77.0.2:31501"]
     assert registered(inventory, {}) == []

@@ -1,0 +1,242 @@
+"""The suite's stages as data, and which of them a mode runs. Nothing is run or looked at here."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+
+class Mode(enum.StrEnum):
+    """What is asked for.
+
+    Attributes:
+        UNIT: The unit tests alone; nothing is installed but ``.venv``.
+        SHORT: The product proved once, in 15 minutes on two cores.
+        ALL: Everything; what CI runs.
+        FULL: Everything, with the long form of the property, fault and benchmark tests.
+        EMULATED: All tests on the emulated NPU.
+        COVERAGE: Which lines of the series served requests execute.
+    """
+
+    UNIT = "unit"
+    SHORT = "short"
+    ALL = "all"
+    FULL = "full"
+    EMULATED = "emulated"
+    COVERAGE = "coverage"
+
+
+class Need(enum.StrEnum):
+    """What a stage needs of the machine beside ``.venv``."""
+
+    LIBRARIES = "Debian's compilers, vLLM's system libraries and etcd"
+    DOCKER = "a Docker engine, or root and Debian's docker.io to start one"
+    ROOT = "root, for network namespaces and mounts"
+    NETWORK = "the package index that pip is configured with"
+
+
+class Runner(enum.StrEnum):
+    """Which interpreter runs a stage's tests."""
+
+    TOOLS = "the tools' .venv"
+    VLLM = "the environment that `invoke build --flavour cpu` makes"
+    EMULATED = "that environment with the emulated NPU"
+    COMMAND = "the commands themselves"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a stage runs in some modes.
+
+    Attributes:
+        modes: Those modes.
+        minutes: What it takes on two cores after the stages before it; docs/testing.md has the run.
+        arguments: pytest's, or none for a stage of commands.
+        environment: Variables that are set for it.
+        needs: What it needs beside the stage's own needs.
+    """
+
+    modes: frozenset[Mode]
+    minutes: float
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+    needs: frozenset[Need] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One call of pytest, or some commands.
+
+    Attributes:
+        name: Names its results, ``build/tests/<name>.xml``.
+        title: What it proves.
+        runner: Who runs it.
+        forms: By mode; a mode that no form has leaves the stage out.
+        needs: What it needs of the machine.
+        pin: The pin whose environment it runs in, for runners that have one.
+        commands: What is run first; all there is for ``Runner.COMMAND``.
+    """
+
+    name: str
+    title: str
+    runner: Runner
+    forms: tuple[Form, ...]
+    needs: frozenset[Need] = frozenset()
+    pin: str = ""
+    commands: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage as one call runs it.
+
+    Attributes:
+        stage: The stage.
+        form: The form that the mode has.
+        lacking: What the machine has not, with its reason; the stage is run if there is none.
+    """
+
+    stage: Stage
+    form: Form
+    lacking: tuple[str, ...] = ()
+
+
+_ALL = frozenset({Mode.ALL, Mode.FULL})
+_SHORT = frozenset({Mode.SHORT})
+_EVER = _ALL | _SHORT
+_ON_VLLM = frozenset({Need.LIBRARIES})
+_DOCKER = frozenset({Need.DOCKER, Need.ROOT, Need.LIBRARIES})
+_CONNECTOR = "tests/integration/connector"
+_INTERLEAVINGS = f"{_CONNECTOR}/test_interleavings.py"
+_SCHEDULER = "tests/integration/vllm_ascend"
+_SERVED = tuple(
+    f"tests/emulated_npu/test_{name}.py"
+    for name in ("text", "images", "parallel", "latent", "preemption", "served", "ascend_scheduler", "refused_starts")
+)
+
+
+def _interleavings(modes: frozenset[Mode], minutes: float, number: int) -> Form:
+    return Form(modes, minutes, ("-n", "auto", _INTERLEAVINGS), {"YUANRONG_INTERLEAVINGS": str(number)})
+
+
+def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
+    """Return all stages in the order in which they run: what fails soonest comes first.
+
+    What shares nothing but processor time runs on every core: unit tests, git on small repositories, random
+    interleavings. What talks to a DataSystem, an engine or a lab runs alone: its deadlines are part of what is tested.
+
+    Args:
+        default_pin: The pin that every mode tests.
+        other_pins: Those that ``all`` tests, too.
+    """
+    no_docker = tuple(
+        f"--ignore=tests/integration/{name}" for name in ("connector", "vllm_ascend", "bench", "engines", "patching")
+    )
+    found = [
+        Stage(
+            "style", "ruff and mypy", Runner.COMMAND, (Form(_EVER, 1),),
+            commands=(("ruff", "check", "--quiet"), ("ruff", "format", "--quiet", "--check"), ("mypy",)),
+        ),
+        Stage(
+            "unit", "unit tests", Runner.TOOLS,
+            (Form(_EVER | {Mode.UNIT}, 0.75, ("-n", "auto", "tests/unit")),),
+        ),
+        Stage(
+            "git", "the series on real git", Runner.TOOLS,
+            (Form(_EVER, 2, ("-n", "auto", "tests/integration/patching")),),
+        ),
+        Stage(
+            "build", "invoke patch build", Runner.COMMAND,
+            (Form(_EVER | {Mode.EMULATED, Mode.COVERAGE}, 3),), _ON_VLLM, default_pin,
+            commands=(("invoke", "patch", "--pin", default_pin, "build", "--pin", default_pin),),
+        ),
+        Stage(
+            "interleavings", "random interleavings of vLLM's schedulers", Runner.VLLM,
+            (
+                _interleavings(_SHORT, 1, 150),
+                _interleavings(frozenset({Mode.ALL}), 5, 1500),
+                _interleavings(frozenset({Mode.FULL}), 20, 5000),
+            ),
+            _ON_VLLM, default_pin,
+        ),
+        Stage(
+            "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
+            (
+                Form(_SHORT, 2, (_CONNECTOR, f"--ignore={_INTERLEAVINGS}")),
+                Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, "tests/integration/bench", f"--ignore={_INTERLEAVINGS}")),
+            ),
+            _ON_VLLM, default_pin,
+        ),
+        Stage(
+            "engines", "P and D served on the CPU", Runner.VLLM,
+            (
+                Form(_SHORT, 3, ("tests/integration/engines/test_answers.py",)),
+                Form(_ALL, 8, ("tests/integration/engines",)),
+                Form(frozenset({Mode.COVERAGE}), 10, ("tests/integration/engines",)),
+            ),
+            _ON_VLLM, default_pin,
+        ),
+        Stage(
+            "emulated", "the patched vllm-ascend on an emulated NPU", Runner.EMULATED,
+            (
+                Form(_SHORT, 3, ("tests/emulated_npu/test_served.py", "-k", "answers")),
+                Form(_ALL | {Mode.EMULATED}, 10, ("tests/emulated_npu",)),
+                Form(frozenset({Mode.COVERAGE}), 10, _SERVED),
+            ),
+            _ON_VLLM, default_pin,
+        ),
+    ]  # fmt: skip
+    for pin in other_pins:
+        found += [
+            Stage(
+                f"build-{pin}", f"invoke patch build --pin {pin}", Runner.COMMAND, (Form(_ALL, 3),), _ON_VLLM, pin,
+                commands=(("invoke", "patch", "--pin", pin, "build", "--pin", pin),),
+            ),
+            Stage(
+                f"interleavings-{pin}", f"random interleavings on {pin}", Runner.VLLM,
+                (_interleavings(frozenset({Mode.ALL}), 2, 300), _interleavings(frozenset({Mode.FULL}), 20, 5000)),
+                _ON_VLLM, pin,
+            ),
+            Stage(
+                f"connector-{pin}", f"the connector on {pin}", Runner.VLLM,
+                (Form(_ALL, 3, (_CONNECTOR, _SCHEDULER, f"--ignore={_INTERLEAVINGS}")),), _ON_VLLM, pin,
+            ),
+        ]  # fmt: skip
+    found.append(
+        Stage(
+            "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,
+            (Form(_ALL, 25, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK},
+        )
+    )  # fmt: skip
+    return tuple(found)
+
+
+def plan(every: Iterable[Stage], mode: Mode, lacking: Mapping[Need, str]) -> tuple[Planned, ...]:
+    """Return what a mode runs, with what each stage lacks.
+
+    Args:
+        every: All stages.
+        mode: What is asked for.
+        lacking: What the machine has not, with the reason.
+    """
+    chosen = [Planned(stage, form) for stage in every for form in stage.forms if mode in form.modes]
+    return tuple(
+        replace(
+            each,
+            lacking=tuple(lacking[need] for need in sorted(each.stage.needs | each.form.needs) if need in lacking),
+        )
+        for each in chosen
+    )
+
+
+def announcement(mode: Mode, planned: Iterable[Planned]) -> str:
+    """Return what is printed before anything runs: every stage, its minutes, and what is left out and why."""
+    planned = tuple(planned)
+    able = [each for each in planned if not each.lacking]
+    minutes = sum(each.form.minutes for each in able)
+    lines = [f"{mode}: {len(able)} of {len(planned)} stages, about {minutes:.0f} minutes on two cores"]
+    for each in planned:
+        lines.append(f"  {each.stage.name:<24} {each.form.minutes:>4g} min  {each.stage.title}")
+        lines += [f"  {'':<24} not run: {reason}" for reason in each.lacking]
+    return "\n".join(lines)
