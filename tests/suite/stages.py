@@ -148,13 +148,13 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         ),
         Stage(
             "build", "invoke patch build", Runner.COMMAND,
-            (Form(_EVER | {Mode.EMULATED, Mode.COVERAGE}, 3),), _ON_VLLM, default_pin,
+            (Form(_EVER | {Mode.EMULATED, Mode.COVERAGE}, 2),), _ON_VLLM, default_pin,
             commands=(("invoke", "patch", "--pin", default_pin, "build", "--pin", default_pin),),
         ),
         Stage(
             "interleavings", "random interleavings of vLLM's schedulers", Runner.VLLM,
             (
-                _interleavings(_SHORT, 1, 150),
+                _interleavings(_SHORT, 1, 100),
                 _interleavings(frozenset({Mode.ALL}), 5, 1500),
                 _interleavings(frozenset({Mode.FULL}), 20, 5000),
             ),
@@ -172,7 +172,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             "engines", "P and D served on the CPU", Runner.VLLM,
             (
                 Form(_SHORT, 3, ("tests/integration/engines/test_answers.py",)),
-                Form(_ALL, 8, ("tests/integration/engines",)),
+                Form(_ALL, 7, ("tests/integration/engines",)),
                 Form(frozenset({Mode.COVERAGE}), 10, ("tests/integration/engines",)),
             ),
             _ON_VLLM, default_pin,
@@ -181,7 +181,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             "emulated", "the patched vllm-ascend on an emulated NPU", Runner.EMULATED,
             (
                 Form(_SHORT, 3, ("tests/emulated_npu/test_served.py", "-k", "answers")),
-                Form(_ALL | {Mode.EMULATED}, 10, ("tests/emulated_npu",)),
+                Form(_ALL | {Mode.EMULATED}, 8, ("tests/emulated_npu",)),
                 Form(frozenset({Mode.COVERAGE}), 10, _SERVED),
             ),
             _ON_VLLM, default_pin,
@@ -206,7 +206,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
     found.append(
         Stage(
             "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,
-            (Form(_ALL, 25, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK},
+            (Form(_ALL, 20, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK},
         )
     )  # fmt: skip
     return tuple(found)
