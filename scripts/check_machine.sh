@@ -34,7 +34,7 @@ free_gb() {
 
 # What earlier runs wrote is not written again.
 written_gb() {
-    { du -s --block-size=1GB build dist .venv /var/lib/yrpd-lab 2>/dev/null || true; } | awk '{ sum += $1 } END { print sum + 0 }'
+    { du -sx --block-size=1GB build dist .venv /var/lib/yrpd-lab 2>/dev/null || true; } | awk '{ sum += $1 } END { print sum + 0 }'
 }
 
 memory_of_this_machine() { # in GiB: a container's limit, where it has one, else all
