@@ -5,6 +5,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 
+# Before anything is installed: a machine that cannot finish is told so now.
+[ "${YRPD_CHECK_MACHINE:-}" = no ] || bash scripts/check_machine.sh
+
 export YRPD_FLAVOUR=cpu
 install_debian_packages "${DEBIAN_PACKAGES[@]}"
 make_venv

@@ -86,7 +86,7 @@ def execute(
         Console(stderr=True).print("interrupted; run the same command again to go on.", markup=False)
         raise SystemExit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
     except Exception as error:
-        console = Console(stderr=True, soft_wrap=True)
+        console = Console(stderr=True, soft_wrap=True, emoji=False)
         if verbose:
             console.print_exception()
         console.print(f"error: unexpected {type(error).__name__}: {error}", style="bold red", markup=False)
@@ -104,7 +104,7 @@ def _terminate(_: int, __: object) -> None:
 
 
 def _explain(error: YrpdError, *, verbose: bool) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     if verbose:
         console.print_exception()
     if error.detail:

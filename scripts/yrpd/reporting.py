@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.table import Table
+
+from yrpd.tables import fitted
 
 
 class Advance(Protocol):
@@ -40,7 +43,8 @@ class Reporter:
     def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
         self.as_json = as_json
         self.verbose = verbose
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        # Names of files and images hold brackets and colons: nothing that is printed is markup.
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def say(self, text: str) -> None:
         """Print one line of plain text (no markup is interpreted)."""
@@ -52,8 +56,9 @@ class Reporter:
             self.console.print(f"    {text}", style="dim", markup=False)
 
     def render(self, renderable: Any) -> None:
-        """Print a rich renderable, such as a table."""
-        self.console.print(renderable)
+        """Print a rich renderable; a table so that it can be read in the width that there is (80 off a terminal)."""
+        shown = fitted(renderable, self.console) if isinstance(renderable, Table) else renderable
+        self.console.print(shown, soft_wrap=False)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:

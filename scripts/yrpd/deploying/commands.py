@@ -11,7 +11,7 @@ from yrpd.deploying.deployment import Deployment, read_deployment
 from yrpd.deploying.engines import connect_answering
 from yrpd.deploying.log_reading import logs
 from yrpd.deploying.planning import plan
-from yrpd.deploying.status import status_document, status_table
+from yrpd.deploying.status import status_document, status_tables
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.reporting import Reporter
@@ -24,7 +24,8 @@ def status(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flav
     deployment = read_deployment(project, hosts_file, flavour, pin)
     with connect_answering(deployment.inventory) as (clients, silent):
         document = status_document(deployment, clients, silent, datetime.now(tz=UTC))
-    reporter.render(status_table(document))
+    for table in status_tables(document):
+        reporter.render(table)
     return {**document, "endpoint": deployment.endpoint}
 
 

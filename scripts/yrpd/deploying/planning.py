@@ -15,6 +15,7 @@ from yrpd.deploying.deployment import Deployment, read_deployment
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.reporting import Reporter
+from yrpd.tables import fitted
 
 
 def plan(
@@ -59,7 +60,7 @@ def _plan_text(deployment: Deployment) -> str:
     table = Table("host", "role", "container", "ports", title=f"{deployment.inventory.name} at {deployment.endpoint}")
     for spec in deployment.specs:
         table.add_row(spec.host, spec.role, spec.name, ", ".join(map(str, spec.ports)))
-    console = Console(width=120, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO(), markup=False, emoji=False)
     with console.capture() as captured:
-        console.print(table)
+        console.print(fitted(table, console))
     return captured.get()

@@ -8,7 +8,7 @@ from typing import Any
 
 from docker import DockerClient
 from docker.models.containers import Container
-from rich.table import Column, Table
+from rich.table import Table
 
 from yrpd.deploying import containers
 from yrpd.deploying.deployment import Deployment
@@ -75,36 +75,22 @@ def status_document(
     }
 
 
-def status_table(document: Mapping[str, Any]) -> Table:
-    """Return the document for people."""
+def status_tables(document: Mapping[str, Any]) -> list[Table]:
+    """Return the document for people: the containers, then what the caches of P and D did where they tell it."""
     nodes = document["cluster_nodes"]
     known = f"{len(nodes)} of {document['cluster_size']}" if nodes is not None else "unknown"
-    table = Table(
-        *(
-            "host",
-            Column("container", overflow="fold"),
-            "health",
-            "up",
-            "cache",
-            "hits",
-            "from DataSystem",
-            "of these by tier",
-            "this release",
-        ),
-        title=f"{document['deployment']} at {document['endpoint']}, DataSystem nodes: {known}",
-    )
+    title = f"{document['deployment']} at {document['endpoint']}, DataSystem nodes: {known}"
+    standing = Table("container", "host", "health", "up", "this release", title=title)
+    caching = Table("container", "cache used", "prefix hits", "from DataSystem", "of these by tier", title="KV caches")
     for entry in document["containers"]:
-        seconds = entry["uptime_s"]
-        table.add_row(
-            entry["host"],
-            entry["name"],
-            entry["health"],
-            f"{seconds} s" if seconds is not None else "-",
-            *(_percent(entry.get(name)) for name in ("cache_usage", "hit_rate", "external_hit_rate")),
-            tiers_text(entry.get("tiers") or {}),
-            "yes" if entry["release_matches"] else "no: " + ", ".join(entry["reasons"]),
-        )
-    return table
+        matches = "yes" if entry["release_matches"] else "no: " + ", ".join(entry["reasons"])
+        cells = (entry["name"], entry["host"], entry["health"], _duration(entry["uptime_s"]), matches)
+        standing.add_row(*cells)
+        shares = [entry.get(name) for name in ("cache_usage", "hit_rate", "external_hit_rate")]
+        tiers = entry.get("tiers") or {}
+        if tiers or any(share is not None for share in shares):
+            caching.add_row(entry["name"], *map(_percent, shares), tiers_text(tiers))
+    return [standing, caching] if caching.row_count else [standing]
 
 
 def tiers_text(tiers: Mapping[str, Mapping[str, float]]) -> str:
@@ -117,6 +103,18 @@ def tiers_text(tiers: Mapping[str, Mapping[str, float]]) -> str:
         )
         or "-"
     )
+
+
+def _duration(seconds: int | None) -> str:
+    """Return a time in its two largest units, such as ``3 h 12 min``."""
+    if seconds is None:
+        return "-"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
 def _percent(share: float | None) -> str:

@@ -180,7 +180,6 @@ def status(project: Project, reporter: Reporter, pin: str = "") -> Document:
     Returns:
         ``{pin, state, sides, next}``.
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from yrpd.patching import standing
@@ -190,7 +189,7 @@ def status(project: Project, reporter: Reporter, pin: str = "") -> Document:
         found = standing.look(project, name, wanted)
     table = Table("side", "state", "why", title=f"{name}: {found.state}")
     for side in found.sides:
-        table.add_row(side.name, side.state, escape(side.why))
+        table.add_row(side.name, side.state, side.why)
     reporter.render(table)
     reporter.say(f"next: {found.next_command}" if found.next_command else "nothing to do")
     return found.document(name)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from docker.errors import NotFound
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from yrpd.deploying import model_folder, placement, planner, ports
 from yrpd.deploying.engines import connect_all
@@ -357,8 +357,8 @@ def _render(report: Mapping[str, Any], reporter: Reporter) -> None:
     if reporter.console.is_terminal:
         table = Table("", "check", "seen", title="verification")
         for check in report["checks"]:
-            mark = "[green]✓[/green]" if check["passed"] else "[red]✗[/red]"
-            table.add_row(mark, escape(check["name"]), escape(check["detail"]))
+            mark = Text("✓", style="green") if check["passed"] else Text("✗", style="red")
+            table.add_row(mark, check["name"], check["detail"])
         reporter.render(table)
     else:
         for check in report["checks"]:
