@@ -41,10 +41,10 @@ UNHURT = (
     "SIGSTOP of D's worker",
     "SIGSTOP of etcd",
     "kill -9 of D's worker",
-    "every worker exchanged by `deploy`",
+    "rolling update of every worker",
 )
 # The same where each role has two instances.
-UNHURT_BY_TWO = (*UNHURT, "kill -9 of a P", "every D exchanged by `deploy`")
+UNHURT_BY_TWO = (*UNHURT, "kill -9 of a P", "rolling update of every D")
 # Those that need a disk of their own or `yr` are `invoke lab.faults`' alone.
 CASES = [fault for fault in FAULTS if (not re.search("disk|yr", fault.name) if FULL else fault.name in UNHURT)]
 

@@ -272,9 +272,9 @@ FAULTS = (
     Fault("disk full, D's host", disk_full("decode"), has_disk("decode")),
     Fault("disk full, P's, etcd's and the router's host", disk_full("router"), has_disk("router")),
     Fault("image missing, D's host", image_gone),
-    Fault("every D exchanged by `deploy`", exchanged(another_d("exchanged"))),
-    Fault("every worker exchanged by `deploy`", exchanged(another_memory)),
-    Fault("the endpoint exchanged by `deploy`", exchanged(another_endpoint)),
+    Fault("rolling update of every D", exchanged(another_d("exchanged"))),
+    Fault("rolling update of every worker", exchanged(another_memory)),
+    Fault("rolling update of the endpoint", exchanged(another_endpoint)),
     Fault("`deploy` killed half way, and run again", deploy_killed),
     Fault("two `deploy` at once", two_deploys),
 )
