@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Lines of 120 characters and the field's words in the documents: ``python3 scripts/check_prose.py [FILE ...]``.
 
-mdformat wraps English prose; this also holds table rows, Chinese text and code blocks, and names the words for which the
-field has others. All tracked Markdown files when none is named. Ends with 1, and file:line of each finding.
+mdformat wraps English prose; this also holds table rows, Chinese text and code blocks, and names the words for which
+the field has others. All tracked Markdown files when none is named. Ends with 1, and file:line of each finding.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ source scripts/setup.sh
 export YRPD_FLAVOUR=cpu
 install_debian_packages "${DEBIAN_PACKAGES[@]}"
 make_venv
+# The command `yrpd`, as a link to this checkout: built by the locked backend, nothing is downloaded.
+[ -x .venv/bin/yrpd ] || .venv/bin/uv pip install --quiet --offline --no-deps --no-build-isolation --editable .
 
 # A failing task ends this with its own exit code and names the next command.
 .venv/bin/invoke patch build
