@@ -25,11 +25,9 @@ lacks() { # WHAT is missing, and what to do about it
     missing=$((missing + 1))
 }
 
-# In GB: free space of the folder, or of the nearest one above it that there is.
-free_gb() {
-    local folder=$1
-    while [ ! -e "$folder" ]; do folder=$(dirname "$folder"); done
-    df --output=avail --block-size=1GB "$folder" | tail -n 1 | tr -d ' '
+# In GB: the free space, or the size, of a folder's file system.
+disk_gb_of() { # FOLDER avail|size
+    df --output="$2" --block-size=1GB "$1" | tail -n 1 | tr -d ' '
 }
 
 # What earlier runs wrote is not written again.
@@ -64,8 +62,10 @@ memory=$(memory_of_this_machine)
 [ "$memory" -ge "$memory_gib" ] \
     || lacks "this machine has $memory GiB of memory; two engines and two DataSystem workers need $memory_gib." "use a larger machine"
 for folder in "$PWD" /var/lib; do
-    free=$(free_gb "$folder")
-    if [ "$free" -lt "$disk_gb" ] && [ $((free + $(written_gb))) -lt "$disk_gb" ]; then
+    free=$(disk_gb_of "$folder" avail)
+    [ "$free" -lt "$disk_gb" ] || continue
+    # Counting what is there takes a while, so only where it can make a difference.
+    if [ "$(disk_gb_of "$folder" size)" -lt "$disk_gb" ] || [ $((free + $(written_gb))) -lt "$disk_gb" ]; then
         lacks "$folder has $free GB free; the checkout and the images need $disk_gb GB together." "df -h $folder"
         break # one file system is named once
     fi

@@ -135,8 +135,8 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
     )
     found = [
         Stage(
-            "style", "ruff and mypy", Runner.COMMAND, (Form(_EVER, 1),),
-            commands=(("ruff", "check", "--quiet"), ("ruff", "format", "--quiet", "--check"), ("mypy",)),
+            "style", "ruff, mypy, whitespace and prose: .pre-commit-config.yaml", Runner.COMMAND, (Form(_EVER, 1),),
+            commands=(("pre-commit", "run", "--all-files", "--show-diff-on-failure"),),
         ),
         Stage(
             "unit", "unit tests", Runner.TOOLS,
