@@ -73,7 +73,7 @@ def test_mutation_testing_has_a_lock_too(machines: Machines, newer: NextYear) ->
     with newer.served() as url:
         machine = machines.fresh(url, "23.0.1")
         done = machine.run(
-            "source scripts/setup.sh; install_lock made scripts/mutation.lock; made/bin/mutmut --version"
+            "source scripts/setup.sh; install_lock made scripts/mutation.lock; test -x made/bin/mutmut"
         )
     assert done.returncode == 0, done.stdout
     _require_only_locked(newer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
@@ -35,7 +36,8 @@ def _stated(name: str, version: str = "1", *requires: str) -> Stated:
 def test_the_tools_lock_has_all_that_its_packages_require() -> None:
     names = [entry.name for entry in read_lock(ROOT / "requirements.lock").entries]
     installed = [stated(distribution(name).metadata) for name in names]
-    wanted = read_requirements(ROOT / "requirements.in")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*map(Requirement, project["dependencies"]), *read_requirements(ROOT / "requirements.in")]
     assert gaps(installed, HERE, wanted=wanted) == []
     # The extra in docker[ssh] is what asks for paramiko; without it nothing would be missed.
     without = [one for one in installed if one.name != "paramiko"]
