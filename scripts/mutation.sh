@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
 # Mutation run over the connector's keys, layout and scheduler with their unit tests: `bash scripts/mutation.sh`.
-# Takes some minutes and prints every survivor; docs/mutation.md explains them. mutmut is installed aside.
+# Takes some minutes and prints every survivor; docs/mutation.md explains them. mutmut has a lock of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
-make_venv
 
 home=build/mutation
 rm -rf "$home/run"
 mkdir -p "$home/run/src" "$home/run/tests/unit/connector"
-.venv/bin/uv venv -q --allow-existing --python .venv/bin/python "$home/venv"
-.venv/bin/uv pip install -q --python "$home/venv" mutmut==3.8.1 pytest==9.2.0 hypothesis==6.170.15
+install_lock "$home/venv" scripts/mutation.lock
 
 # On a copy, in which the package lies right under a folder `src`, as mutmut expects.
 cp -r connector_src/yuanrong "$home/run/src/"

@@ -32,24 +32,38 @@ install_debian_packages() {
     DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# The tools' virtual environment, by hash; made anew when the lock changed or an earlier run was cut off.
-make_venv() {
-    local stamp wanted
-    wanted=$(sha256sum requirements.lock | cut -d' ' -f1)
-    stamp=.venv/requirements.sha256
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
-        say "kept: .venv"
+# The tools' virtual environment.
+make_venv() { install_lock .venv requirements.lock; }
+
+# A virtual environment with exactly what a lock names; made anew when the lock changed or an earlier run was cut off.
+# Nothing is resolved (--no-deps; pip before 24 resolves a requirement with an extra although its version is locked, and
+# fails as soon as there is a newer one) and nothing is built (what builds is not in the lock). So the lock has to be
+# complete, which `pip check` proves.
+install_lock() { # FOLDER LOCK
+    local stamp=$1/requirements.sha256 wanted python
+    wanted=$(sha256sum "$2" | cut -d' ' -f1)
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$1/bin/python" -c '' 2>/dev/null; then
+        say "kept: $1"
         return
     fi
-    local python
     python=$(find_python) || return 8
-    say "--> making .venv"
+    say "--> making $1"
     if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-        install_debian_packages python3-venv
+        install_debian_packages python3-venv || return
     fi
-    rm -rf .venv
-    "$python" -m venv .venv
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+    rm -rf "$1"
+    "$python" -m venv "$1" || return
+    if ! "$1/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: \
+        --require-hashes -r "$2"; then
+        say "error: pip could not install what $2 names."
+        say "next:  $1/bin/python -m pip config list   (which package index is asked)"
+        return 8
+    fi
+    if ! "$1/bin/python" -m pip check --disable-pip-version-check >&2; then
+        say "error: $2 is not complete, so it cannot be installed as it is."
+        say "next:  the command in the first lines of $2"
+        return 2
+    fi
     printf '%s\n' "$wanted" >"$stamp"
 }
 

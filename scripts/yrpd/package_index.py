@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from urllib.request import url2pathname
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3.exceptions import InsecureRequestWarning
 from urllib3.util import Retry
 
 from yrpd.errors import EnvironmentFailure, PinMismatchError
@@ -49,6 +51,8 @@ class IndexSettings:
         indexes: Simple-index addresses.
         verify: A certificate bundle, or ``True`` for the default one.
         proxy: A proxy, or empty.
+        trusted: Hosts, with or without a port, whose certificates are not checked.
+        client_certificate: A file that this machine shows to the index, or empty.
         timeout: Seconds without an answer after which a request is given up.
     """
 
@@ -56,6 +60,8 @@ class IndexSettings:
     indexes: tuple[str, ...] = field(default_factory=lambda: (default_index(),))
     verify: str | bool = True
     proxy: str = ""
+    trusted: tuple[str, ...] = ()
+    client_certificate: str = ""
     timeout: float = 30.0
 
 
@@ -116,6 +122,8 @@ def settings_from(options: Mapping[str, str]) -> IndexSettings:
         indexes=tuple(indexes),
         verify=options.get("cert") or True,
         proxy=options.get("proxy", ""),
+        trusted=tuple(options.get("trusted-host", "").split()),
+        client_certificate=options.get("client-cert", ""),
         timeout=float(options.get("timeout") or options.get("default-timeout") or IndexSettings.timeout),
     )
 
@@ -224,13 +232,17 @@ def _why(error: requests.RequestException) -> str:
 
 
 def open_session(settings: IndexSettings) -> requests.Session:
-    """Return a session with pip's certificates and proxy, and retries; the caller closes it."""
+    """Return a session with pip's certificates, trusted hosts and proxy, and retries; the caller closes it."""
     session = requests.Session()
     retry = Retry(total=2, connect=1, backoff_factor=0.5, status_forcelist=(500, 502, 503, 504))
     session.mount("http://", HTTPAdapter(max_retries=retry))
     session.mount("https://", HTTPAdapter(max_retries=retry))
     session.mount("file://", _FileAdapter())
     session.verify = settings.verify
+    session.cert = settings.client_certificate or None
+    for host in settings.trusted:
+        for end in ("/",) if ":" in host else ("/", ":"):
+            session.mount(f"https://{host}{end}", _UncheckedAdapter(max_retries=retry))
     if settings.proxy:
         session.proxies = {"http": settings.proxy, "https": settings.proxy}
     return session
@@ -242,6 +254,16 @@ def _local(place: str) -> Path | None:
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
     return None if "://" in place else Path(place).expanduser()
+
+
+class _UncheckedAdapter(HTTPAdapter):
+    """Does not check a host's certificate: what pip's ``trusted-host`` means. Files are known by hash all the same."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        kwargs["verify"] = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureRequestWarning)
+            return super().send(request, *args, **kwargs)
 
 
 class _FileAdapter(BaseAdapter):

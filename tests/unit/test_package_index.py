@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
-from yrpd.package_index import IndexSettings, from_environment, parse_config, settings_from, without_credentials
+from yrpd.package_index import (
+    IndexSettings,
+    from_environment,
+    open_session,
+    parse_config,
+    settings_from,
+    without_credentials,
+)
 
 
 def test_pips_scopes_win_in_pips_order() -> None:
@@ -53,3 +60,15 @@ def test_variables_are_options_where_pip_is_not_there_to_ask() -> None:
 def test_an_address_is_shown_without_its_password() -> None:
     assert without_credentials("https://user:secret@host:1/simple/") == "https://host:1/simple/"
     assert without_credentials("file:///simple") == "file:///simple"
+
+
+def test_certificates_of_trusted_hosts_are_not_checked_and_of_no_others() -> None:
+    settings = settings_from({"trusted-host": "mirror.example other.example:8443", "client-cert": "/me.pem"})
+    assert settings.trusted == ("mirror.example", "other.example:8443")
+    with open_session(settings) as session:
+        assert session.cert == "/me.pem"
+        usual = session.get_adapter("https://example.com/simple/")
+        for address in ("https://mirror.example/x", "https://mirror.example:444/x", "https://other.example:8443/x"):
+            assert session.get_adapter(address) is not usual
+        for address in ("https://mirror.example.com/x", "https://other.example/x"):
+            assert session.get_adapter(address) is usual

@@ -39,7 +39,8 @@ def compile_shared(source: Path, output: Path, soname: str, *, version_script: P
     Raises:
         BuildError: The compiler failed.
     """
-    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-nostdlib", "-Wl,--build-id=none", "-s"]
+    # Without an ident: a compiler's update must not change the object, whose bytes are an image's.
+    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-fno-ident", "-nostdlib", "-Wl,--build-id=none", "-s"]
     command += [f"-Wl,-soname,{soname}", "-o", str(output), source.name]
     if version_script is not None:
         command.append(f"-Wl,--version-script={version_script}")

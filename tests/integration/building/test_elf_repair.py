@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from yrpd.building.compiler import compile_shared
 from yrpd.building.cuda_stubs import make_stubs
 from yrpd.building.elf import needed, rename_version_need, version_needs
 from yrpd.building.openyuanrong_wheel import prepare_wheel
@@ -26,6 +27,13 @@ def _load(path: Path, call: str = "") -> subprocess.CompletedProcess[str]:
     use = f"library.{call}()" if call else "'loaded'"
     code = f"import ctypes; library = ctypes.CDLL({str(path)!r}); print({use})"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_a_shared_object_does_not_say_which_compiler_made_it(tmp_path: Path) -> None:
+    (tmp_path / "one.c").write_text("int one(void) { return 1; }\n")
+    compile_shared(tmp_path / "one.c", tmp_path / "libone.so", "libone.so")
+    assert b"GCC" not in (tmp_path / "libone.so").read_bytes()
+    assert _load(tmp_path / "libone.so", "one").stdout == "1\n"
 
 
 @pytest.fixture

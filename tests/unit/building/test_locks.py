@@ -17,8 +17,10 @@ from yrpd.building.locks import (
     every_lock,
     parse_lock,
     read_lock,
+    uv_index,
 )
 from yrpd.errors import ConfigurationError
+from yrpd.package_index import IndexSettings
 from yrpd.project import Project
 from yrpd.release import load_release
 
@@ -91,3 +93,15 @@ def test_the_runtime_has_the_pins_vllm_and_setuptools_that_still_develops(name: 
     assert versions["torch"] == table.torch
     assert "openyuanrong" not in versions, "it does not share a process with the DataSystem's package"
     assert not [name for name in versions if name.startswith("nvidia-") and name != "nvidia-cuda-runtime-cu12"]
+
+
+def test_uv_resolves_where_pip_is_configured_to_look() -> None:
+    settings = IndexSettings(indexes=("https://a/simple", "https://b", "file:///own/builds"), verify="/ca.pem")
+    assert uv_index(settings) == {
+        "UV_DEFAULT_INDEX": "https://a/simple",
+        "UV_INDEX": "https://b",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "SSL_CERT_FILE": "/ca.pem",
+    }
+    assert uv_index(IndexSettings(indexes=("file:///mirror",)))["UV_DEFAULT_INDEX"] == "file:///mirror"
+    assert uv_index(IndexSettings(find_links=(Path("/wheels"),), indexes=()))["UV_FIND_LINKS"] == "/wheels"
