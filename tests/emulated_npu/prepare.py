@@ -44,10 +44,10 @@ def write_build_info(python: Path, tree: Path, version: str, soc: str) -> None:
 
 
 def main() -> None:
-    """Prepare, and print three paths and the version of vLLM."""
+    """Prepare; print Python, device library and router, and the version of vLLM that the pin belongs to."""
     project = Project.here()
     release = load_release(project.release_file)
-    pin = release.pin()[0]
+    pin, wanted = release.pin()
     patched = read_state(project, pin)["patch"]
     python = model_python(project, pin)
     reporter = Reporter(as_json=True)
@@ -59,7 +59,7 @@ def main() -> None:
         python, project.root / patched["worktree"], patched["version"], release.flavours["cpu"].soc_version
     )
     library = device.build(python, project.cache)
-    print(python, library, router / "bin" / "vllm-router", release.upstream[pin].vllm)
+    print(python, library, router / "bin" / "vllm-router", wanted.vllm)
 
 
 if __name__ == "__main__":
