@@ -27,12 +27,11 @@ from urllib3.exceptions import InsecureRequestWarning
 from urllib3.util import Retry
 
 from yrpd.errors import EnvironmentFailure, PinMismatchError
+from yrpd.pip_config import pip_options, uses_no_index
 from yrpd.reporting import Reporter
 
 _CHUNK = 1 << 16
 _CONNECT_SECONDS = 10.0
-# Later scopes win, as in pip.
-_SCOPES = ("global", "download", "install", ":env:")
 
 
 def default_index() -> str:
@@ -81,40 +80,14 @@ class Wanted:
 
 
 def pip_settings() -> IndexSettings:
-    """Return what ``pip config list`` says, or the defaults where pip itself is not installed."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    return settings_from(parse_config(done.stdout) if done.returncode == 0 else from_environment(os.environ))
-
-
-def parse_config(text: str) -> dict[str, str]:
-    r"""Return option to value out of ``pip config list``; the scope that wins is pip's.
-
-    >>> parse_config("global.index-url='http://a'\n:env:.index-url='http://b'\n")
-    {'index-url': 'http://b'}
-    """
-    scoped: dict[tuple[str, str], str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        scope, _, option = key.rpartition(".")
-        if scope in _SCOPES:
-            scoped[scope, option] = str(ast.literal_eval(value))
-    return {option: scoped[s, option] for s in _SCOPES for (scope, option) in sorted(scoped) if scope == s}
-
-
-def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the options that ``PIP_*`` variables set."""
-    return {
-        name.removeprefix("PIP_").lower().replace("_", "-"): value
-        for name, value in environment.items()
-        if name.startswith("PIP_") and value
-    }
+    """Return where pip looks, by its own configuration."""
+    return settings_from(pip_options())
 
 
 def settings_from(options: Mapping[str, str]) -> IndexSettings:
     """Return the settings that pip options mean."""
     indexes: list[str] = []
-    if options.get("no-index", "").lower() not in ("1", "true", "yes", "on"):
+    if not uses_no_index(options):
         indexes = [options.get("index-url") or default_index(), *options.get("extra-index-url", "").split()]
     folders = [_local(place) for place in options.get("find-links", "").split()]
     return IndexSettings(

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
-from yrpd.package_index import (
-    IndexSettings,
-    from_environment,
-    open_session,
-    parse_config,
-    settings_from,
-    without_credentials,
-)
+from yrpd.package_index import IndexSettings, open_session, settings_from, without_credentials
+from yrpd.pip_config import from_environment, parse_config, uv_environment, uv_options
 
 
 def test_pips_scopes_win_in_pips_order() -> None:
@@ -72,3 +66,37 @@ def test_certificates_of_trusted_hosts_are_not_checked_and_of_no_others() -> Non
             assert session.get_adapter(address) is not usual
         for address in ("https://mirror.example.com/x", "https://other.example/x"):
             assert session.get_adapter(address) is usual
+
+
+def test_uv_is_told_what_pip_is_configured_with(tmp_path: Path) -> None:
+    options = {
+        "index-url": "https://one/simple",
+        "extra-index-url": f"https://two/simple {tmp_path.as_uri()} file:///nowhere/simple",
+        "find-links": f"{tmp_path} /nowhere https://three/files",
+        "trusted-host": "one two:8080",
+        "cert": "/etc/bundle.pem",
+        "client-cert": "/etc/client.pem",
+        "proxy": "http://proxy:3128",
+        "default-timeout": "180",
+    }
+    assert uv_options(options) == [
+        "--index-strategy", "unsafe-best-match", "--default-index", "https://one/simple",
+        "--index", "https://two/simple", "--index", tmp_path.as_uri(),
+        "--find-links", str(tmp_path), "--find-links", "https://three/files",
+        "--allow-insecure-host", "one", "--allow-insecure-host", "two:8080",
+    ]  # fmt: skip
+    assert uv_environment(options) == {
+        "SSL_CERT_FILE": "/etc/bundle.pem",
+        "SSL_CLIENT_CERT": "/etc/client.pem",
+        "HTTPS_PROXY": "http://proxy:3128",
+        "HTTP_PROXY": "http://proxy:3128",
+        "UV_HTTP_TIMEOUT": "180",
+    }
+
+
+def test_uv_asks_no_index_where_pip_is_to_ask_none(tmp_path: Path) -> None:
+    options = {"no-index": "true", "index-url": "https://one/simple", "find-links": str(tmp_path)}
+    assert uv_options(options) == [
+        "--index-strategy", "unsafe-best-match", "--no-index", "--find-links", str(tmp_path),
+    ]  # fmt: skip
+    assert uv_environment({}) == {}
