@@ -6,11 +6,8 @@ certificates, proxy, timeout. The file's hash is known beforehand and checked wh
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
