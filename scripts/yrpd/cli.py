@@ -1,20 +1,19 @@
-"""Between a command line and the command modules: flavour, error output and exit codes, the same for every front."""
+"""Between a command line and the command modules: how a command runs, its errors and exit codes, for every front."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
 
 from rich.console import Console
 
-from yrpd.errors import ConfigurationError, YrpdError
+from yrpd.errors import YrpdError
+from yrpd.options import Command, resolve
 from yrpd.project import Project
-from yrpd.release import Flavour
 from yrpd.reporting import Reporter
-
-Command = Callable[..., dict[str, Any]]
 
 
 class Terminated(KeyboardInterrupt):
@@ -25,28 +24,25 @@ INTERRUPTED, TERMINATED = 130, 143  # what shells report for SIGINT and SIGTERM
 UNEXPECTED = 1
 
 
-def resolve_flavour(option: str) -> Flavour:
-    """Return the flavour: the option, else ``YRPD_FLAVOUR``, else ``npu``; there is no other fallback.
+def run(command: Command, given: Mapping[str, Any], project: Project, reporter: Reporter) -> dict[str, Any]:
+    """Resolve a command's options and run it; its module is imported now, so that listing commands stays quick.
+
+    Args:
+        command: The command.
+        given: What was typed, by the option's name.
+        project: The checkout, or the release folder.
+        reporter: Says what is done.
+
+    Returns:
+        The JSON document.
 
     Raises:
-        ConfigurationError: It is neither ``npu`` nor ``cpu``.
+        ConfigurationError: An option is wrong, or not the command's.
     """
-    flavour = option or os.environ.get("YRPD_FLAVOUR") or "npu"
-    if flavour not in ("npu", "cpu"):
-        raise ConfigurationError(
-            f"There is no flavour {flavour!r}; there are: npu, cpu.", next_command="invoke build --flavour cpu"
-        )
-    return cast(Flavour, flavour)
-
-
-def resolve_pin(option: str) -> str:
-    """Return the pin's name: the option, else ``YRPD_PIN``, else empty for the default pin of release.toml."""
-    return option or os.environ.get("YRPD_PIN", "")
-
-
-def default_hosts_file(option: str, flavour: Flavour) -> str:
-    """Return the hosts file: the option, else ``YRPD_HOSTS``, else the flavour's own (cpu: the lab)."""
-    return option or os.environ.get("YRPD_HOSTS") or ("lab.toml" if flavour == "cpu" else "hosts.toml")
+    values = resolve(command, given, os.environ, project)
+    module, _, function = command.target.partition(":")
+    document: dict[str, Any] = getattr(import_module(module), function)(project=project, reporter=reporter, **values)
+    return document
 
 
 def execute(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from yrpd import errors
-from yrpd.cli import default_hosts_file, execute, resolve_flavour, resolve_pin
+from yrpd.cli import execute
 from yrpd.errors import ConfigurationError, YrpdError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
@@ -90,33 +90,6 @@ def test_an_interrupt_exits_as_shells_expect() -> None:
     with pytest.raises(SystemExit) as caught:
         execute(failing(KeyboardInterrupt()), as_json=False, verbose=False)
     assert caught.value.code == 130
-
-
-def test_the_flavour_is_npu_unless_said_and_nothing_else_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("YRPD_FLAVOUR", raising=False)
-    assert resolve_flavour("") == "npu"
-    monkeypatch.setenv("YRPD_FLAVOUR", "cpu")
-    assert resolve_flavour("") == "cpu"
-    assert resolve_flavour("npu") == "npu"
-    with pytest.raises(ConfigurationError, match="gpu"):
-        resolve_flavour("gpu")
-
-
-def test_the_hosts_file_follows_the_flavour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("YRPD_HOSTS", raising=False)
-    assert default_hosts_file("", "cpu") == "lab.toml"
-    assert default_hosts_file("", "npu") == "hosts.toml"
-    assert default_hosts_file("mine.toml", "cpu") == "mine.toml"
-    monkeypatch.setenv("YRPD_HOSTS", "other.toml")
-    assert default_hosts_file("", "npu") == "other.toml"
-
-
-def test_the_pin_is_the_option_then_the_variable_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("YRPD_PIN", raising=False)
-    assert resolve_pin("") == ""
-    monkeypatch.setenv("YRPD_PIN", "v0.11.0")
-    assert resolve_pin("") == "v0.11.0"
-    assert resolve_pin("v0.10.0rc1") == "v0.10.0rc1"
 
 
 def test_sigterm_closes_what_is_open_and_exits_as_shells_expect() -> None:

@@ -17,9 +17,9 @@ from yrpd.building.patched import Patched, load_patched
 from yrpd.building.rebuild import execute_build, plan_build
 from yrpd.building.record import previous_inputs, read_record, write_record
 from yrpd.building.runtime import Locks, verify_wheels
-from yrpd.errors import ConfigurationError
+from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
-from yrpd.release import Flavour, Release, load_release
+from yrpd.release import Flavour, FlavourTable, Release, load_release
 from yrpd.releasing.making import provide_release
 from yrpd.releasing.standalone import provide_standalone
 from yrpd.reporting import Reporter
@@ -135,12 +135,14 @@ def _image_npu(
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "npu")
     previous = previous_inputs(read_record(project, "npu", patched.name), patched.name)
-    base = table.base if dry_run and not table.base_digest else pinned_base(table)
     if dry_run:
+        missing = _missing_base(table, patched.name, reporter)
+        base = table.base if missing else pinned_base(table)
         layer = plan_layer(project, release, patched, yuanrong, base)
-        return _planned(reporter, [layer], explain(previous, layer.inputs))
+        return {**_planned(reporter, [layer], explain(previous, layer.inputs)), "findings": missing}
+    base = pinned_base(table, patched.name)
     engine = _engine(project, patched, "npu", engine_name, reporter)
-    base_id = provide_base(engine, table, reporter)
+    base_id = provide_base(engine, table, reporter, patched.name)
     layer = plan_layer(project, release, patched, yuanrong, base_id)
     found = engine.find(layer)
     if found:
@@ -153,6 +155,16 @@ def _image_npu(
     with reporter.step(f"build {layer.image}"):
         image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched, base_id))
     return _built(project, reporter, "npu", patched, layer, image_id, base, reasons)
+
+
+def _missing_base(table: FlavourTable, pin: str, reporter: Reporter) -> list[dict[str, str]]:
+    """Say what a real run would refuse to start without."""
+    try:
+        pinned_base(table, pin)
+    except ImageError as error:
+        reporter.say(f"    in the way: {error.message} next: {error.next_command}")
+        return [{"id": "base-digest", "problem": error.message, "fix": error.next_command}]
+    return []
 
 
 def _engine(project: Project, patched: Patched, flavour: Flavour, name: str, reporter: Reporter) -> Engine:

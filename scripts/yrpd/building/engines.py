@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -50,7 +49,7 @@ def open_engine(name: str, reporter: Reporter, log: Path) -> Engine:
     """Return the engine that answers, with the asked-for way to build.
 
     Args:
-        name: ``sdk`` (the classic builder) or ``buildx``; ``$YRPD_ENGINE``, else ``sdk``, when empty.
+        name: ``sdk`` (the classic builder) or ``buildx``; ``sdk`` when empty.
         reporter: Says what is done.
         log: Gets every line of the engine's.
 
@@ -58,7 +57,7 @@ def open_engine(name: str, reporter: Reporter, log: Path) -> Engine:
         ConfigurationError: There is no such way.
         EnvironmentFailure: No engine answers, or buildx is not installed.
     """
-    wanted = name or os.environ.get("YRPD_ENGINE") or SDK
+    wanted = name or SDK
     if wanted not in (SDK, BUILDX):
         raise ConfigurationError(
             f"There is no engine {wanted!r}; there are: {SDK}, {BUILDX}.", next_command=f"invoke image --engine {SDK}"

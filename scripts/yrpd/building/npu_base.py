@@ -23,28 +23,38 @@ from yrpd.reporting import Reporter
 LOCK = "invoke image.lock --flavour npu"
 
 
-def pinned_base(table: FlavourTable) -> str:
+def lock_command(pin: str = "") -> str:
+    """Return the command that records a base's digest; an empty pin means the default one."""
+    return LOCK + (f" --pin {pin}" if pin else "")
+
+
+def pinned_base(table: FlavourTable, pin: str = "") -> str:
     """Return the base image's name with its digest in place of its tag.
+
+    Args:
+        table: What ``release.toml`` says of the npu image.
+        pin: Whose image it is, for the next command; empty means the default pin.
 
     Raises:
         ImageError: The digest is not recorded yet.
     """
     if not table.base_digest:
         raise ImageError(
-            f"release.toml has no digest for the npu image's base {table.base}, and a tag can be moved.",
-            next_command=f"{LOCK}, where its registry is in reach of the engine",
+            f"release.toml has no digest for the npu image's base {table.base}, and a tag can be moved: "
+            "`invoke image.lock` comes before `invoke image`, once.",
+            next_command=f"{lock_command(pin)}   (where the engine reaches the image's registry)",
         )
     repository, _ = parse_repository_tag(table.base)
     return f"{repository}@{table.base_digest}"
 
 
-def provide_base(engine: Engine, table: FlavourTable, reporter: Reporter) -> str:
+def provide_base(engine: Engine, table: FlavourTable, reporter: Reporter, pin: str = "") -> str:
     """Return the id of the base image on the engine, pulling it by digest when it is not there.
 
     Raises:
         ImageError: It is not pinned, or neither there nor to be pulled.
     """
-    pinned = pinned_base(table)
+    pinned = pinned_base(table, pin)
     for name in (pinned, table.base_id):
         found = _id_of(engine.client, name)
         if found:
@@ -55,8 +65,8 @@ def provide_base(engine: Engine, table: FlavourTable, reporter: Reporter) -> str
     except ImageError as error:
         raise ImageError(
             f"The npu image's base {pinned} is not on the engine and cannot be pulled from here: {error.message}",
-            next_command=f"docker pull {pinned} where its registry is in reach, {LOCK} there, then docker save, "
-            "and docker load here",
+            next_command=f"docker pull {pinned} where its registry is in reach, {lock_command(pin)} there, "
+            "then docker save, and docker load here",
             detail=error.detail,
         ) from error
 
@@ -98,7 +108,7 @@ def lock_base(project: Project, pin: str, table: FlavourTable, engine: Engine, *
 def with_digest(text: str, pin: str, digest: str, identity: str) -> str:
     """Return ``release.toml`` with the digest and id of a pin's npu base set; comments and order stay."""
     document: Any = tomlkit.parse(text)
-    own = document["pins"].get(pin, {}).get("npu")
+    own = {**document.get("known", {}), **document["pins"]}.get(pin, {}).get("npu")
     table = document["flavours"]["npu"] if own is None else own
     table["base_digest"], table["base_id"] = digest, identity
     return tomlkit.dumps(document)

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from yrpd.deploying import containers, preflight, records
 from yrpd.deploying.auditing import audited, keep_copy, previous_release
-from yrpd.deploying.deployment import read_deployment, read_inventory
+from yrpd.deploying.deployment import read_deployment
 from yrpd.deploying.engines import LAB_ENGINES, connect_all, connect_answering, lab_is_gone
 from yrpd.deploying.findings import demand_nothing_in_the_way
 from yrpd.deploying.image_source import image_source
 from yrpd.deploying.inside import inspect_inside
-from yrpd.deploying.inventory import Inventory
+from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.reconcile import Change, Observed, decide
 from yrpd.deploying.rollout import Rollout, log_folder, remove_all
 from yrpd.deploying.situation import Situation, starting
@@ -29,7 +29,12 @@ from yrpd.reporting import Reporter
 
 
 def deploy(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", dry_run: bool = False
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour = "npu",
+    pin: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Bring the hosts to the planned state; containers that already are stay untouched.
 
@@ -88,7 +93,12 @@ def deploy(
 
 
 def rollback(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", dry_run: bool = False
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour = "npu",
+    pin: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Bring the hosts back to the release that stood before the present one, as their records have it.
 
@@ -96,7 +106,7 @@ def rollback(
         DeployError: There is no earlier release, or a container did not become ready.
         ImageError: A host no longer has the earlier release's image.
     """
-    inventory = read_inventory(project, hosts_file)
+    inventory = load_inventory(hosts_file)
     name = inventory.name
     with connect_all(inventory) as clients, _held(clients, name, "rollback", reporter, dry_run=dry_run):
         release, specs = previous_release(clients, name)
@@ -122,14 +132,19 @@ def rollback(
 
 
 def clean(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", dry_run: bool = False
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour = "npu",
+    pin: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Stop and remove every container and volume of the deployment, on all hosts that answer; images stay.
 
     Raises:
         EnvironmentFailure: A host did not answer; the others are clean.
     """
-    inventory = read_inventory(project, hosts_file)
+    inventory = load_inventory(hosts_file)
     name = inventory.name
     if lab_is_gone(inventory):
         # Containers end with their engines, so `deploy.clean lab.down` also works after the lab was lost.

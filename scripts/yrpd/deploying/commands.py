@@ -19,7 +19,9 @@ from yrpd.reporting import Reporter
 __all__ = ["Deployment", "clean", "deploy", "logs", "plan", "read_deployment", "rollback", "status", "verify"]
 
 
-def status(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "") -> dict[str, Any]:
+def status(
+    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour = "npu", pin: str = ""
+) -> dict[str, Any]:
     """Say for each container: role, health, and whether it runs what this checkout would run."""
     deployment = read_deployment(project, hosts_file, flavour, pin)
     with connect_answering(deployment.inventory) as (clients, silent):
@@ -30,7 +32,12 @@ def status(project: Project, reporter: Reporter, hosts_file: Path, flavour: Flav
 
 
 def verify(
-    project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = "", dry_run: bool = False
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour = "npu",
+    pin: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D."""
     from yrpd.deploying.verification.run import verify_deployment

@@ -65,23 +65,14 @@ class Deployment:
         return document
 
 
-def read_inventory(project: Project, hosts_file: Path) -> Inventory:
-    """Read the inventory; a relative name that does not exist here is one of the project's.
-
-    Raises:
-        ConfigurationError: It is wrong.
-    """
-    return load_inventory(hosts_file if hosts_file.is_absolute() or hosts_file.exists() else project.root / hosts_file)
-
-
 def read_deployment(project: Project, hosts_file: Path, flavour: Flavour, pin: str = "") -> Deployment:
-    """Read everything that a plan is made of, without asking any host.
+    """Read everything that a plan is made of, without asking any host; a release folder has its own flavour and pin.
 
     Raises:
         ConfigurationError: The inventory is wrong.
         ImageError: There is no image yet.
     """
-    inventory = read_inventory(project, hosts_file)
+    inventory = load_inventory(hosts_file)
     image = load_image_record(project, flavour, pin)
     folder = (project.root / inventory.model.path).resolve() if not inventory.model.path.startswith("/") else None
     model = str(folder) if folder else inventory.model.path.rstrip("/") or "/"

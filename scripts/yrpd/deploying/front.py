@@ -3,54 +3,89 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
-from yrpd.cli import default_hosts_file, execute, resolve_flavour, resolve_pin
-from yrpd.deploying import commands
-from yrpd.deploying.image_record import load_image_record
+from yrpd.cli import execute, run
+from yrpd.deploying.command_table import COMMANDS
+from yrpd.options import FLAVOUR, HOSTS, JSON, PIN, VERBOSE, Command, Option
 from yrpd.project import Project
-from yrpd.release import Flavour
-from yrpd.reporting import Reporter
-
-ACTIONS = ("deploy", "plan", "status", "logs", "verify", "rollback", "clean")
-CHANGING = ("deploy", "plan", "verify", "rollback", "clean")
-TAKES = {"logs": ("tail", "role", "grep", "follow", "save"), "plan": ("format", "output")}
 
 _DEPLOY = re.compile(r"\binvoke deploy(?:\.(?P<action>\w+))?(?P<flavour> --flavour \w+)?")
 _ELSEWHERE = re.compile(r"^(?P<command>invoke (?:image|build|patch|lab)\b[^#]*?)\s*(?:#.*)?$")
+_HOSTS = replace(HOSTS, help="Inventory file; else YRPD_HOSTS, else hosts.toml.")
+# A release folder has one flavour and one pin, those of its manifest.
+_OF_THE_RELEASE = {FLAVOUR.name, PIN.name}
 
 
-def parse(program: str, released: bool, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
+def actions(released: bool) -> dict[str, Command]:
+    """Return the commands by what is typed for them, the default one first.
+
+    Args:
+        released: Whether they work from a release folder.
+    """
+    commands = {command.typed.rpartition(".")[2]: command for command in COMMANDS}
+    if not released:
+        return commands
+    return {
+        action: replace(
+            command,
+            options=tuple(
+                _HOSTS if option is HOSTS else option
+                for option in command.options
+                if option.name not in _OF_THE_RELEASE
+            ),
+        )
+        for action, command in commands.items()
+    }
+
+
+def parse(
+    program: str, released: bool, arguments: Sequence[str] | None = None
+) -> tuple[Command, dict[str, str | int | float | bool]]:
+    """Parse the command line; what is wrong in it ends the process with a sentence and exit code 2.
 
     Args:
         program: What people type to run it.
-        released: Whether it works from a release folder, which has one flavour and one pin.
+        released: Whether it works from a release folder.
         arguments: The words after the program's name; the process' own when ``None``.
+
+    Returns:
+        The command, and what was typed for it, by the option's name.
     """
-    parser = argparse.ArgumentParser(prog=program, description="Deploy prefill and decode on the inventory's hosts.")
-    parser.add_argument("action", nargs="?", choices=ACTIONS, default="deploy", help="what to do (default: deploy)")
-    if released:
-        parser.add_argument("--hosts", default="", help="inventory; else YRPD_HOSTS, else hosts.toml")
-        parser.set_defaults(flavour="", pin="")
+    known = actions(released)
+    default = next(iter(known))
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Deploy prefill and decode on the inventory's hosts.",
+        epilog="\n".join(f"{action:10}{command.summary}" for action, command in known.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("action", nargs="?", choices=known, default=default, help=f"what to do (default: {default})")
+    takes: dict[Option, list[str]] = {}
+    for action, command in known.items():
+        for option in command.options:
+            takes.setdefault(option, []).append(action)
+    for option, of in takes.items():
+        few = f" ({', '.join(of)})" if len(of) < len(known) else ""
+        _add(parser, option, option.help + few)
+    for option in (known[default].dry_run, JSON, VERBOSE):
+        _add(parser, option, option.help)
+    given = vars(parser.parse_args(arguments))
+    action = given.pop("action")
+    for option, of in takes.items():
+        if option.name in given and action not in of:
+            parser.error(f"{action} takes no {option.flag}; {', '.join(of)} does")
+    return known[action], given
+
+
+def _add(parser: argparse.ArgumentParser, option: Option, explained: str) -> None:
+    if isinstance(option.default, bool):
+        parser.add_argument(option.flag, action="store_true", help=explained)
     else:
-        parser.add_argument("--hosts", default="", help="inventory; else YRPD_HOSTS, hosts.toml (cpu: lab.toml)")
-        parser.add_argument("--flavour", default="", help="npu or cpu; else YRPD_FLAVOUR, else npu")
-        parser.add_argument("--pin", default="", help="table of release.toml; else YRPD_PIN, else the default pin")
-    parser.add_argument("--tail", type=int, default=100, help="lines of each container's log")
-    parser.add_argument("--role", default="", help="logs of these roles only, separated by commas")
-    parser.add_argument("--grep", default="", help="log lines in which this regular expression is found")
-    parser.add_argument("--follow", action="store_true", help="print new log lines as they come")
-    parser.add_argument("--save", default="", help="write whole logs and the hosts' records to this .tar.gz")
-    parser.add_argument("--format", default="table", help="of plan: table, run, json, compose, kubernetes, monitoring")
-    parser.add_argument("--output", default="", help="folder that gets the plan's files; printed when empty")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and change nothing")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, all else on stderr")
-    parser.add_argument("--verbose", action="store_true", help="details, and a traceback on failure")
-    return parser.parse_args(arguments)
+        parser.add_argument(option.flag, type=type(option.default), help=explained, metavar=option.name.upper())
 
 
 def main(project: Project, program: str, arguments: Sequence[str] | None = None) -> None:
@@ -61,28 +96,15 @@ def main(project: Project, program: str, arguments: Sequence[str] | None = None)
         program: What people type to run it.
         arguments: The words after the program's name; the process' own when ``None``.
     """
-    options = parse(program, project.released is not None, arguments)
-    extra: dict[str, object] = {"dry_run": options.dry_run} if options.action in CHANGING else {}
-    extra |= {name: getattr(options, name) for name in TAKES.get(options.action, ())}
-    if "format" in extra:
-        extra["plan_format"] = extra.pop("format")
-
-    def command(project: Project, reporter: Reporter) -> dict[str, object]:
-        flavour, hosts = _resolve(project, options)
-        run: Callable[..., dict[str, object]] = getattr(commands, options.action)
-        pin = "" if project.released else resolve_pin(options.pin)
-        return dict(run(project=project, reporter=reporter, hosts_file=hosts, flavour=flavour, pin=pin, **extra))
-
+    command, given = parse(program, project.released is not None, arguments)
     say_next = str if project.released is None else lambda text: without_invoke(text, program)
-    execute(command, as_json=options.json, verbose=options.verbose, project=project, say_next=say_next)
-
-
-def _resolve(project: Project, options: argparse.Namespace) -> tuple[Flavour, Path]:
-    if project.released is None:
-        flavour = resolve_flavour(options.flavour)
-        return flavour, Path(default_hosts_file(options.hosts, flavour))
-    hosts = options.hosts or os.environ.get("YRPD_HOSTS") or "hosts.toml"
-    return load_image_record(project, "npu").flavour, Path(hosts)
+    execute(
+        lambda project, reporter: run(command, given, project, reporter),
+        as_json=bool(given.get("json")),
+        verbose=bool(given.get("verbose")),
+        project=project,
+        say_next=say_next,
+    )
 
 
 def without_invoke(text: str, program: str) -> str:

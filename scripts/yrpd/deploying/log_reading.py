@@ -19,8 +19,8 @@ from docker.models.containers import Container
 from requests import RequestException
 
 from yrpd.deploying import containers, records
-from yrpd.deploying.deployment import read_inventory
 from yrpd.deploying.engines import connect_answering
+from yrpd.deploying.inventory import load_inventory
 from yrpd.deploying.reconcile import Observed
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
@@ -34,13 +34,14 @@ def logs(
     project: Project,
     reporter: Reporter,
     hosts_file: Path,
-    flavour: Flavour,
+    flavour: Flavour = "npu",
     pin: str = "",
     tail: int = 100,
     role: str = "",
     grep: str = "",
     follow: bool = False,
     save: str = "",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Print the last log lines of every container of the deployment.
 
@@ -55,6 +56,7 @@ def logs(
         grep: Only lines in which this regular expression is found.
         follow: Print new lines as they come, until interrupted or all containers have ended.
         save: Write everything, whole logs and the hosts' records, to this ``.tar.gz`` instead.
+        dry_run: Say whose logs would be printed, followed or saved.
 
     Raises:
         ConfigurationError: The expression is none, or both ``follow`` and ``save`` are asked for.
@@ -62,13 +64,22 @@ def logs(
     if follow and save:
         raise ConfigurationError("Logs are followed or saved, not both.", next_command="invoke deploy.logs --follow")
     keep = line_filter(grep)
-    inventory = read_inventory(project, hosts_file)
+    inventory = load_inventory(hosts_file)
     with connect_answering(inventory) as (clients, silent):
         for host, why in silent.items():
             reporter.say(f"==> {host} is left out: {why}")
         found = selected(clients, inventory.name, role)
         if not found:
             reporter.say(f"no such container of {inventory.name} is on its hosts; invoke deploy starts them")
+        if dry_run:
+            for each, _ in found:
+                reporter.say(f"would {_verb(follow, save)} the log of {each.name} on {each.host}")
+            return {
+                "deployment": inventory.name,
+                "state": "planned",
+                "containers": [_named(each) for each, _ in found],
+                **({"save": save} if save else {}),
+            }
         if save:
             path = archive(Path(save), clients, inventory.name, found)
             reporter.say(f"saved the logs of {len(found)} containers and the hosts' records to {path}")
@@ -84,6 +95,10 @@ def logs(
                 reporter.say(f"==> {each.name} on {each.host} ({each.status})\n{text}")
             entries.append({**_named(each), "log": "\n".join(lines)})
     return {"deployment": inventory.name, "containers": entries}
+
+
+def _verb(follow: bool, save: str) -> str:
+    return f"save to {save}" if save else "follow" if follow else "print"
 
 
 def line_filter(expression: str) -> Callable[[str], bool]:

@@ -22,7 +22,7 @@ def plan(
     project: Project,
     reporter: Reporter,
     hosts_file: Path,
-    flavour: Flavour,
+    flavour: Flavour = "npu",
     pin: str = "",
     plan_format: str = "table",
     output: str = "",

@@ -15,7 +15,7 @@ from yrpd.patching import apply
 from yrpd.patching import lint as linting
 from yrpd.patching.git import GitError
 from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
-from yrpd.patching.source import check_cached_sdist, ensure_source
+from yrpd.patching.source import check_cached_sdist, ensure_source, say_fetch
 from yrpd.project import Project, read_state, update_state
 from yrpd.release import Pin, load_release
 from yrpd.reporting import Reporter
@@ -86,6 +86,8 @@ def export(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = 
     name, wanted = release.pin(pin)
     document = _export_one(project, reporter, name, wanted, dry_run)
     others = [other for other in release.pins if other != name and (project.patches(other) / SERIES).exists()]
+    if pin and others:
+        reporter.say(f"    left as they are, since {name} was named: the series of {', '.join(others)}")
     return {
         **document,
         "others": [_export_one(project, reporter, other, release.pins[other], dry_run) for other in others if not pin],
@@ -96,6 +98,9 @@ def _export_one(project: Project, reporter: Reporter, name: str, wanted: Pin, dr
     from yrpd.patching import export as exporting
 
     folder = project.patches(name)
+    if dry_run and say_fetch(project, {name: wanted}, reporter):
+        reporter.say(f"{name}: what would change is known when its source is here: invoke patch --pin {name}")
+        return {"pin": name, "state": "planned", "fetch": [name], "dry_run": True}
     series = load_series(folder) if (folder / SERIES).exists() else Series(folder, ())
     lock = load_lock(folder) if (folder / LOCK).exists() else None
     with failures(), apply.exclusive(project, name):
@@ -123,13 +128,14 @@ def _export_one(project: Project, reporter: Reporter, name: str, wanted: Pin, dr
     }
 
 
-def check(project: Project, reporter: Reporter, pin: str = "") -> Document:
+def check(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = False) -> Document:
     """Prove that series, lock, connector sources and git agree. Needs no network once the pin was fetched.
 
     Args:
         project: The checkout.
         reporter: Gets the findings.
         pin: A pin's name; empty means the default one.
+        dry_run: Say what would be proved, and whether upstream's source would have to be fetched for it.
 
     Returns:
         ``{pin, passed, findings}`` when nothing was found.
@@ -140,6 +146,11 @@ def check(project: Project, reporter: Reporter, pin: str = "") -> Document:
     from yrpd.patching import check as checking
 
     name, wanted = load_release(project.release_file).pin(pin)
+    if dry_run:
+        fetch = say_fetch(project, {name: wanted}, reporter)
+        for each in checking.CHECKS:
+            reporter.say(f"would prove: {each}")
+        return {"pin": name, "state": "planned", "checks": list(checking.CHECKS), "fetch": fetch}
     check_cached_sdist(project, wanted)
     with failures(), apply.exclusive(project, name), reporter.step(f"checking the series of {name}"):
         findings = checking.find(project, name, wanted, reporter)

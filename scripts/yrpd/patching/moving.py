@@ -13,7 +13,7 @@ from yrpd.patching.commands import failures
 from yrpd.patching.conflicts import Conflict
 from yrpd.patching.rebase import Rebase
 from yrpd.patching.series import load_lock, load_series, require_locked
-from yrpd.patching.source import Source, ensure_source
+from yrpd.patching.source import Source, ensure_source, say_fetch
 from yrpd.project import Project
 from yrpd.release import Pin, Release, load_release
 from yrpd.reporting import Reporter
@@ -48,6 +48,9 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
     lock = load_lock(series.folder)
     require_locked(series, lock, name, wanted)
     _require_free(project, target)
+    if dry_run and (fetch := say_fetch(project, {name: wanted, target: onto}, reporter)):
+        reporter.say("which patches fit is known when their sources are here: invoke patch.matrix")
+        return {"from": name, "to": target, "state": "planned", "fetch": fetch, "dry_run": True}
     if dry_run:
         return {**matrix.of(project, reporter, name, [target]), "from": name, "to": target, "dry_run": True}
     with failures(), apply.exclusive(project, target):
@@ -101,16 +104,21 @@ def abort(project: Project, reporter: Reporter, to: str = "", dry_run: bool = Fa
     return {**_document(found), "state": "aborted", "dry_run": dry_run}
 
 
-def fits(project: Project, reporter: Reporter, pin: str = "") -> Document:
+def fits(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = False) -> Document:
     """Say which patches fit which upstream states, without a checkout.
 
     Args:
         project: The checkout.
         reporter: Gets the table.
         pin: The pin whose series is tried; empty means the default one.
+        dry_run: Say what would be tried, and whose source would have to be fetched for it.
     """
     release = load_release(project.release_file)
     name, _ = release.pin(pin)
+    if dry_run:
+        fetch = say_fetch(project, release.upstream, reporter)
+        reporter.say(f"would try the series of {name} on {', '.join(release.upstream)}")
+        return {"pin": name, "state": "planned", "upstream": list(release.upstream), "fetch": fetch}
     return matrix.of(project, reporter, name, list(release.upstream))
 
 

@@ -14,6 +14,7 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,18 @@ def open_source(project: Project, name: str, pin: Pin) -> Source | None:
     except GitError:
         return None
     return Source(repository, base, pin.tree, "kept from an earlier run") if same else None
+
+
+def say_fetch(project: Project, pins: Mapping[str, Pin], reporter: Reporter) -> list[str]:
+    """Say which pins' sources are not here yet, for a dry run, which fetches none.
+
+    Returns:
+        The names of those pins.
+    """
+    lacking = [name for name, pin in pins.items() if open_source(project, name, pin) is None]
+    for name in lacking:
+        reporter.say(f"would fetch the source of {name} first")
+    return lacking
 
 
 def ensure_source(project: Project, name: str, pin: Pin, reporter: Reporter) -> Source:

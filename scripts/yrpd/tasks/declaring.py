@@ -1,70 +1,68 @@
-"""What all tasks have in common: the options of every one, their help, and how a command is run."""
+"""Makes Invoke's tasks of commands: an option of the command is an option of the task, nothing is looked up twice."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from invoke import Context
+from invoke import Collection, Context
+from invoke.parser import Argument
 from invoke.tasks import Task
 
-from yrpd.cli import default_hosts_file, execute, resolve_flavour
-
-#: Options that mean the same wherever they occur.
-HELP = {
-    "pin": "Table under [pins] of release.toml; YRPD_PIN, else the default pin, when empty.",
-    "flavour": "npu or cpu; YRPD_FLAVOUR, else npu, when empty.",
-    "hosts": "Inventory file; YRPD_HOSTS, else lab.toml (cpu) or hosts.toml (npu), when empty.",
-    "engine": "What builds: sdk (the classic builder) or buildx; YRPD_ENGINE, else sdk, when empty.",
-    "release": "Name in dist/ or folder of a release; the last image's when empty.",
-    "host": "A host of the inventory; this machine's engine when empty.",
-    "dry_run": "Print the plan and change nothing.",
-    "json": "One JSON document on stdout, all else on stderr.",
-    "verbose": "Show details, and a traceback on failure.",
-}
-_EVERYWHERE = tuple(
-    inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
-    for name in ("dry_run", "json", "verbose")
-)
-
-Command = Callable[..., dict[str, Any]]
+from yrpd.cli import execute, run
+from yrpd.options import Command
 
 
-def command(task: str = "", /, *, default: bool = False, **help: str) -> Callable[[Command], Task[Any]]:
-    """Make a task of a function.
-
-    The function gets the project, the reporter and its options, ``dry_run`` only if it takes it, and returns
-    the JSON document. Every task takes ``--dry-run``, ``--json`` and ``--verbose``.
+class CommandTask(Task[Callable[..., None]]):
+    """The task of a command.
 
     Args:
-        task: Its name, when the function's is another.
-        default: The task of its namespace.
-        help: One line for each option that :data:`HELP` does not explain.
+        command: The command.
     """
 
-    def declare(function: Command) -> Task[Any]:
-        own = list(inspect.signature(function).parameters.values())[2:]
-        rehearses = any(option.name == "dry_run" for option in own)
-        options = [option for option in own if option.name != "dry_run"]
-
+    def __init__(self, command: Command) -> None:
         def body(_: Context, **given: Any) -> None:
-            as_json, verbose = given.pop("json"), given.pop("verbose")
-            if not rehearses:
-                del given["dry_run"]
-            execute(lambda project, reporter: function(project, reporter, **given), as_json=as_json, verbose=verbose)
+            execute(
+                lambda project, reporter: run(command, given, project, reporter),
+                as_json=given.get("json", False),
+                verbose=given.get("verbose", False),
+            )
 
-        context = inspect.Parameter("_", inspect.Parameter.POSITIONAL_ONLY)
-        signature = inspect.Signature([context, *options, *_EVERYWHERE])
-        body.__signature__ = signature  # type: ignore[attr-defined] # what Invoke reads the options from
-        body.__name__, body.__doc__ = task or function.__name__, function.__doc__
-        explained = {option: help.get(option) or HELP[option] for option in list(signature.parameters)[1:]}
-        return Task(body, name=task or function.__name__, default=default, auto_shortflags=False, help=explained)
+        body.__doc__ = command.summary
+        super().__init__(body, name=command.name.rpartition(".")[2], positional=(), default=command.default)
+        self.command = command
 
-    return declare
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Return the command's options, in place of the body's parameters."""
+        return [
+            Argument(
+                names=(option.flag.removeprefix("--"),),
+                # Invoke wants it only where it is another name.
+                attr_name=option.name if "_" in option.name else None,
+                kind=type(option.default),
+                # What was not typed is empty here: the variable comes before the default.
+                default="" if option.variable else option.default,
+                help=option.help,
+            )
+            for option in self.command.declared()
+        ]
+
+    # Invoke takes tasks of one name and one code for the same, and then runs only the first of them.
+    def __eq__(self, other: object) -> bool:
+        """Two commands are two tasks, also when both are called ``status``."""
+        return isinstance(other, CommandTask) and self.command is other.command
+
+    def __hash__(self) -> int:
+        """Return what goes with equality."""
+        return hash(self.command.name)
 
 
-def hosts_file(hosts: str, flavour: str) -> Path:
-    """Return the inventory that is meant."""
-    return Path(default_hosts_file(hosts, resolve_flavour(flavour)))
+def collection(commands: Iterable[Command]) -> Collection:
+    """Return the tasks, each in the namespace that its name says."""
+    top, spaces = Collection(), dict[str, Collection]()
+    for command in commands:
+        space = command.name.rpartition(".")[0]
+        (spaces.setdefault(space, Collection(space)) if space else top).add_task(CommandTask(command))
+    for each in spaces.values():
+        top.add_collection(each)
+    return top

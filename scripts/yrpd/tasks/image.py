@@ -2,182 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Any
+from yrpd.options import ENGINE, FLAVOUR, HOST, HOSTS, PIN, RELEASE, Command, Option
 
-from yrpd.cli import resolve_flavour, resolve_pin
-from yrpd.project import Project
-from yrpd.reporting import Reporter
-from yrpd.tasks.declaring import command, hosts_file
+_IMAGE = Option("image", "An image on the engine, by name or id.")
+_HERE = {"hosts": "it works on this machine's engine"}
 
-_IMAGE = "An image on the engine, by name or id."
-
-
-@command()
-def build(
-    project: Project, reporter: Reporter, flavour: str = "", pin: str = "", dry_run: bool = False
-) -> dict[str, Any]:
-    """Rebuild the patched tree and import the connector out of it."""
-    from yrpd.building import commands
-
-    return commands.build(
-        project=project, reporter=reporter, flavour=resolve_flavour(flavour), pin=resolve_pin(pin), dry_run=dry_run
-    )
-
-
-@command(default=True, openyuanrong="A wheel of openyuanrong to install in place of the locked one.")
-def make(
-    project: Project,
-    reporter: Reporter,
-    flavour: str = "",
-    pin: str = "",
-    engine: str = "",
-    openyuanrong: str = "",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Make the container image of a flavour."""
-    from yrpd.building import commands
-
-    return commands.image(
-        project=project,
-        reporter=reporter,
-        flavour=resolve_flavour(flavour),
-        pin=resolve_pin(pin),
-        engine=engine,
-        openyuanrong=openyuanrong,
-        dry_run=dry_run,
-    )
-
-
-@command()
-def save(
-    project: Project, reporter: Reporter, release: str = "", flavour: str = "", pin: str = "", dry_run: bool = False
-) -> dict[str, Any]:
-    """Write the image's tarball into its release folder, compressed and hashed on the way."""
-    from yrpd.releasing import commands
-
-    return commands.save(
-        project=project,
-        reporter=reporter,
-        flavour=resolve_flavour(flavour),
-        pin=resolve_pin(pin),
-        release=release,
-        dry_run=dry_run,
-    )
-
-
-@command(
-    pull="From the registry that it was pushed to, instead of the tarball.",
-    tarball="From this archive of the image, by another tool, instead of the release's.",
+COMMANDS = (
+    Command(
+        "build",
+        "Rebuild the patched tree and import the connector out of it.",
+        "yrpd.building.commands:build",
+        (FLAVOUR, PIN),
+        refuses=_HERE,
+    ),
+    Command(
+        "image.make",
+        "Make the container image of a flavour.",
+        "yrpd.building.commands:image",
+        (
+            FLAVOUR,
+            PIN,
+            ENGINE,
+            Option("openyuanrong", "A wheel of openyuanrong to install in place of the locked one."),
+        ),
+        refuses=_HERE,
+        default=True,
+    ),
+    Command(
+        "image.lock",
+        "Ask the registry once for the digest of the npu image's base, and record it in release.toml.",
+        "yrpd.building.commands:lock",
+        (FLAVOUR, PIN, ENGINE),
+        refuses=_HERE,
+    ),
+    Command(
+        "image.save",
+        "Write the image's tarball into its release folder, compressed and hashed on the way.",
+        "yrpd.releasing.commands:save",
+        (RELEASE, FLAVOUR, PIN),
+        refuses=_HERE,
+    ),
+    Command(
+        "image.load",
+        "Bring a release's image to a host; layers that the host has are not sent.",
+        "yrpd.releasing.commands:load",
+        (
+            RELEASE,
+            HOST,
+            HOSTS,
+            Option("pull", "From the registry that it was pushed to, instead of the tarball.", False),
+            Option("tarball", "From this archive of the image, by another tool, instead of the release's."),
+            FLAVOUR,
+            PIN,
+        ),
+    ),
+    Command(
+        "image.push",
+        "Push a release's image to a registry, and record the digest that it has there.",
+        "yrpd.releasing.commands:push",
+        (Option("to", "Repository without a tag."), RELEASE, FLAVOUR, PIN),
+        refuses=_HERE,
+    ),
+    Command(
+        "image.verify",
+        "Prove the chain from the series to a tarball, an image or a container, or name the broken link.",
+        "yrpd.releasing.commands:verify",
+        (
+            RELEASE,
+            Option("tarball", "A saved image."),
+            _IMAGE,
+            Option("container", "A container on the engine, by name or id."),
+            HOST,
+            HOSTS,
+            FLAVOUR,
+            PIN,
+        ),
+    ),
+    Command(
+        "image.inspect",
+        "Show the layers of a release or an image: size, content, what changes each. Changes nothing.",
+        "yrpd.releasing.commands:inspect",
+        (RELEASE, _IMAGE, FLAVOUR, PIN),
+        refuses=_HERE,
+        changes_nothing=True,
+    ),
 )
-def load(
-    project: Project,
-    reporter: Reporter,
-    release: str = "",
-    host: str = "",
-    hosts: str = "",
-    pull: bool = False,
-    tarball: str = "",
-    flavour: str = "",
-    pin: str = "",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Bring a release's image to a host; layers that the host has are not sent."""
-    from yrpd.releasing import commands
-
-    return commands.load(
-        project=project,
-        reporter=reporter,
-        flavour=resolve_flavour(flavour),
-        pin=resolve_pin(pin),
-        release=release,
-        host=host,
-        hosts_file=hosts_file(hosts, flavour),
-        pull=pull,
-        tarball=tarball,
-        dry_run=dry_run,
-    )
-
-
-@command(to="Repository without a tag.")
-def push(
-    project: Project,
-    reporter: Reporter,
-    to: str = "",
-    release: str = "",
-    flavour: str = "",
-    pin: str = "",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Push a release's image to a registry, and record the digest that it has there."""
-    from yrpd.releasing import commands
-
-    return commands.push(
-        project=project,
-        reporter=reporter,
-        flavour=resolve_flavour(flavour),
-        pin=resolve_pin(pin),
-        to=to,
-        release=release,
-        dry_run=dry_run,
-    )
-
-
-@command(tarball="A saved image.", image=_IMAGE, container="A container on the engine, by name or id.")
-def verify(
-    project: Project,
-    reporter: Reporter,
-    release: str = "",
-    tarball: str = "",
-    image: str = "",
-    container: str = "",
-    host: str = "",
-    hosts: str = "",
-    flavour: str = "",
-    pin: str = "",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Prove the chain from the series to a tarball, an image or a container, or name the broken link."""
-    from yrpd.releasing import commands
-
-    return commands.verify(
-        project=project,
-        reporter=reporter,
-        flavour=resolve_flavour(flavour),
-        pin=resolve_pin(pin),
-        release=release,
-        tarball=tarball,
-        image=image,
-        container=container,
-        host=host,
-        hosts_file=hosts_file(hosts, flavour),
-        dry_run=dry_run,
-    )
-
-
-@command(image=_IMAGE)
-def inspect(
-    project: Project, reporter: Reporter, release: str = "", image: str = "", flavour: str = "", pin: str = ""
-) -> dict[str, Any]:
-    """Show the layers of a release or an image: size, content, what changes each. Changes nothing."""
-    from yrpd.releasing import commands
-
-    return commands.inspect(
-        project=project,
-        reporter=reporter,
-        flavour=resolve_flavour(flavour),
-        pin=resolve_pin(pin),
-        release=release,
-        image=image,
-    )
-
-
-@command()
-def lock(
-    project: Project, reporter: Reporter, flavour: str = "", pin: str = "", engine: str = "", dry_run: bool = False
-) -> dict[str, Any]:
-    """Ask the registry once for the digest of the npu image's base, and record it in release.toml."""
-    from yrpd.building import commands
-
-    return commands.lock(
-        project=project, reporter=reporter, flavour=resolve_flavour(flavour), pin=pin, engine=engine, dry_run=dry_run
-    )

@@ -49,7 +49,7 @@ def execute_some(step):
     steps -= 1
     execute(step)
 machine.execute = execute_some
-commands.up(Project(Path(sys.argv[1])), Reporter(), "lab.toml")
+commands.up(Project(Path(sys.argv[1])), Reporter(), Path(sys.argv[1]) / "lab.toml")
 """
 CRASHING_DOWN = """
 import os, signal, sys
@@ -88,7 +88,7 @@ def daemons(part: str) -> dict[str, int]:
 
 @pytest.mark.usefixtures("clean_machine")
 def test_containers_on_two_hosts_talk_under_their_hosts_own_addresses(project: Project, reporter: Reporter) -> None:
-    document = lab.up(project, reporter, "lab.toml")
+    document = lab.up(project, reporter, project.root / "lab.toml")
     assert [(h["name"], h["address"], h["state"]) for h in document["hosts"]] == [
         ("host1", "10.79.0.1", "started"),
         ("host2", "10.79.0.2", "started"),
@@ -108,18 +108,18 @@ def test_containers_on_two_hosts_talk_under_their_hosts_own_addresses(project: P
 
 @pytest.mark.usefixtures("clean_machine")
 def test_up_again_keeps_everything_and_heals_what_died(project: Project, reporter: Reporter) -> None:
-    lab.up(project, reporter, "lab.toml")
+    lab.up(project, reporter, project.root / "lab.toml")
     import_image(client("host1"))
     sleeper = run_python(client("host1"), "import signal; signal.pause()", name="sleeper")
     numbers = daemons("host1")
-    again = lab.up(project, reporter, "lab.toml")
+    again = lab.up(project, reporter, project.root / "lab.toml")
     assert [h["state"] for h in again["hosts"]] == ["kept", "kept"]
     assert again["steps"] == []
     assert daemons("host1") == numbers
 
     for victim in ("dockerd", "containerd"):
         os.kill(daemons("host1")[victim], signal.SIGKILL)
-        healed = lab.up(project, reporter, "lab.toml")
+        healed = lab.up(project, reporter, project.root / "lab.toml")
         assert [h["state"] for h in healed["hosts"]] == ["started", "kept"]
         assert client("host1").images.get("tiny:1"), "images outlive their engine"
         container = client("host1").containers.get("sleeper")
@@ -130,29 +130,29 @@ def test_up_again_keeps_everything_and_heals_what_died(project: Project, reporte
     # A cable pulled and a host's namespace gone: the network is mended as well.
     machine.run(("ip", "link", "delete", LAB))
     machine.run(("ip", "-n", f"{LAB}-host2", "link", "set", "eth0", "down"))
-    assert len(lab.up(project, reporter, "lab.toml")["reach"]) == 6
+    assert len(lab.up(project, reporter, project.root / "lab.toml")["reach"]) == 6
 
 
 @pytest.mark.usefixtures("clean_machine")
 def test_a_file_with_more_hosts_adds_them_and_one_with_fewer_is_refused(project: Project, reporter: Reporter) -> None:
-    lab.up(project, reporter, "lab.toml")
+    lab.up(project, reporter, project.root / "lab.toml")
     numbers = daemons("host1")
     text = (project.root / "lab.toml").read_text(encoding="utf-8")
     third = f'\n[[hosts]]\nname = "host3"\nengine = "unix:///run/{LAB}/host3/docker.sock"\naddress = "10.79.0.3"\n'
     (project.root / "three.toml").write_text(text + third, encoding="utf-8")
-    grown = lab.up(project, reporter, "three.toml")
+    grown = lab.up(project, reporter, project.root / "three.toml")
     assert [h["state"] for h in grown["hosts"]] == ["kept", "kept", "started"]
     assert len(grown["reach"]) == 12
     assert daemons("host1") == numbers
-    assert lab.up(project, reporter, "three.toml")["steps"] == []
+    assert lab.up(project, reporter, project.root / "three.toml")["steps"] == []
     with pytest.raises(EnvironmentFailure, match=r"host3 10\.79\.0\.3"):
-        lab.up(project, reporter, "lab.toml")
+        lab.up(project, reporter, project.root / "lab.toml")
 
 
 def test_down_removes_running_containers_and_engines_that_were_killed(
     project: Project, reporter: Reporter, clean_machine: dict[str, object]
 ) -> None:
-    lab.up(project, reporter, "lab.toml")
+    lab.up(project, reporter, project.root / "lab.toml")
     lab.builder(project, reporter, lab_name=LAB)
     for part in ("host1", "host2", "builder"):
         import_image(client(part))
@@ -169,7 +169,7 @@ def test_down_removes_running_containers_and_engines_that_were_killed(
 def test_down_finishes_what_any_crash_of_up_left(
     project: Project, reporter: Reporter, clean_machine: dict[str, object]
 ) -> None:
-    total = len(lab.up(project, reporter, "lab.toml", dry_run=True)["steps"])
+    total = len(lab.up(project, reporter, project.root / "lab.toml", dry_run=True)["steps"])
     for steps in (0, 1, 6, 8, 12, 20, total - 5, total - 2, total - 1):
         crash(CRASHING_UP, project, steps)
         lab.down(project, reporter, lab_name=LAB)
@@ -177,10 +177,10 @@ def test_down_finishes_what_any_crash_of_up_left(
 
 
 def test_up_goes_on_where_a_crash_cut_it_short(project: Project, reporter: Reporter, clean_machine: object) -> None:
-    total = len(lab.up(project, reporter, "lab.toml", dry_run=True)["steps"])
+    total = len(lab.up(project, reporter, project.root / "lab.toml", dry_run=True)["steps"])
     for steps in (1, 9, total - 4):
         crash(CRASHING_UP, project, steps)
-        assert lab.up(project, reporter, "lab.toml")["reach"]
+        assert lab.up(project, reporter, project.root / "lab.toml")["reach"]
         lab.down(project, reporter, lab_name=LAB)
 
 
@@ -188,7 +188,7 @@ def test_up_goes_on_where_a_crash_cut_it_short(project: Project, reporter: Repor
 def test_down_finishes_what_a_crash_of_down_left(
     phase: str, project: Project, reporter: Reporter, clean_machine: dict[str, object]
 ) -> None:
-    lab.up(project, reporter, "lab.toml")
+    lab.up(project, reporter, project.root / "lab.toml")
     crash(CRASHING_DOWN, project, phase)
     assert lab.down(project, reporter, lab_name=LAB)["state"] == "removed"
     assert picture() == clean_machine
@@ -199,7 +199,7 @@ def test_down_with_nothing_there_says_so(project: Project, reporter: Reporter, c
 
 
 def test_a_dry_run_changes_nothing(project: Project, reporter: Reporter, clean_machine: dict[str, object]) -> None:
-    assert lab.up(project, reporter, "lab.toml", dry_run=True)["steps"]
+    assert lab.up(project, reporter, project.root / "lab.toml", dry_run=True)["steps"]
     assert lab.builder(project, reporter, dry_run=True, lab_name=LAB)["steps"]
     assert picture() == clean_machine
 
@@ -211,7 +211,7 @@ def test_another_checkouts_lab_is_left_alone(project: Project, reporter: Reporte
     other.root.mkdir()
     (other.root / "lab.toml").write_text((project.root / "lab.toml").read_text())
     commands: tuple[Callable[[], object], ...] = (
-        lambda: lab.up(other, reporter, "lab.toml"),
+        lambda: lab.up(other, reporter, other.root / "lab.toml"),
         lambda: lab.down(other, reporter, lab_name=LAB),
     )
     for command in commands:
@@ -229,7 +229,7 @@ def test_a_subnet_that_is_taken_is_refused_and_nothing_is_made(
         machine.run(("ip", "address", "add", "10.79.0.9/16", "dev", "yrpd-taken"))
         machine.run(("ip", "link", "set", "yrpd-taken", "up"))
         with pytest.raises(EnvironmentFailure, match=r"10\.79\.0\.0/24 overlaps the route to 10\.79\.0\.0/16"):
-            lab.up(project, reporter, "lab.toml")
+            lab.up(project, reporter, project.root / "lab.toml")
     finally:
         machine.run(("ip", "link", "delete", "yrpd-taken"))
     assert picture() == clean_machine
@@ -248,7 +248,7 @@ def test_an_engine_that_does_not_start_is_explained_and_taken_away(
 
     monkeypatch.setattr(machine, "execute", spoil)
     with pytest.raises(EnvironmentFailure, match=r"engine of host2 ended: .*no-such-option") as failure:
-        lab.up(project, reporter, "lab.toml")
+        lab.up(project, reporter, project.root / "lab.toml")
     assert failure.value.exit_code == 8
     assert picture() == clean_machine
 
@@ -258,7 +258,7 @@ def test_two_commands_at_once_do_not_meet(project: Project, reporter: Reporter, 
     with described.lock_file.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(EnvironmentFailure, match="Another command is working on the lab"):
-            lab.up(project, reporter, "lab.toml")
+            lab.up(project, reporter, project.root / "lab.toml")
     described.lock_file.unlink()
     assert observe(described).is_nothing
 
@@ -281,12 +281,12 @@ def _restart_the_machine(described: Lab) -> None:
 def test_a_lab_from_before_the_machines_last_start_is_brought_up_anew(
     project: Project, reporter: Reporter, clean_machine: object
 ) -> None:
-    lab.up(project, reporter, "lab.toml")
+    lab.up(project, reporter, project.root / "lab.toml")
     import_image(client("host1"))
     described = read_lab(project.root / "lab.toml")
     _restart_the_machine(described)
 
-    document = lab.up(project, reporter, "lab.toml")
+    document = lab.up(project, reporter, project.root / "lab.toml")
     assert [h["state"] for h in document["hosts"]] == ["started", "started"]
     assert client("host1").images.get("tiny:1"), "images outlive a restart"
 
@@ -294,7 +294,7 @@ def test_a_lab_from_before_the_machines_last_start_is_brought_up_anew(
 def test_a_lab_from_before_the_machines_last_start_is_taken_away_whole(
     project: Project, reporter: Reporter, clean_machine: object
 ) -> None:
-    lab.up(project, reporter, "lab.toml")
+    lab.up(project, reporter, project.root / "lab.toml")
     described = read_lab(project.root / "lab.toml")
     _restart_the_machine(described)
     lab.down(project, reporter, lab_name=LAB)

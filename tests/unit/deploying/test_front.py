@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from yrpd.deploying.front import parse, without_invoke
+from yrpd.deploying.command_table import COMMANDS
+from yrpd.deploying.front import actions, parse, without_invoke
 from yrpd.project import Project
 
 PROGRAM = "python3 deploy.pyz"
@@ -26,8 +27,31 @@ def test_a_next_command_is_one_that_can_be_typed_on_a_host_without_a_checkout(te
     assert without_invoke(text, PROGRAM) == typed
 
 
+def test_the_command_is_deploy_unless_another_is_named_and_options_may_come_first() -> None:
+    command, given = parse(PROGRAM, False, ["--hosts", "h.toml", "--dry-run"])
+    assert (command.name, given) == ("deploy.rollout", {"hosts": "h.toml", "dry_run": True})
+    command, given = parse(PROGRAM, False, ["--tail", "7", "logs"])
+    assert (command.name, given) == ("deploy.logs", {"tail": 7})
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_every_front_has_the_same_commands_and_options(released: bool) -> None:
+    fewer = {"flavour", "pin"} if released else set()
+    found = actions(released)
+    assert list(found) == ["deploy", "plan", "status", "logs", "verify", "rollback", "clean"]
+    for command, invoked in zip(found.values(), COMMANDS, strict=True):
+        assert [one.name for one in command.options] == [one.name for one in invoked.options if one.name not in fewer]
+
+
+def test_an_option_of_another_command_is_refused_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(PROGRAM, False, ["status", "--save", "x.tgz"])
+    assert ended.value.code == 2
+    assert "status takes no --save; logs does" in capsys.readouterr().err
+
+
 def test_a_release_folder_has_one_flavour_and_one_pin(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(PROGRAM, False, ["plan", "--flavour", "cpu"]).flavour == "cpu"
+    assert parse(PROGRAM, False, ["plan", "--flavour", "cpu"])[1] == {"flavour": "cpu"}
     with pytest.raises(SystemExit):
         parse(PROGRAM, True, ["plan", "--flavour", "cpu"])
     assert "unrecognized arguments: --flavour" in capsys.readouterr().err

@@ -163,24 +163,40 @@ def generate(
 def dataset(
     project: Project,
     reporter: Reporter,
-    wanted: Wanted,
     model: str,
     out: str,
     device_tokens: int,
     block_size: int,
-    tools: str,
+    export: str,
     dry_run: bool = False,
+    **shape: Any,
 ) -> dict[str, Any]:
-    """Make a dataset below ``build/bench/datasets``, or say what it would be."""
+    """Make a dataset below ``build/bench/datasets``, or say what it would be.
+
+    Args:
+        project: The checkout.
+        reporter: Says what is done.
+        model: Model folder, for its tokenizer and sizes; the small text model's when empty.
+        out: Folder for the files; by the shape's name and length when empty.
+        device_tokens: Device cache, in tokens, that the expected hit rate is for.
+        block_size: Tokens of a KV block.
+        export: Tools that get the dataset in a form of their own, separated by commas.
+        dry_run: Only say what would be made.
+        shape: The fields of :class:`Wanted`.
+
+    Raises:
+        ConfigurationError: An option does not fit the shape, or there is no such tool.
+    """
+    wanted = Wanted(**shape)
     folder = Path(out) if out else project.build / "bench" / "datasets" / f"{wanted.shape}-{wanted.length}"
     source = Path(model) if model else project.build / "models" / "qwen2"
     if dry_run:
-        shape = make_shape(wanted)
-        plan = {"state": "planned", "folder": str(folder), "requests": shape.count, "longest": shape.longest}
-        reporter.say(f"would write {shape.count} prompts of up to {shape.longest} tokens to {folder}")
+        made = make_shape(wanted)
+        plan = {"state": "planned", "folder": str(folder), "requests": made.count, "longest": made.longest}
+        reporter.say(f"would write {made.count} prompts of up to {made.longest} tokens to {folder}")
         return plan
     with reporter.step(f"{wanted.shape} dataset in {folder}"):
-        document = generate(reporter, wanted, source, folder, device_tokens, block_size, tools)
+        document = generate(reporter, wanted, source, folder, device_tokens, block_size, export)
     reporter.render(_table(document))
     served = "" if wanted.shape != "images" else "; its images go through aiperf: the custom dataset has text alone"
     reporter.say(

@@ -36,6 +36,7 @@ def bench(
     project: Project,
     reporter: Reporter,
     profile: str,
+    pin: str = "",
     model: str = "",
     fresh: bool = False,
     only: str = "",
@@ -53,27 +54,32 @@ def bench(
 
     planned = profile_named(profile)
     cases = choose(planned, only)
-    folder = project.build / "bench" / "runs" / profile
+    release = load_release(project.release_file)
+    name, _ = release.pin(pin)
+    # Another pin's runs are never mixed with the default one's.
+    of_pin = "" if name == release.release.default_pin else f"-{name}"
+    folder = project.build / "bench" / "runs" / f"{profile}{of_pin}"
     if dry_run:
         table = Table("case", "prompts", "arms, by repetition")
         for each in describe(cases):
             table.add_row(each["case"], str(each["prompts"]), " · ".join(", ".join(turn) for turn in each["order"]))
         reporter.render(table)
-        return {"state": "planned", "profile": profile, "folder": str(folder), "cases": describe(cases)}
-    python = _python(project)
+        return {"state": "planned", "profile": profile, "pin": name, "folder": str(folder), "cases": describe(cases)}
+    python = _python(project, name)
     weights = (Path(model) if model else models_folder(project) / planned.model).resolve()
     if not model:
-        ensure_models(project, reporter, load_release(project.release_file).pin()[0])
+        ensure_models(project, reporter, name)
     elif not (weights / "config.json").is_file():
         raise ConfigurationError(f"There is no model in {weights}.", next_command="invoke bench --model FOLDER")
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     command = f"invoke bench --profile {profile}" + (f" --model {model}" if model else "")
+    command += f" --pin {pin}" if pin else ""
     command += f" --only '{only}'" if only else ""
     inner = [str(python), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
     inner += ["--model", str(weights), "--folder", str(folder), "--command", command, "--only", only]
     if PAIR in planned.arms:
-        inner += ["--router", str(_router(project, reporter))]
+        inner += ["--router", str(_router(project, reporter, name))]
     environment = {
         **os.environ,
         "PYTHONPATH": str(project.root / "scripts"),
@@ -101,20 +107,22 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
             raise
 
 
-def _router(project: Project, reporter: Reporter) -> Path:
+def _router(project: Project, reporter: Reporter, pin: str) -> Path:
     """Return the images' router, in an environment of its own."""
     release = load_release(project.release_file)
-    folder = project.pin_build(release.pin()[0])
+    folder = project.pin_build(pin)
     log = folder / "logs" / "router.log"
-    provide_router(project, Locks.of(project, release.flavours["cpu"].runtime), folder / "venv-router", log, reporter)
+    provide_router(
+        project, Locks.of(project, release.flavour(pin, "cpu").runtime), folder / "venv-router", log, reporter
+    )
     return folder / "venv-router" / "bin" / "vllm-router"
 
 
-def _python(project: Project) -> Path:
-    pin, _ = load_release(project.release_file).pin()
+def _python(project: Project, pin: str) -> Path:
     python: Path = project.root / read_state(project, pin).get("build-cpu", {}).get("python", "missing")
     if not python.is_file():
         raise EnvironmentFailure(
-            f"The cpu environment of {pin} was not built.", next_command="invoke patch build --flavour cpu"
+            f"The cpu environment of {pin} was not built.",
+            next_command=f"invoke patch --pin {pin} build --flavour cpu --pin {pin}",
         )
     return python

@@ -16,7 +16,7 @@ from yrpd.deploying.lab.reach import prove_reach
 from yrpd.deploying.lab.record import Record, new_record, write_record
 from yrpd.deploying.lab.sweep import describe as describe_sweep
 from yrpd.deploying.lab.sweep import sweep
-from yrpd.errors import EnvironmentFailure
+from yrpd.errors import ConfigurationError, EnvironmentFailure
 from yrpd.project import Project
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
@@ -28,7 +28,12 @@ _UP, _DOWN, _BUILDER = "invoke lab.up", "invoke lab.down", "invoke lab.builder"
 
 
 def up(
-    project: Project, reporter: Reporter, hosts_file: str | Path, dry_run: bool = False, disk_gb: int = 0
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    pin: str = "",
+    dry_run: bool = False,
+    disk_gb: int = 0,
 ) -> dict[str, Any]:
     """Bring the lab's hosts up: keep what is there, start again what died, make what is missing.
 
@@ -36,6 +41,7 @@ def up(
         project: The checkout; the lab remembers it as its owner.
         reporter: Says what is done.
         hosts_file: Its hosts with an engine under ``/run/LAB/`` are the lab's.
+        pin: Its ``cpu`` build makes the models; the default pin's when empty.
         dry_run: Only say what would be done.
         disk_gb: Give each new host a disk of its own of this size; 0 leaves all on the machine's.
 
@@ -47,7 +53,7 @@ def up(
         EnvironmentFailure: This machine cannot hold the lab, or an engine does not come up.
         BuildError: The hosts are up, but the models to serve could not be made.
     """
-    lab = read_lab(project.root / hosts_file)
+    lab = read_lab(hosts_file)
     machine.require((*machine.PACKAGES, *(machine.DISK_PROGRAMS if disk_gb else ())), _UP)
     major = _engine_version()
     parts = tuple(host.name for host in lab.hosts)
@@ -62,7 +68,7 @@ def up(
     document = _document(lab, parts, steps)
     for host in document["hosts"]:
         reporter.say(f"    {host['name']} {host['address']} {host['engine']} {host['state']}")
-    models = ensure_models(project, reporter, load_release(project.release_file).pin()[0])
+    models = ensure_models(project, reporter, load_release(project.release_file).pin(pin)[0])
     return {**document, "reach": reached, "models": models}
 
 
@@ -95,22 +101,26 @@ def builder(project: Project, reporter: Reporter, dry_run: bool = False, lab_nam
     return document
 
 
-def down(project: Project, reporter: Reporter, dry_run: bool = False, lab_name: str = DEFAULT_LAB) -> dict[str, Any]:
+def down(
+    project: Project, reporter: Reporter, hosts_file: Path | None = None, dry_run: bool = False, lab_name: str = ""
+) -> dict[str, Any]:
     """Remove a lab with all it made: containers, engines, images, namespaces, folders.
 
     Args:
         project: The checkout; another checkout's lab is left alone as long as that checkout exists.
         reporter: Says what is done.
+        hosts_file: Names the lab, when ``lab_name`` does not.
         dry_run: Only say what would be done.
-        lab_name: The lab.
+        lab_name: The lab; without it and a hosts file the shipped ``lab.toml``'s.
 
     Returns:
         ``{lab, state: "removed" | "nothing", steps}``.
 
     Raises:
+        ConfigurationError: The hosts file describes no lab.
         EnvironmentFailure: Something of the lab stays, or it is another checkout's.
     """
-    lab = named_lab(lab_name)
+    lab = named_lab(lab_name or _lab_of(hosts_file))
     machine.require(("ip", "umount"), _DOWN)
     seen = observe(lab)
     if seen.is_nothing:
@@ -126,6 +136,17 @@ def down(project: Project, reporter: Reporter, dry_run: bool = False, lab_name: 
         sweep(lab, reporter)
     reporter.say(f"the lab {lab.name} is removed.")
     return {"lab": lab.name, "state": "removed", "steps": steps}
+
+
+def _lab_of(hosts_file: Path | None) -> str:
+    """Return the name of the lab that a hosts file describes; taking a lab away needs no more of it."""
+    if hosts_file is None:
+        return DEFAULT_LAB
+    try:
+        return read_lab(hosts_file).name
+    except ConfigurationError as error:
+        error.next_command = f"{_DOWN} --name {DEFAULT_LAB}"
+        raise
 
 
 def _plan_up(lab: Lab, seen: Observation, project: Project, major: int, disk_gb: int) -> tuple[Step, ...]:

@@ -215,9 +215,3 @@ def digest(questions: dict[str, Question]) -> str:
 def tutorial_request(model: str) -> dict[str, Any]:
     """Return the tutorial's own request body."""
     return {"model": model, "prompt": TUTORIAL_PROMPT, "max_tokens": TUTORIAL_TOKENS, "temperature": 0}
-
-
-def curl_line(endpoint: str, model: str) -> str:
-    """Return the tutorial's own request as the line to type."""
-    body = json.dumps(tutorial_request(model), ensure_ascii=False)
-    return f"curl -X POST {endpoint}{COMPLETIONS} -H 'Content-Type: application/json' -d '{body}'"

@@ -27,6 +27,7 @@ from yrpd.deploying.verification import questions as asking
 from yrpd.deploying.verification.answers import Answer
 from yrpd.deploying.verification.checks import Attempt, Check, Outcome, Yardstick
 from yrpd.deploying.verification.client import AskError, Server, ask_plainly, get_text
+from yrpd.deploying.verification.curl import curl_line, key_command
 from yrpd.deploying.verification.performing import Stage
 from yrpd.deploying.verification.questions import Question, Scene
 from yrpd.deploying.verification.tolerance import shape_of
@@ -265,6 +266,17 @@ class _Verification:
         keys = keys_in((found or b"").decode("utf-8"))
         return Server(self.deployment.endpoint, keys[0] if keys else "", ca)
 
+    def _curl_line(self) -> str:
+        """Return the line to try the endpoint with; a key is read by it, and never shown."""
+        tls, keys = self.inventory.endpoint.tls, self.inventory.secrets.endpoint_api_keys
+        host = self.inventory.host(self.inventory.router.host)
+        return curl_line(
+            self.deployment.endpoint,
+            self.model,
+            key=key_command(host.engine, keys) if keys is not None else "",
+            ca=(tls.ca or "") if tls else "",
+        )
+
     def _endpoint_checks(self, references: Mapping[str, Answer]) -> list[Check]:
         return [
             self._models_check(),
@@ -318,7 +330,7 @@ class _Verification:
             "passed": all(check.passed for check in done),
             "checks": [check.document() for check in done],
             "endpoint": self.deployment.endpoint,
-            "curl": asking.curl_line(self.deployment.endpoint, self.model),
+            "curl": self._curl_line(),
             "ttft": {name: round(statistics.median(values), 4) if values else None for name, values in times.items()},
             "ttft_samples": {name: [round(value, 4) for value in values] for name, values in times.items()},
             "hits": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
 import zlib
 
@@ -106,14 +105,3 @@ def test_the_pictures_are_pngs_of_one_size() -> None:
 def test_questions_are_the_same_every_time() -> None:
     assert asking.digest(everything()) == asking.digest(everything())
     assert asking.digest(everything()) != asking.digest(asking.text_questions(TOKENS, 64, 4096))
-
-
-def test_the_curl_line_is_the_tutorials_request() -> None:
-    line = asking.curl_line("http://h:9000", "m")
-    assert line.startswith("curl -X POST http://h:9000/v1/completions")
-    assert json.loads(line.split("-d '")[1][:-1]) == {
-        "model": "m",
-        "prompt": "介绍一下北京故宫，从地理位置、历史地位以及政治地位角度来说明",
-        "max_tokens": 50,
-        "temperature": 0,
-    }

@@ -101,7 +101,7 @@ def engine_killed(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
         for daemon in daemons:
             os.kill(daemon.pid, signal.SIGKILL)
         yield
-        up(site.deployment.project, site.reporter, site.deployment.hosts_file)
+        up(site.deployment.project, site.reporter, site.deployment.hosts_file, site.deployment.pin)
         site.deployed()
 
     return happens

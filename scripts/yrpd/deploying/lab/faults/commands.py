@@ -122,11 +122,10 @@ def site_of(
     project: Project, reporter: Reporter, hosts_file: Path, flavour: Flavour, pin: str = ""
 ) -> Iterator[tuple[Site, Known]]:
     """Read a running deployment of a lab, and what it can be asked."""
-    path = hosts_file if hosts_file.is_absolute() or hosts_file.exists() else project.root / hosts_file
-    deployment = read_deployment(project, path.absolute(), flavour, pin)
+    deployment = read_deployment(project, hosts_file.absolute(), flavour, pin)
     with tempfile.TemporaryDirectory() as scratch, connect_all(deployment.inventory) as clients:
         known = known_answers(deployment, clients, reporter)
-        yield Site(deployment, read_lab(path), clients, Path(scratch), reporter), known
+        yield Site(deployment, read_lab(hosts_file), clients, Path(scratch), reporter), known
 
 
 def _measured(fault: Fault, site: Site, known: Known, reporter: Reporter) -> Row:

@@ -60,6 +60,7 @@ class Site:
         root = self.deployment.project.root
         line = [sys.executable, str(root / "scripts" / "deploy.py"), "deploy"]
         line += ["--hosts", str(hosts_file or self.deployment.hosts_file), "--flavour", self.deployment.image.flavour]
+        line += ["--pin", self.deployment.image.pin]
         return subprocess.Popen(
             line,
             cwd=root,
