@@ -200,7 +200,7 @@ def _one(block: Block, typed: Typed, exported: dict[str, str]) -> str:
         return "tasks and options"
     script = next((word for word in typed.words[1:] if not word.startswith("-")), "")
     if typed.program in ("bash", "sh"):
-        return _script(script, typed)
+        return _functions(typed.words[2]) if typed.words[1] == "-c" else _script(script, typed)
     if re.fullmatch(r"python3?(\.\d+)?", typed.program) and script:
         return _python(script, typed)
     if typed.program in ("python3", "pip", "uv"):
@@ -245,6 +245,18 @@ def _script(script: str, typed: Typed) -> str:
             raise Wrong(f"{script} has no mode {mode!r}")
     runner = _runner(script)
     return f"run by {runner}" if runner else "syntax and mode"
+
+
+def _functions(text: str) -> str:
+    """Judge a line that calls functions of the files that it reads first."""
+    known = ""
+    for typed in simple_commands(text):
+        if typed.program in (".", "source"):
+            _require_file(typed.words[1])
+            known += (ROOT / typed.words[1]).read_text(encoding="utf-8")
+        elif not re.search(rf"(?m)^{re.escape(typed.program)}\(\)", known):
+            raise Wrong(f"no function {typed.program!r} is in what is read before it")
+    return "functions"
 
 
 def _runner(script: str) -> str:

@@ -53,6 +53,8 @@ def test_the_blocks_are_listed_with_how_each_was_judged() -> None:
         ("$EDITOR connector_src/yuanrong/gone.py", "no file"),
         (".venv/bin/pip install --require-hashes -r requirements.lock", "--no-deps"),
         ("for host in a; do ssh $host true; done", "'ssh'"),
+        ("bash -c '. scripts/setup.sh; make_vemv'", "no function 'make_vemv'"),
+        ("bash -c '. scripts/setap.sh; make_venv'", "no file scripts/setap.sh"),
         ("if true; then", "no shell reads it"),
     ],
 )
