@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,8 @@ from typing import Any
 from invoke.exceptions import ParseError
 from invoke.parser import Parser, ParserContext
 from yrpd.deploying.front import parse as parse_front
+from yrpd.deploying.inventory import load_inventory
+from yrpd.deploying.verification.questions import CHAT, COMPLETIONS
 from yrpd.errors import YrpdError
 from yrpd.options import Command, resolve
 from yrpd.project import Project
@@ -200,7 +203,7 @@ def _one(block: Block, typed: Typed, exported: dict[str, str]) -> str:
         return "tasks and options"
     script = next((word for word in typed.words[1:] if not word.startswith("-")), "")
     if typed.program in ("bash", "sh"):
-        return _script(script, typed)
+        return _functions(typed.words[2]) if typed.words[1] == "-c" else _script(script, typed)
     if re.fullmatch(r"python3?(\.\d+)?", typed.program) and script:
         return _python(script, typed)
     if typed.program in ("python3", "pip", "uv"):
@@ -210,6 +213,8 @@ def _one(block: Block, typed: Typed, exported: dict[str, str]) -> str:
         return "file"
     if (ROOT / ".venv" / "bin" / typed.program).exists():
         return "program of .venv"
+    if typed.program == "curl" and "-d" in typed.words and HARDWARE not in block.how:
+        return _asking(typed)
     if typed.program in SHELL or (block.inline and typed.program == "docker"):
         return "shell"
     if HARDWARE in block.how:
@@ -240,11 +245,36 @@ def _script(script: str, typed: Typed) -> str:
     subprocess.run(["bash", "-n", ROOT / script], check=True)
     modes = [word for word in typed.words[typed.words.index(script) + 1 :] if re.fullmatch(r"[a-z]+", word)]
     for mode in modes[:1]:
-        usage = re.search(r"\[([a-z |]+)\]", text)
+        usage = re.search(r'case "\$\{1:-\}" in ([a-z |]+)\)', text)
         if usage is None or mode not in re.split(r"[ |]+", usage[1]):
             raise Wrong(f"{script} has no mode {mode!r}")
     runner = _runner(script)
     return f"run by {runner}" if runner else "syntax and mode"
+
+
+def _asking(typed: Typed) -> str:
+    """Judge a request to the endpoint that the quickstart leaves behind: the lab's address, a path and its model."""
+    lab = load_inventory(ROOT / "lab.toml")
+    endpoint = f"{lab.endpoint.scheme}://{lab.host(lab.router.host).address}:{lab.endpoint.port}"
+    urls = [word for word in typed.words if "://" in word]
+    if urls not in ([endpoint + COMPLETIONS], [endpoint + CHAT]):
+        raise Wrong(f"{' '.join(urls)} is not the endpoint of lab.toml, {endpoint}, with {COMPLETIONS} or {CHAT}")
+    model = json.loads(typed.words[typed.words.index("-d") + 1])["model"]
+    if model != lab.model.served_name:
+        raise Wrong(f"lab.toml serves {lab.model.served_name}, not {model}")
+    return "the lab's endpoint"
+
+
+def _functions(text: str) -> str:
+    """Judge a line that calls functions of the files that it reads first."""
+    known = ""
+    for typed in simple_commands(text):
+        if typed.program in (".", "source"):
+            _require_file(typed.words[1])
+            known += (ROOT / typed.words[1]).read_text(encoding="utf-8")
+        elif not re.search(rf"(?m)^{re.escape(typed.program)}\(\)", known):
+            raise Wrong(f"no function {typed.program!r} is in what is read before it")
+    return "functions"
 
 
 def _runner(script: str) -> str:

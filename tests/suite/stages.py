@@ -130,9 +130,8 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         default_pin: The pin that every mode tests.
         other_pins: Those that ``all`` tests, too.
     """
-    no_docker = tuple(
-        f"--ignore=tests/integration/{name}" for name in ("connector", "vllm_ascend", "bench", "engines", "patching")
-    )
+    elsewhere = ("connector", "vllm_ascend", "bench", "engines", "patching", "documents")
+    no_docker = tuple(f"--ignore=tests/integration/{name}" for name in elsewhere)
     found = [
         Stage(
             "style", "ruff, mypy, whitespace and prose: .pre-commit-config.yaml", Runner.COMMAND, (Form(_EVER, 1),),
@@ -143,8 +142,8 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             (Form(_EVER | {Mode.UNIT}, 0.75, ("-n", "auto", "tests/unit")),),
         ),
         Stage(
-            "git", "the series on real git", Runner.TOOLS,
-            (Form(_EVER, 2, ("-n", "auto", "tests/integration/patching")),),
+            "git", "the series on real git, and the steps that documents tell", Runner.TOOLS,
+            (Form(_EVER, 2, ("-n", "auto", "tests/integration/patching", "tests/integration/documents")),),
         ),
         Stage(
             "build", "invoke patch build", Runner.COMMAND,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents.blocks import ROOT, Block, all_blocks, blocks, commands, documents, rows_outside_tables
-from tests.documents.judging import Wrong, judge
+from tests.documents.judging import FRESH, Wrong, judge
 
 LISTED = ROOT / "build" / "readme-blocks.txt"
 
@@ -27,11 +27,12 @@ def test_the_blocks_are_listed_with_how_each_was_judged() -> None:
     rows = []
     for block in all_blocks(documents()):
         try:
-            rows += [(block.where, " ".join(line.split()), how) for line, how in judge(block)]
+            followed = ", followed" if FRESH in block.how else ""
+            rows += [(block.where, " ".join(line.split()), how + followed) for line, how in judge(block)]
         except Wrong as error:
             rows.append((block.where, f"{error}", "WRONG"))
     LISTED.parent.mkdir(exist_ok=True)
-    LISTED.write_text("".join(f"{where:32}{how:28}{line}\n" for where, line, how in rows), encoding="utf-8")
+    LISTED.write_text("".join(f"{where:30}{how:36} {line}\n" for where, line, how in rows), encoding="utf-8")
     print(f"\n{LISTED.read_text(encoding='utf-8')}")
     assert len(rows) > 100
     assert {row[0].partition(":")[0] for row in rows} >= {"README.md", "README.zh.md", "CONTRIBUTING.md"}
@@ -53,6 +54,10 @@ def test_the_blocks_are_listed_with_how_each_was_judged() -> None:
         ("$EDITOR connector_src/yuanrong/gone.py", "no file"),
         (".venv/bin/pip install --require-hashes -r requirements.lock", "--no-deps"),
         ("for host in a; do ssh $host true; done", "'ssh'"),
+        ("bash -c '. scripts/setup.sh; make_vemv'", "no function 'make_vemv'"),
+        ("bash -c '. scripts/setap.sh; make_venv'", "no file scripts/setap.sh"),
+        ('curl http://10.77.0.1:9001/v1/completions -d \'{"model": "qwen2_5_vl"}\'', "not the endpoint"),
+        ('curl http://10.77.0.1:9000/v1/completions -d \'{"model": "qwen3"}\'', "not qwen3"),
         ("if true; then", "no shell reads it"),
     ],
 )
