@@ -110,6 +110,7 @@ _DOCKER = frozenset({Need.DOCKER, Need.ROOT, Need.LIBRARIES})
 _CONNECTOR = "tests/integration/connector"
 _INTERLEAVINGS = f"{_CONNECTOR}/test_interleavings.py"
 _SCHEDULER = "tests/integration/vllm_ascend"
+_GIT, _GIT_LONG = ("patching", "documents"), ("publishing", "reporting")
 _SERVED = tuple(
     f"tests/emulated_npu/test_{name}.py"
     for name in ("text", "images", "parallel", "latent", "preemption", "served", "ascend_scheduler", "refused_starts")
@@ -130,7 +131,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         default_pin: The pin that every mode tests.
         other_pins: Those that ``all`` tests, too.
     """
-    elsewhere = ("connector", "vllm_ascend", "bench", "engines", "patching", "documents")
+    elsewhere = ("connector", "vllm_ascend", "bench", "engines", *_GIT, *_GIT_LONG, "front_door")
     no_docker = tuple(f"--ignore=tests/integration/{name}" for name in elsewhere)
     found = [
         Stage(
@@ -142,8 +143,11 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             (Form(_EVER | {Mode.UNIT}, 0.75, ("-n", "auto", "tests/unit")),),
         ),
         Stage(
-            "git", "the series on real git, and the steps that documents tell", Runner.TOOLS,
-            (Form(_EVER, 2, ("-n", "auto", "tests/integration/patching", "tests/integration/documents")),),
+            "git", "the series on real git; what documents tell; releases and reports of this project", Runner.TOOLS,
+            (
+                Form(_SHORT, 2, ("-n", "auto", *(f"tests/integration/{name}" for name in _GIT))),
+                Form(_ALL, 2, ("-n", "auto", *(f"tests/integration/{name}" for name in (*_GIT, *_GIT_LONG)))),
+            ),
         ),
         Stage(
             "build", "invoke patch build", Runner.COMMAND,
@@ -202,13 +206,17 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
                 (Form(_ALL, 3, (_CONNECTOR, _SCHEDULER, f"--ignore={_INTERLEAVINGS}")),), _ON_VLLM, pin,
             ),
         ]  # fmt: skip
-    found.append(
+    found += [
+        Stage(
+            "front-door", "the first steps against the package index of next year", Runner.TOOLS,
+            (Form(_ALL, 5, ("tests/integration/front_door",)),), frozenset({Need.LIBRARIES, Need.NETWORK}),
+        ),
         Stage(
             "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,
-            (Form(_ALL, 20, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK},
+            (Form(_ALL, 17, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK},
             commands=(("bash", "-c", ". scripts/setup.sh; build_engine"),),
-        )
-    )  # fmt: skip
+        ),
+    ]  # fmt: skip
     return tuple(found)
 
 
