@@ -41,6 +41,7 @@ class _Job:
 
     def __init__(self, spec: LoadSpec | SaveSpec, keys: list[str], condition: threading.Condition) -> None:
         self.request_id = spec.request_id
+        self.name = spec.name if isinstance(spec, LoadSpec) else spec.request_id
         self.keys = keys
         self.blocks = spec.blocks
         self.absent = isinstance(spec, SaveSpec) and spec.absent
@@ -118,16 +119,16 @@ class WorkerSide:
         self._computed = False
         self._let_go()
         self._clear_hazards(plan.new_blocks)
-        for request_id in plan.drains:
-            job = self._loads.get(request_id)
+        for name in plan.drains:
+            job = self._loads.get(name)
             if job is None:  # it ended and was reported before the abort came
-                self._drains.append(request_id)
+                self._drains.append(name)
             else:
                 job.drained = True
                 self._call_off(job, REVOKED)
         for spec in plan.loads:
             job = _Job(spec, self._keys(plan.namespace, spec), self._condition)
-            self._loads[spec.request_id] = job
+            self._loads[job.name] = job
             if self._transport is None or len(spec.digests) != len(spec.blocks) or not spec.blocks:
                 job.end(ERROR)
             else:
@@ -182,13 +183,13 @@ class WorkerSide:
                 if not ok:  # lost on another rank already: no use in going on here
                     self._call_off(job, REVOKED)
                 continue
-            del self._loads[job.request_id]
+            del self._loads[job.name]
             if job.drained:
-                sending.add(job.request_id)
+                sending.add(job.name)
                 continue
-            recving.add(job.request_id)
+            recving.add(job.name)
             if not ok:
-                recving.add(FAILURE_MARK + job.request_id)
+                recving.add(FAILURE_MARK + job.name)
         return sending, recving
 
     def close(self) -> None:

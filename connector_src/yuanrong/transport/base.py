@@ -37,10 +37,17 @@ def classify(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Presence:
-    """Answer of ``exist``: one flag per key; on an error all flags are False and ``cause`` tells why."""
+    """Answer of ``exist``: one flag per key; on an error all flags are False and ``cause`` tells why.
+
+    Attributes:
+        found: Whether each key can be read; False for what was not asked.
+        cause: Why there is no answer.
+        asked: Of how many of the first keys this is an answer; None for all of them.
+    """
 
     found: list[bool]
     cause: str | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True)

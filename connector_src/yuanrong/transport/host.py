@@ -101,7 +101,8 @@ class HostTransport:
         except Exception as error:
             cause = classify(error)
             return Presence([False] * len(keys), None if cause == MISSING else cause)
-        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)))
+        asked = len(found) if len(found) < len(keys) else None
+        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)), asked=asked)
 
     def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
         """Copy blocks out under the guard, then publish them; a revoked batch is published up to where it was.

@@ -54,7 +54,8 @@ class NpuTransport:
         except Exception as error:
             cause = classify(error)
             return Presence([False] * len(keys), None if cause == MISSING else cause)
-        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)))
+        asked = len(found) if len(found) < len(keys) else None
+        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)), asked=asked)
 
     def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
         """Publish blocks; a batch goes through as a whole or fails as a whole, as the DataSystem reports it."""
