@@ -171,6 +171,7 @@ class FakeRequest:
     lora_request: Lora | None = None
     cache_salt: str | None = None
     done: bool = False
+    num_computed_tokens: int = 0
 
     @property
     def num_prompt_tokens(self) -> int:
