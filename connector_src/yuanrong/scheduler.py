@@ -314,6 +314,8 @@ class SchedulerSide:
             if held:
                 held.append(request)
                 continue
+            if tracked is not None and not self._may_load(request, tracked, 0):
+                continue
             tokens += request.num_tokens
             keys += self._lookups.size(request.num_tokens // self._block_size)
             if first and (keys > KEYS_PER_CALL or tokens > TOKENS_PER_STEP):
