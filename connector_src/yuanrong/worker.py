@@ -19,6 +19,7 @@ from .keys import block_key, shard_name
 from .layout import KVLayout
 from .metadata import FAILURE_MARK, LoadSpec, SaveSpec, StepPlan
 from .metrics import Metrics
+from .transport.affinity import unbind
 from .transport.base import ERROR, REVOKED, TIMEOUT, UNAVAILABLE, Guard, Transport
 
 logger = logging.getLogger("vllm.yuanrong")
@@ -210,6 +211,7 @@ class WorkerSide:
 
     def _spawn(self, name: str, jobs: queue.SimpleQueue[_Job | None], work: Callable[[_Job], str | None]) -> None:
         def run() -> None:
+            unbind()  # and with this thread those that it copies with
             while (job := jobs.get()) is not None:
                 self._await_release(job)
                 try:

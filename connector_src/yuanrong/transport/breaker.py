@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..config import ConnectorConfig
+from .affinity import unbound
 from .base import OUTAGE, UNAVAILABLE, Guard, Presence, Transfer, Transport
 
 logger = logging.getLogger("vllm.yuanrong")
@@ -46,13 +47,15 @@ def probe(config: ConnectorConfig, reachable: Callable[[ConnectorConfig], bool])
         **config.credentials.as_kwargs(),
     }
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            input=json.dumps(arguments).encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=30 + config.connect_timeout_ms / 1000,
-            check=False,
+        done = unbound(
+            lambda: subprocess.run(
+                [sys.executable, "-c", _PROBE],
+                input=json.dumps(arguments).encode(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=30 + config.connect_timeout_ms / 1000,
+                check=False,
+            )
         )
     except (OSError, subprocess.SubprocessError) as error:
         logger.debug("probe could not run: %s", type(error).__name__)

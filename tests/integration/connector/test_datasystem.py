@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,6 +151,34 @@ def test_a_worker_that_was_never_there_degrades_at_once(workers: tuple[Daemon, D
     breaker.start()
     assert breaker._open
     breaker.close()
+
+
+def cores_of_threads() -> dict[str, str]:
+    """Return of each thread of this process the cores that the kernel lets it run on."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        lines = (task / "status").read_text(encoding="utf-8").splitlines()
+        found[task.name] = next(line.split()[1] for line in lines if line.startswith("Cpus_allowed_list:"))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["host", "npu"])
+def test_the_client_of_a_bound_engine_runs_on_all_cores(workers: tuple[Daemon, Daemon], kind: str) -> None:
+    before = cores_of_threads()
+    free = before[str(os.getpid())]
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        transport = connect(settings(workers[0]), kind, None, 2000)
+        assert transport.exist(keys("bound", 1)).found == [False], "the first call makes no bound thread either"
+        after = cores_of_threads()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    made = {task: cores for task, cores in after.items() if task not in before}
+    assert made
+    assert set(made.values()) == {free}
+    assert after[str(os.getpid())] == str(min(allowed)), "the engine itself stays bound"
+    transport.close()
 
 
 @pytest.mark.parametrize("name", sorted(CHANGES))
