@@ -136,10 +136,22 @@ class BreakingTransport:
         self._judge(answer.cause)
         return answer
 
-    def fence(self) -> Callable[[], None]:
-        """Mark the work queued on the device; nothing to wait for while the breaker is open."""
+    def discard(self, keys: Sequence[str]) -> str | None:
+        """Delete objects, or fail at once."""
         transport = self._ready()
-        return (lambda: None) if transport is None else transport.fence()
+        if transport is None:
+            return UNAVAILABLE
+        cause = transport.discard(keys)
+        self._judge(cause)
+        return cause
+
+    def fence(self) -> Callable[[], None] | None:
+        """Mark the work queued on the device, also while the breaker is open: it may close before the save begins.
+
+        None before the first connection.
+        """
+        transport = self._transport
+        return None if transport is None else transport.fence()
 
     def close(self) -> None:
         """Stop probing and drop the connection."""
