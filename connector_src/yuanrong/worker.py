@@ -22,7 +22,7 @@ from .layout import KVLayout
 from .metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
 from .metrics import Metrics
 from .transport.affinity import unbind
-from .transport.base import ERROR, LATE, QUEUED, REVOKED, TIMEOUT, UNAVAILABLE, Transport
+from .transport.base import ERROR, FULL, LATE, QUEUED, REVOKED, TIMEOUT, UNAVAILABLE, Transport
 
 logger = logging.getLogger("vllm.yuanrong")
 
@@ -190,7 +190,7 @@ class WorkerSide:
             self._metrics.observe("load_seconds", seconds)
         else:
             # A dead worker elsewhere is not always told as a timeout.
-            slow = cause in (UNAVAILABLE, ERROR) and seconds * 1000 >= self._config.request_timeout_ms
+            slow = cause in (UNAVAILABLE, FULL, ERROR) and seconds * 1000 >= self._config.request_timeout_ms
             job.late = job.late or cause == TIMEOUT or slow
             if not job.ended:
                 self._metrics.fail("load_failures", job.called_off or cause)

@@ -28,12 +28,14 @@ def classify(error: BaseException) -> str:
     text = str(error).lower()
     if "not found" in text and "rpc" not in text:
         return MISSING
+    if (
+        "out of memory" in text or "no space" in text
+    ):  # also where its last try, of several, ran into the call's timeout
+        return FULL
     if "timeout" in text or "timed out" in text or "deadline" in text:
         return TIMEOUT
     if any(word in text for word in ("unavailable", "not ready", "connect", "disconnect", "network", "shutdown")):
         return UNAVAILABLE
-    if "out of memory" in text or "no space" in text:
-        return FULL
     return ERROR
 
 

@@ -82,7 +82,7 @@ class HostTransport:
         self._layout = layout
         self._write_mode = write_mode
         self._pace = Pace(config.batch_bytes)
-        self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 1000)
+        self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 2000)
         self._copier: BlockCopier | None = None
         if layout is not None:
             self._copier = BlockCopier(layout, CHECKSUM_KINDS[config.checksum], HEADER.size)

@@ -44,7 +44,7 @@ class NpuTransport:
         self._blob, self._blob_list, self._set_param = types
         self._device = device
         self._block_bytes = 0 if layout is None else layout.block_bytes
-        self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 1000)
+        self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 2000)
 
     def exist(self, keys: Sequence[str]) -> Presence:
         """Tell which keys can be read; stops asking at the first batch with a miss."""

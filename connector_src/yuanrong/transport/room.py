@@ -24,7 +24,8 @@ class Room:
     Args:
         limit: Most bytes of a call.
         pause: Seconds without any call after a put that found no room; doubles up to eight times that while none does.
-        budget: Seconds that one put spends on calls that find no room, before it ends.
+        budget: Seconds after which a put makes no other call if those so far found no room: less than a call's timeout,
+            so that one that waited for room to its end is the last, and one that was refused at once is not.
         clock: Monotonic seconds.
     """
 

@@ -25,6 +25,7 @@ from vllm_ascend.distributed.yuanrong.layout import KVLayout  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport import base, connect, npu, reachable  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport.base import Guard  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport.breaker import BreakingTransport, probe  # noqa: E402
+from yr.datasystem.object_client import WriteMode  # noqa: E402
 
 from tests.unit.connector.fakes import Device, FakeTensor, read_block, write_block  # noqa: E402
 
@@ -114,6 +115,54 @@ def test_memory_pressure_evicts_instead_of_failing(workers: tuple[Daemon, Daemon
     found = [transport.exist(keys(f"pressure{n}", 40)).found for n in range(rounds)]
     assert all(found[-1]), "the newest are there"
     assert not all(found[0]), "twice the memory was written, so the oldest were evicted"
+
+
+def test_discarded_objects_are_gone_on_every_worker(workers: tuple[Daemon, Daemon]) -> None:
+    layout = make_layout()
+    writer = connect(settings(workers[0]), "host", layout, 2000)
+    reader = connect(settings(workers[1]), "host", layout, 2000)
+    names = keys("discard", 3)
+    assert writer.put(names[:2], [0, 1], Guard()).cause is None
+    assert reader.get(names[:1], [10], Guard()).cause is None, "the other worker has a copy"
+    assert writer.discard(names) is None, "also of what was never there"
+    assert reader.exist(names).found == [False] * 3
+    assert reader.get(names[:1], [10], Guard()).causes == [base.MISSING]
+
+
+class Counting:
+    """A real client, whose calls for room are counted."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.calls = client, 0
+
+    def mcreate(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self.client.mcreate(*arguments)
+
+    def mset_buffer(self, buffers: list[Any]) -> None:
+        self.client.mset_buffer(buffers)
+
+
+def test_a_pool_without_room_costs_a_save_one_call_and_the_next_ones_none(tmp_path: Path) -> None:
+    """What another client holds in its hands, and has not published, cannot be evicted."""
+    with ExitStack() as stack:
+        store = stack.enter_context(etcd(tmp_path))
+        small = stack.enter_context(worker(tmp_path, store.address, 64))
+        layout = KVLayout.from_caches({"l": FakeTensor((2, 8, 1 << 18))})
+        assert layout.block_bytes == 1 << 20, "smaller objects are not made in the pool"
+        transport = connect(settings(small, probe_interval_ms=60_000), "host", layout, 2000)
+        counting = transport._client = Counting(transport._client)
+        held: list[Any] = []
+        with pytest.raises(RuntimeError, match="Out of memory"):
+            held.extend(counting.mcreate([f"held{n}"], [1 << 20], WriteMode.NONE_L2_CACHE_EVICT, 0) for n in range(64))
+        counting.calls = 0
+        for job in range(3):
+            assert transport.put(keys(f"full{job}", 8), list(range(8)), Guard()).causes == [base.FULL] * 8
+        assert counting.calls == 1
+        held.clear()
+        transport._room._closed_until = 0
+        assert transport.put(keys("again", 8), list(range(8)), Guard()).cause is None, "there is room again"
+        transport.close()
 
 
 def test_a_paused_worker_costs_one_deadline_and_is_found_again(workers: tuple[Daemon, Daemon]) -> None:

@@ -17,7 +17,7 @@ class Pool:
 
     def __init__(self, fits: int, limit: int = 64, seconds: float = 2.0) -> None:
         self.now, self.fits, self.seconds, self.calls = 0.0, fits, seconds, [0][1:]
-        self.room = Room(limit * BLOCK, 2.0, 2.0, lambda: self.now)
+        self.room = Room(limit * BLOCK, 2.0, 1.0, lambda: self.now)
 
     def put(self, count: int = 64) -> tuple[list[int], list[str | None]]:
         """Put blocks; returns the sizes of the calls, and the causes."""
@@ -60,7 +60,7 @@ def test_calls_that_fail_at_once_may_find_the_size_that_fits() -> None:
 
 
 def test_one_put_spends_no_more_than_its_budget_on_calls_without_room() -> None:
-    pool = Pool(fits=1, seconds=1.5)
+    pool = Pool(fits=1, seconds=0.6)
     calls, causes = pool.put(64)
     assert calls == [64, 1, 2]
     assert causes == [None, FULL, FULL]
@@ -105,7 +105,7 @@ def test_a_size_that_did_not_fit_is_tried_again_after_many_calls_and_then_after_
 
 
 def test_another_failure_ends_the_put_and_starts_no_pause() -> None:
-    room = Room(6400, 2.0, 2.0, lambda: 0.0)
+    room = Room(6400, 2.0, 1.0, lambda: 0.0)
     assert room.put(3, BLOCK, 1, lambda part: [ERROR if part.start else None]) == [None, ERROR]
     assert room.put(1, BLOCK, 1, lambda part: [None]) == [None]
 

@@ -435,6 +435,7 @@ def test_batches_respect_both_limits() -> None:
     [
         ("code: [Key not found]", base.MISSING), ("Future get timeout", base.TIMEOUT),
         ("deadline exceeded", base.TIMEOUT),
+        ("[RPC_RECV_TIMEOUT] ... RPC Retry detail: [ RPC unavailable * 1 Out of memory * 3 ] in 2000 ms.", base.FULL),
         ("Failed to connect", base.UNAVAILABLE), ("RPC unavailable", base.UNAVAILABLE), ("no space left", base.FULL),
         ("rpc: method not found, unavailable", base.UNAVAILABLE), ("?", base.ERROR),
     ],

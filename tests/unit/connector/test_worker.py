@@ -17,7 +17,7 @@ from yuanrong.keys import block_key
 from yuanrong.layout import KVLayout
 from yuanrong.metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
 from yuanrong.metrics import Metrics
-from yuanrong.transport.base import CORRUPT, ERROR, MISSING, TIMEOUT, UNAVAILABLE, Guard, Transfer
+from yuanrong.transport.base import CORRUPT, ERROR, FULL, MISSING, TIMEOUT, UNAVAILABLE, Guard, Transfer
 from yuanrong.worker import WorkerSide
 
 from tests.unit.connector.fakes import FakeTensor, MemoryTransport, read_block, write_block
@@ -494,6 +494,7 @@ def test_a_load_that_no_thread_takes_up_in_time_is_computed_and_the_datasystem_i
         (UNAVAILABLE, 0, FAILURE_MARK),  # the breaker is open: it cost nothing
         (UNAVAILABLE, 3, LATE_MARK),
         (ERROR, 3, LATE_MARK),
+        (FULL, 3, LATE_MARK),
         (MISSING, 3, FAILURE_MARK),  # many blocks, one of them evicted
         (CORRUPT, 3, FAILURE_MARK),
     ],
