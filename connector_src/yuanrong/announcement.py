@@ -21,6 +21,7 @@ from typing import Any
 
 from .config import ROLES, ConnectorConfig
 from .keys import FORMAT_VERSION, Namespace
+from .transport.affinity import unbind
 
 logger = logging.getLogger("vllm.yuanrong")
 
@@ -117,6 +118,7 @@ class Announcer:
                 )  # fmt: skip
 
     def _run(self) -> None:
+        unbind()  # the exchanging processes inherit this thread's cores
         pause = self._pause
         while True:
             self.look()

@@ -112,6 +112,7 @@ class ConnectorConfig:
     probe_interval_ms: int = 2000
     poll_ms: int = 5
     breaker_failures: int = 1
+    load_queue_timeout_ms: int = 10000
     announce: bool = True
     metrics: bool = True
     worker_resource_log: str = ""
@@ -170,7 +171,8 @@ class ConnectorConfig:
             raise ConfigError("tag: at most 128 characters of A-Z a-z 0-9 . _ : / + = -")
         for name in ("connect_timeout_ms", "lookup_timeout_ms", "request_timeout_ms", "load_timeout_ms",
                      "sync_save_timeout_ms", "probe_interval_ms", "poll_ms", "breaker_failures", "min_load_blocks",
-                     "load_threads", "copy_threads", "batch_bytes"):  # fmt: skip
+                     "load_threads", "copy_threads", "batch_bytes",
+                     "load_queue_timeout_ms"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1, got {getattr(self, name)}")
         for name in ("ttl_seconds", "lookup_cache_ms", "hazard_timeout_ms", "retry_failed_ms"):

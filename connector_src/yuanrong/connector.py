@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,20 +144,40 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     # -- called by KVLoadRecoveryMixin ---------------------------------------------------------------------------------
 
-    def load_finished(self, request_id: str, ok: bool) -> None:
+    def admit(self, waiting: Iterable[Request]) -> list[Request]:
+        """Look up what waits for the first time; return what has to wait for the next step."""
+        assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
+        return self._scheduler.admit(waiting)
+
+    def request_of(self, load_id: str) -> Request | None:
+        """Return the request whose load goes by this name."""
+        assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
+        return self._scheduler.request_of(load_id)
+
+    def draining(self, request: Request) -> bool:
+        """Whether a finished request's load may still be writing."""
+        assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
+        return self._scheduler.draining(request)
+
+    def awaits_drains(self) -> bool:
+        """Whether it is worth looking for the end of a drain."""
+        assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
+        return self._scheduler.awaits_drains()
+
+    def load_finished(self, request_id: str, ok: bool, late: bool) -> None:
         """A load has ended on all ranks."""
         assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
-        self._scheduler.load_finished(request_id, ok)
+        self._scheduler.load_finished(request_id, ok, late)
 
     def load_discarded(self, request_id: str) -> None:
         """A loaded request's blocks were given up."""
         assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
         self._scheduler.load_discarded(request_id)
 
-    def drained(self, request_id: str) -> None:
+    def drained(self, load_id: str) -> None:
         """An aborted request's blocks are not written to any more."""
         assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
-        self._scheduler.drained(request_id)
+        self._scheduler.drained(load_id)
 
     # -- construction --------------------------------------------------------------------------------------------------
 

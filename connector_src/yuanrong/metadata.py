@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Prefix of the id that reports a failed load next to the request's own id in ``finished_recving``. vLLM has no field
-#: for it (neither 0.10.0 nor 0.11.0); the scheduler mix-in takes it out again. Requests whose own id begins so are
-#: never loaded.
+#: Prefixes of the id that reports a failed load in ``finished_recving``, next to the load's own id. Every failed load
+#: has exactly one of them, the same on all ranks; vLLM has no field for it (neither 0.10.0 nor 0.11.0), and the
+#: scheduler mix-in takes it out again. The second one says that a call to the DataSystem ran into its timeout on some
+#: rank: the load's blocks are kept off for a while. Time spent in a queue is no such call.
 FAILURE_MARK = "yrfail:"
+LATE_MARK = "yrlate:"
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,20 @@ class LoadSpec:
         request_id: The request that waits.
         digests: Block digests (32 bytes each), in block order.
         blocks: KV block ids, one per digest.
+        load_id: Names this load in every report and drain, and no other load of this engine ever. A request's id does
+            not: it is the client's choice (``X-Request-Id``), and comes back with another request while this load may
+            still be writing. Empty only where ids do not come back; see ``name``.
     """
 
     request_id: str
     digests: list[bytes]
     blocks: list[int]
+    load_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the load is reported by: its own id, or the request's if it has none."""
+        return self.load_id or self.request_id
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,8 @@ class StepPlan:
     Attributes:
         namespace: ``Namespace.digest()``.
         loads: Loads that begin now.
-        drains: Requests that were aborted while they loaded; each rank reports each of them exactly once in
-            ``finished_sending``, after its last write.
+        drains: Loads (by ``LoadSpec.name``) whose requests were aborted meanwhile; each rank reports each of them
+            exactly once in ``finished_sending``, after its last write.
         saves: Saves that begin after the forward pass.
         sync_saves: Requests whose saves must be finished before their answer goes out.
         new_blocks: Blocks that were handed out in this step: saves that still read them must end first.

@@ -7,6 +7,10 @@ sets a mark beside it (:data:`.metadata.FAILURE_MARK`); this mix-in takes the ma
 the scheduler compute the request like a new one. The blocks of an asynchronous load are not in the prefix cache before
 it has succeeded, so nobody else can have used them.
 
+A request that is aborted while it loads leaves the scheduler at once, with its id; its blocks stay with this mix-in
+until no rank writes to them any more. vLLM would keep request and blocks under the id, where the next request of the
+same client would find them.
+
 Use ``--scheduler-cls vllm_ascend.distributed.yuanrong.recovery.RecoveringScheduler`` (or
 ``RecoveringAscendScheduler``).
 """
@@ -17,7 +21,7 @@ import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .metadata import FAILURE_MARK
+from .metadata import FAILURE_MARK, LATE_MARK
 
 if TYPE_CHECKING:
     from .schedulers import RecoveringAscendScheduler, RecoveringScheduler
@@ -53,13 +57,29 @@ class KVLoadRecoveryMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._failed_kv_loads: set[str] = set()
+        self._held: dict[Any, list[list[Any]]] = {}  # aborted request -> its blocks, by cache group
 
     def schedule(self) -> Any:
-        """Schedule a step; if loaded but waiting requests hold every block, free one of them for the next step."""
-        output = super().schedule()  # type: ignore[misc]
-        if self.connector is not None and output.total_num_scheduled_tokens == 0 and not self.running:
+        """Schedule a step.
+
+        What the connector had no time to look up waits for the next step. If loaded but waiting requests hold every
+        block, one of them is freed for the next step.
+        """
+        kept_out = self._tell("admit", self.waiting) or []
+        if kept_out:
+            self.waiting.remove_requests(kept_out)
+        try:
+            output = super().schedule()  # type: ignore[misc]
+        finally:
+            for request in kept_out:  # they were the last ones, and are again
+                self.waiting.add_request(request)
+        if self.connector is not None and output.total_num_scheduled_tokens == 0 and not self.running and not kept_out:
             self._break_stall()
         return output
+
+    def has_finished_requests(self) -> bool:
+        """Tell whether a step has something to say to the workers, or to hear of them: blocks that come back."""
+        return bool(super().has_finished_requests() or (self._held and self._tell("awaits_drains")))  # type: ignore[misc]
 
     def _update_from_kv_xfer_finished(self, output: Any) -> None:
         """Take marks out, and ids that the scheduler cannot know any more: the base would keep or trip over them.
@@ -72,16 +92,30 @@ class KVLoadRecoveryMixin:
         sending = set(output.finished_sending or ())
         if not recving and not sending:
             return
-        waiting = {rid for rid in recving if self._waits_for_load(rid)}
-        failed = {rid for rid in waiting if FAILURE_MARK + rid in recving}
-        freed = {rid for rid in sending if rid in self.requests and self.requests[rid].is_finished()}
+        waiting: set[str] = set()
+        failed: set[str] = set()
+        for name in recving:
+            request = self._request_of(name)
+            if request is None or request in self._held:
+                continue
+            if self._waits_for_load(request):
+                waiting.add(request.request_id)
+                late = LATE_MARK + name in recving
+                if late or FAILURE_MARK + name in recving:
+                    failed.add(request.request_id)
+                self._tell("load_finished", request.request_id, request.request_id not in failed, late)
+            self._tell("drained", name)
         self._failed_kv_loads |= failed
-        for request_id in waiting:
-            self._tell("load_finished", request_id, request_id not in failed)
-        for request_id in sending:
-            self._tell("drained", request_id)
         if failed:
             logger.warning("%d KV loads failed; these requests are computed instead", len(failed))
+        freed: set[str] = set()
+        for name in sending:
+            request = self._request_of(name)
+            if request in self._held:
+                self._give_back(self._held.pop(request))
+            elif request is not None and request.is_finished() and self._is_current(request):
+                freed.add(request.request_id)
+            self._tell("drained", name)
         known = copy.copy(output)
         known.finished_recving, known.finished_sending = waiting, freed
         super()._update_from_kv_xfer_finished(known)  # type: ignore[misc]
@@ -93,14 +127,35 @@ class KVLoadRecoveryMixin:
         self._release(request)
         return True
 
+    def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        """Free a finished request; one whose load may still be writing leaves its blocks here, and nothing else."""
+        answer = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
+        if self._is_current(request) and self._tell("draining", request):
+            managers = self.kv_cache_manager.coordinator.single_type_managers
+            self._held[request] = [manager.req_to_blocks.pop(request.request_id, []) for manager in managers]
+            self._free_blocks(request)
+        return answer
+
     def _free_blocks(self, request: Any) -> None:
         """Free a finished request, and what is known of its load: its id may come back with another request."""
         self._forget(request.request_id)
         super()._free_blocks(request)  # type: ignore[misc]
 
-    def _waits_for_load(self, request_id: str) -> bool:
-        request = self.requests.get(request_id)
-        return request is not None and request.status.name == "WAITING_FOR_REMOTE_KVS"
+    def _give_back(self, groups: list[list[Any]]) -> None:
+        for blocks in groups:
+            self.kv_cache_manager.block_pool.free_blocks(reversed(blocks))
+
+    def _request_of(self, name: str) -> Any | None:
+        """Return the request of a report: this connector names loads, others name requests."""
+        find = getattr(self.connector, "request_of", self.requests.get)
+        return find(name)
+
+    def _is_current(self, request: Any) -> bool:
+        """Whether the scheduler knows this very request, and not another one under its id."""
+        return self.requests.get(request.request_id) is request
+
+    def _waits_for_load(self, request: Any) -> bool:
+        return self._is_current(request) and request.status.name == "WAITING_FOR_REMOTE_KVS"
 
     def _release(self, request: Any) -> None:
         """Give a waiting request's blocks back and set it to its beginning."""
@@ -135,8 +190,7 @@ class KVLoadRecoveryMixin:
             victim.status = type(victim.status)["WAITING"]
         self._tell("load_discarded", victim.request_id)
 
-    def _tell(self, method: str, *args: Any) -> None:
-        """Inform the connector if it is one that wants to know."""
+    def _tell(self, method: str, *args: Any) -> Any:
+        """Inform the connector if it is one that wants to know, and return its answer."""
         call = getattr(self.connector, method, None)
-        if call is not None:
-            call(*args)
+        return None if call is None else call(*args)

@@ -12,18 +12,22 @@ import logging
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from .config import ConnectorConfig
+from .jobs import Job
 from .keys import block_key, shard_name
 from .layout import KVLayout
-from .metadata import FAILURE_MARK, LoadSpec, SaveSpec, StepPlan
+from .metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
 from .metrics import Metrics
-from .transport.base import ERROR, REVOKED, TIMEOUT, UNAVAILABLE, Guard, Transport
+from .transport.affinity import unbind
+from .transport.base import ERROR, FULL, LATE, QUEUED, REVOKED, TIMEOUT, UNAVAILABLE, Transport
 
 logger = logging.getLogger("vllm.yuanrong")
 
-#: How long to wait for a copy under way before a load is left to end by itself; one block takes well under this.
+#: How long a step waits, for all loads together that it calls off, until a copy under way has ended; one block takes
+#: well under this. A load that is not over by then ends by itself.
 _CALL_OFF_SECONDS = 0.02
 
 #: How long a save waits at most for the step after its own. One follows at once, also when no request is left.
@@ -32,35 +36,11 @@ _HOLD_MILLISECONDS = 100
 #: How many names of published blocks are remembered.
 _PUBLISHED_KEYS = 10_000
 
-#: Takes one ``(ended, succeeded)`` pair per outstanding load, and returns for each the minimum over all ranks.
+#: How many saves wait for the saving thread at most, so that they do not pile up behind a call that hangs.
+_QUEUED_SAVES = 1000
+
+#: Takes rows of two flags, as many on every rank, and returns for each row the minimum over all ranks.
 Agree = Callable[[list[tuple[bool, bool]]], list[tuple[bool, bool]]]
-
-
-class _Job:
-    """Blocks on their way, in either direction; ends once, with None for success or a cause."""
-
-    def __init__(self, spec: LoadSpec | SaveSpec, keys: list[str], condition: threading.Condition) -> None:
-        self.request_id = spec.request_id
-        self.keys = keys
-        self.blocks = spec.blocks
-        self.absent = isinstance(spec, SaveSpec) and spec.absent
-        self.guard = Guard()
-        self.started = time.monotonic()
-        self.drained = False
-        self.fence: Callable[[], None] = lambda: None
-        self.held = False
-        self.ended = False
-        self.cause: str | None = None
-        self._condition = condition
-
-    def end(self, cause: str | None) -> bool:
-        """Settle the job; False if it was settled before."""
-        with self._condition:
-            if self.ended:
-                return False
-            self.ended, self.cause = True, cause
-            self._condition.notify_all()
-            return True
 
 
 class WorkerSide:
@@ -85,16 +65,20 @@ class WorkerSide:
         self._metrics = metrics
         self._agree = agree
         self._condition = threading.Condition()
-        self._loads: dict[str, _Job] = {}
+        self._loads: list[Job] = []  # in the order of all ranks; a name may come back while its first load is drained
         self._drains: list[str] = []
-        self._saves: list[_Job] = []
-        self._load_queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._save_queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._saves: list[Job] = []
+        self._load_queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._save_queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._transport: Transport | None = None
         self._layout: KVLayout | None = None
         self._computed = False
-        self._published: dict[str, None] = {}
+        self._call_off_seconds = _CALL_OFF_SECONDS  # what is left of this step's
+        self._saving: Job | None = None  # what the saving thread is at
+        self._hanging: dict[str, Job | None] = {}  # kind of wait -> what the saving thread was at when it ran out
+        self._published: OrderedDict[str, None] = OrderedDict()  # the saving thread's own, like the next one
+        self._doubtful: dict[str, None] = {}  # keys of blocks that were given away under a copy that did not end
 
     def attach(self, layout: KVLayout, transport: Transport) -> None:
         """Begin service, once the KV caches exist.
@@ -116,20 +100,21 @@ class WorkerSide:
         A drained load, one whose request was aborted, is called off.
         """
         self._computed = False
+        self._call_off_seconds = _CALL_OFF_SECONDS
         self._let_go()
         self._clear_hazards(plan.new_blocks)
-        for request_id in plan.drains:
-            job = self._loads.get(request_id)
-            if job is None:  # it ended and was reported before the abort came
-                self._drains.append(request_id)
-            else:
+        for name in plan.drains:
+            live = [job for job in self._loads if job.name == name and not job.drained]
+            if not live:  # it ended and was reported before the abort came
+                self._drains.append(name)
+            for job in live:
                 job.drained = True
                 self._call_off(job, REVOKED)
         for spec in plan.loads:
-            job = _Job(spec, self._keys(plan.namespace, spec), self._condition)
-            self._loads[spec.request_id] = job
+            job = Job(spec, self._keys(plan.namespace, spec), self._condition)
+            self._loads.append(job)
             if self._transport is None or len(spec.digests) != len(spec.blocks) or not spec.blocks:
-                job.end(ERROR)
+                self._fail_load(job, ERROR)
             else:
                 self._load_queue.put(job)
 
@@ -143,24 +128,18 @@ class WorkerSide:
         if not self._saves_here or self._transport is None:
             return
         if plan.saves:
-            fence = self._transport.fence()  # one event covers the whole pass
-            for spec in plan.saves:
-                job = _Job(spec, self._keys(plan.namespace, spec), self._condition)
-                job.fence = fence
-                job.held = not plan.sync_saves
-                self._saves.append(job)
-                self._save_queue.put(job)
+            self._queue_saves(plan, self._transport.fence())  # one event covers the whole pass
         if plan.sync_saves:
             ids = set(plan.sync_saves)
             awaited = [job for job in self._saves if job.request_id in ids]
-            if not self._wait(lambda: all(job.ended for job in awaited), self._config.sync_save_timeout_ms):
+            if not self._wait_for_saves("answer", awaited, self._config.sync_save_timeout_ms):
                 late = sum(len(job.blocks) for job in awaited if not job.ended)
                 logger.warning("%d blocks were not published before their answer", late)
-                self._metrics.fail("save_failures", "late", late)
+                self._metrics.fail("save_failures", LATE, late)
         self._saves = [job for job in self._saves if not job.ended]
 
     def collect(self) -> tuple[set[str], set[str]]:
-        """Return the ids to report: drained requests, and ended loads (a failed one with its mark beside it)."""
+        """Return the names to report: drained loads, and ended loads (a failed one with its mark beside it)."""
         sending = set(self._drains)
         self._drains.clear()
         recving: set[str] = set()
@@ -168,27 +147,20 @@ class WorkerSide:
             return sending, recving
         if not self._computed:
             # With nothing to compute, the engine would spin through empty steps and starve the loading threads.
-            self._wait(lambda: any(job.ended for job in self._loads.values()), self._config.poll_ms)
-        now = time.monotonic()
-        for job in self._loads.values():
-            if not job.ended and (now - job.started) * 1000 > self._config.load_timeout_ms:
-                self._call_off(job, TIMEOUT)
-        jobs = list(self._loads.values())
-        states = [(job.ended, job.cause is None) for job in jobs]
-        if self._size > 1:
-            states = self._agree(states)
-        for job, (ended, ok) in zip(jobs, states, strict=True):
+            self._wait(lambda: any(job.ended for job in self._loads), self._config.poll_ms)
+        self._end_overdue_loads()
+        jobs, self._loads = self._loads, []
+        for job, (ended, ok, prompt) in zip(jobs, self._agreed(jobs), strict=True):
             if not ended:
                 if not ok:  # lost on another rank already: no use in going on here
                     self._call_off(job, REVOKED)
-                continue
-            del self._loads[job.request_id]
-            if job.drained:
-                sending.add(job.request_id)
-                continue
-            recving.add(job.request_id)
-            if not ok:
-                recving.add(FAILURE_MARK + job.request_id)
+                self._loads.append(job)
+            elif job.drained:
+                sending.add(job.name)
+            else:
+                recving.add(job.name)
+                if not ok:
+                    recving.add((FAILURE_MARK if prompt else LATE_MARK) + job.name)
         return sending, recving
 
     def close(self) -> None:
@@ -202,46 +174,95 @@ class WorkerSide:
         if self._transport is not None:
             self._transport.close()
 
-    # -- inner workings ------------------------------------------------------------------------------------------------
+    # -- loads ---------------------------------------------------------------------------------------------------------
 
-    def _keys(self, namespace: bytes, spec: LoadSpec | SaveSpec) -> list[str]:
-        return [block_key(namespace, self._shard, digest) for digest in spec.digests]
-
-    def _spawn(self, name: str, jobs: queue.SimpleQueue[_Job | None], work: Callable[[_Job], str | None]) -> None:
-        def run() -> None:
-            while (job := jobs.get()) is not None:
-                self._await_release(job)
-                try:
-                    cause = work(job)
-                except Exception:
-                    logger.exception("transfer of request %s failed", job.request_id)
-                    cause = ERROR
-                job.end(cause)
-
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    def _load(self, job: _Job) -> str | None:
+    def _load(self, job: Job) -> str | None:
         assert self._transport is not None  # noqa: S101 - threads start in attach
-        if job.guard.revoked:
+        if not job.begin():
             return REVOKED
         begin = time.monotonic()
         moved = self._transport.get(job.keys, job.blocks, job.guard)
+        seconds = time.monotonic() - begin
         cause = moved.cause
         if cause is None:
             self._metrics.add("loaded_blocks", len(job.keys))
             self._metrics.add("loaded_bytes", moved.moved_bytes)
-            self._metrics.observe("load_seconds", time.monotonic() - begin)
-        elif not job.ended:
-            self._metrics.fail("load_failures", cause)
+            self._metrics.observe("load_seconds", seconds)
+        else:
+            # A dead worker elsewhere is not always told as a timeout.
+            slow = cause in (UNAVAILABLE, FULL, ERROR) and seconds * 1000 >= self._config.request_timeout_ms
+            job.late = job.late or cause == TIMEOUT or slow
+            if not job.ended:
+                self._metrics.fail("load_failures", job.called_off or cause)
         logger.debug("request %s: load of %d blocks: %s", job.request_id, len(job.keys), cause or "done")
         return cause
 
-    def _save(self, job: _Job) -> str | None:
+    def _end_overdue_loads(self) -> None:
+        """Call off loads past their deadlines; end those that were called off before and are not copied any more."""
+        now = time.monotonic()
+        for job in self._loads:
+            if job.ended:
+                continue
+            begun = job.begun
+            if job.called_off is not None:
+                if job.guard.revoke(0):
+                    self._fail_load(job, job.called_off)
+            elif begun is not None and (now - begun) * 1000 > self._config.load_timeout_ms:
+                job.late = True
+                self._call_off(job, TIMEOUT)
+            elif begun is None and (now - job.queued) * 1000 > self._config.load_queue_timeout_ms:
+                self._call_off(job, QUEUED)
+
+    def _call_off(self, job: Job, cause: str) -> None:
+        """End a load now if nothing writes to its blocks at this moment; else it ends when that write has ended."""
+        if job.ended or job.called_off is not None:
+            return
+        job.called_off = cause
+        begin = time.monotonic()
+        free = job.guard.revoke(self._call_off_seconds)
+        self._call_off_seconds = max(0.0, self._call_off_seconds - (time.monotonic() - begin))
+        if free:
+            self._fail_load(job, cause)
+
+    def _fail_load(self, job: Job, cause: str) -> None:
+        if job.end(cause):
+            self._metrics.fail("load_failures", cause)
+
+    def _agreed(self, jobs: list[Job]) -> list[tuple[bool, bool, bool]]:
+        """Return of each load whether it has ended, is not lost, and was not late, on all ranks."""
+        with self._condition:
+            rows = [(job.ended, job.cause is None) for job in jobs] + [(not job.late, True) for job in jobs]
+        if self._size > 1:
+            rows = self._agree(rows)
+        return [(*state, prompt) for state, (prompt, _) in zip(rows[: len(jobs)], rows[len(jobs) :], strict=True)]
+
+    # -- saves ---------------------------------------------------------------------------------------------------------
+
+    def _queue_saves(self, plan: StepPlan, fence: Callable[[], None] | None) -> None:
+        for spec in plan.saves:
+            if fence is None:  # nothing would keep the copy behind the kernels that write the blocks
+                self._metrics.fail("save_failures", UNAVAILABLE, len(spec.blocks))
+            elif len(self._saves) >= _QUEUED_SAVES:
+                self._metrics.fail("save_failures", QUEUED, len(spec.blocks))
+            else:
+                keys = self._keys(plan.namespace, spec)
+                job = Job(spec, keys, self._condition, fence, held=not plan.sync_saves)
+                self._saves.append(job)
+                self._save_queue.put(job)
+
+    def _save(self, job: Job) -> str | None:
+        if not job.begin():
+            return REVOKED
+        self._saving = job
+        try:
+            return self._publish(job)
+        finally:
+            self._saving = None
+
+    def _publish(self, job: Job) -> str | None:
         assert self._transport is not None  # noqa: S101 - threads start in attach
-        if job.guard.revoked:
-            return self._unsaved(job, REVOKED, len(job.keys))
+        assert job.fence is not None  # noqa: S101 - saves are made with one
+        self._discard()
         begin = time.monotonic()
         missing = list(range(len(job.keys)))
         # Another request of this engine may have saved the same blocks since this one's lookup.
@@ -253,7 +274,12 @@ class WorkerSide:
             if not missing:
                 return None
         job.fence()
-        moved = self._transport.put([job.keys[i] for i in missing], [job.blocks[i] for i in missing], job.guard)
+        keys = [job.keys[i] for i in missing]
+        moved = self._transport.put(keys, [job.blocks[i] for i in missing], job.guard)
+        if job.guard.abandoned:
+            self._doubtful.update(dict.fromkeys(keys))
+            self._discard()
+            return TIMEOUT
         saved = moved.causes.count(None)
         self._remember(job.keys)
         self._metrics.add("saved_blocks", saved)
@@ -262,21 +288,31 @@ class WorkerSide:
         logger.debug("request %s: %d of %d blocks saved", job.request_id, saved, len(missing))
         return None if moved.cause is None else self._unsaved(job, moved.cause, len(missing) - saved)
 
-    def _remember(self, keys: list[str]) -> None:
-        """Keep the names of the blocks written last; only the saving thread comes here."""
-        self._published.update(dict.fromkeys(keys))
-        for key in list(self._published)[: max(0, len(self._published) - _PUBLISHED_KEYS)]:
-            del self._published[key]
+    def _discard(self) -> None:
+        """Delete what may hold another request's bytes; tried again before each save until that is done."""
+        if not self._doubtful:
+            return
+        assert self._transport is not None  # noqa: S101 - threads start in attach
+        cause = self._transport.discard(list(self._doubtful))
+        if cause is None:
+            self._doubtful.clear()
+        else:
+            logger.warning("%d doubtful blocks are not deleted yet: %s", len(self._doubtful), cause)
 
-    def _unsaved(self, job: _Job, cause: str, count: int) -> str:
-        self._metrics.fail("save_failures", cause, count)
+    def _remember(self, keys: list[str]) -> None:
+        """Keep the names of the blocks written last."""
+        for key in keys:
+            self._published[key] = None
+            self._published.move_to_end(key)
+        while len(self._published) > _PUBLISHED_KEYS:
+            self._published.popitem(last=False)
+
+    def _unsaved(self, job: Job, cause: str, count: int) -> str:
+        if not job.ended:
+            self._metrics.fail("save_failures", cause, count)
         if cause != UNAVAILABLE:
             logger.debug("request %s: %d blocks not saved: %s", job.request_id, count, cause)
         return cause
-
-    def _await_release(self, job: _Job) -> None:
-        if job.held:
-            self._wait(lambda: not job.held, _HOLD_MILLISECONDS)
 
     def _let_go(self) -> None:
         """Let the saves begin that were held back."""
@@ -295,18 +331,67 @@ class WorkerSide:
             return
         taken = set(new_blocks)
         readers = [job for job in self._saves if not taken.isdisjoint(job.blocks)]
-        if not readers:
-            return
-        if not self._wait(lambda: all(job.ended for job in readers), self._config.hazard_timeout_ms):
+        if readers and not self._wait_for_saves("blocks", readers, self._config.hazard_timeout_ms):
             for job in readers:
                 if not job.ended:
-                    job.guard.revoke()  # waits for a copy under way; the job then ends by itself
+                    self._take_back(job)
         self._saves = [job for job in self._saves if not job.ended]
 
-    def _call_off(self, job: _Job, cause: str) -> None:
-        """End a load now if nothing writes to its blocks at this moment; else it ends when that write has ended."""
-        if not job.ended and job.guard.revoke(_CALL_OFF_SECONDS) and job.end(cause):
-            self._metrics.fail("load_failures", cause)
+    def _take_back(self, job: Job) -> None:
+        """Call a save off. Returns when no byte of its blocks is read any more, or the call that does is past its end.
+
+        Most copies end within a millisecond. A call that was submitted to an NPU cannot be taken back, but has a
+        timeout of its own. If it does not keep to it, its blocks are given away all the same, and what it may still
+        publish is deleted as soon as it has returned: better than an engine that stands still for ever.
+        """
+        job.called_off = REVOKED
+        cause = REVOKED
+        if not job.guard.revoke(self._config.request_timeout_ms / 1000) and job.guard.abandon():
+            cause = TIMEOUT
+            logger.error(
+                "request %s: a save of %d blocks is past its timeout and given up", job.request_id, len(job.keys)
+            )
+        if job.end(cause):
+            self._metrics.fail("save_failures", cause, len(job.keys))
+
+    def _wait_for_saves(self, kind: str, jobs: list[Job], milliseconds: int) -> bool:
+        """Wait until saves have ended; not again while the saving thread is at what such a wait ran out on."""
+
+        def ended() -> bool:
+            return all(job.ended for job in jobs)
+
+        hanging = self._hanging.get(kind)
+        if hanging is not None and hanging is self._saving:
+            return ended()
+        if self._wait(ended, milliseconds):
+            return True
+        self._hanging[kind] = self._saving
+        return False
+
+    # -- inner workings ------------------------------------------------------------------------------------------------
+
+    def _keys(self, namespace: bytes, spec: LoadSpec | SaveSpec) -> list[str]:
+        return [block_key(namespace, self._shard, digest) for digest in spec.digests]
+
+    def _spawn(self, name: str, jobs: queue.SimpleQueue[Job | None], work: Callable[[Job], str | None]) -> None:
+        def run() -> None:
+            unbind()  # and with this thread those that it copies with
+            while (job := jobs.get()) is not None:
+                self._await_release(job)
+                try:
+                    cause = work(job)
+                except Exception:
+                    logger.exception("transfer of request %s failed", job.request_id)
+                    cause = ERROR
+                job.end(cause)
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _await_release(self, job: Job) -> None:
+        if job.held:
+            self._wait(lambda: not job.held, _HOLD_MILLISECONDS)
 
     def _wait(self, ready: Callable[[], bool], milliseconds: int) -> bool:
         with self._condition:

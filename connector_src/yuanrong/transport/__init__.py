@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import ConnectorConfig
 from ..layout import KVLayout, LayoutError
+from .affinity import unbound
 from .base import Guard, Presence, Transfer, Transport
 
 __all__ = ["Guard", "Presence", "Transfer", "Transport", "connect", "reachable", "resolve_kind"]
@@ -32,7 +33,7 @@ def resolve_kind(config: ConnectorConfig, device_type: str) -> str:
 
 
 def connect(config: ConnectorConfig, kind: str, layout: KVLayout | None, timeout_ms: int) -> Transport:
-    """Connect to the DataSystem worker.
+    """Connect to the DataSystem worker, with a client whose threads are not bound to the caller's cores.
 
     Args:
         config: Settings.
@@ -43,6 +44,10 @@ def connect(config: ConnectorConfig, kind: str, layout: KVLayout | None, timeout
     Raises:
         Exception: Whatever the client raises when it is not installed or the worker cannot be reached.
     """
+    return unbound(lambda: _connect(config, kind, layout, timeout_ms))
+
+
+def _connect(config: ConnectorConfig, kind: str, layout: KVLayout | None, timeout_ms: int) -> Transport:
     from yr.datasystem.kv_client import KVClient, SetParam
     from yr.datasystem.object_client import WriteMode
 
@@ -64,6 +69,7 @@ def connect(config: ConnectorConfig, kind: str, layout: KVLayout | None, timeout
             import torch_npu
 
             device = torch_npu.npu
+            device.set_device(layout.device_index)  # a thread starts on device 0
         param = SetParam()
         param.write_mode = WriteMode.NONE_L2_CACHE_EVICT
         param.ttl_second = config.ttl_seconds

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 MISSING = "missing"  #: the key is not there (evicted, expired, never written)
 CORRUPT = "corrupt"  #: the object is there, but its header, length or checksum is wrong
@@ -16,6 +16,8 @@ UNAVAILABLE = "unavailable"  #: the DataSystem cannot be reached, or its breaker
 REVOKED = "revoked"  #: the blocks were taken back before or during the transfer
 FULL = "full"  #: the DataSystem has no memory left
 ERROR = "error"  #: anything else
+QUEUED = "queued"  #: no thread was free for it in time; no fault of the DataSystem
+LATE = "late"  #: not published when its answer went out
 
 #: Causes that say something about the DataSystem and not about one object.
 OUTAGE = frozenset({TIMEOUT, UNAVAILABLE})
@@ -26,21 +28,30 @@ def classify(error: BaseException) -> str:
     text = str(error).lower()
     if "not found" in text and "rpc" not in text:
         return MISSING
+    if (
+        "out of memory" in text or "no space" in text
+    ):  # also where its last try, of several, ran into the call's timeout
+        return FULL
     if "timeout" in text or "timed out" in text or "deadline" in text:
         return TIMEOUT
     if any(word in text for word in ("unavailable", "not ready", "connect", "disconnect", "network", "shutdown")):
         return UNAVAILABLE
-    if "out of memory" in text or "no space" in text:
-        return FULL
     return ERROR
 
 
 @dataclass(frozen=True)
 class Presence:
-    """Answer of ``exist``: one flag per key; on an error all flags are False and ``cause`` tells why."""
+    """Answer of ``exist``: one flag per key; on an error all flags are False and ``cause`` tells why.
+
+    Attributes:
+        found: Whether each key can be read; False for what was not asked.
+        cause: Why there is no answer.
+        asked: Of how many of the first keys this is an answer; None for all of them.
+    """
 
     found: list[bool]
     cause: str | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,17 +77,25 @@ class Guard:
 
     A transport calls ``enter`` before it reads or writes device memory and ``leave`` after it. Once ``revoke`` has
     returned True, no byte of the job's blocks is touched any more, whatever the transport's threads still do.
+    Blocks that are given away while somebody is still inside make the guard an abandoned one: what was read under it is
+    worth nothing and must not be published.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._inside = 0
         self._revoked = False
+        self._abandoned = False
 
     @property
     def revoked(self) -> bool:
         """Whether permission was taken back."""
         return self._revoked
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the blocks were given away while they were touched."""
+        return self._abandoned
 
     def enter(self) -> bool:
         """Begin to touch blocks; False means: do not."""
@@ -98,6 +117,12 @@ class Guard:
             self._revoked = True
             return self._condition.wait_for(lambda: self._inside == 0, timeout)
 
+    def abandon(self) -> bool:
+        """Give the blocks away whatever is done to them; False if nothing is done to them any more."""
+        with self._condition:
+            self._abandoned = self._inside > 0
+            return self._abandoned
+
 
 class Transport(Protocol):
     """Moves blocks between device memory and the DataSystem. No method raises; every call ends by its deadline."""
@@ -114,13 +139,35 @@ class Transport(Protocol):
         """Publish ``blocks[i]`` as the object ``keys[i]``, evictable."""
         ...
 
-    def fence(self) -> Callable[[], None]:
-        """Mark the work queued on the device so far; the returned function waits, in any thread, until it is done."""
+    def discard(self, keys: Sequence[str]) -> str | None:
+        """Delete objects; returns None when none of them can be read any more, or the cause of the failure."""
+        ...
+
+    def fence(self) -> Callable[[], None] | None:
+        """Mark the work queued on the device so far; the returned function waits, in any thread, until it is done.
+
+        None when nothing can be marked: what the work writes must not be published.
+        """
         ...
 
     def close(self) -> None:
         """Drop the connection."""
         ...
+
+
+def delete(client: Any, keys: Sequence[str], max_keys: int) -> str | None:
+    """Delete objects with a DataSystem client; returns the cause of a failure, which that nothing is there is not."""
+    for start in range(0, len(keys), max_keys):
+        try:
+            left = client.delete(list(keys[start : start + max_keys]))
+        except Exception as error:
+            cause = classify(error)
+            if cause != MISSING:
+                return cause
+        else:
+            if left:
+                return ERROR
+    return None
 
 
 def batches(count: int, item_bytes: int, batch_bytes: int, max_items: int) -> list[slice]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..config import ConnectorConfig
+from .affinity import unbound
 from .base import OUTAGE, UNAVAILABLE, Guard, Presence, Transfer, Transport
 
 logger = logging.getLogger("vllm.yuanrong")
@@ -46,13 +47,15 @@ def probe(config: ConnectorConfig, reachable: Callable[[ConnectorConfig], bool])
         **config.credentials.as_kwargs(),
     }
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            input=json.dumps(arguments).encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=30 + config.connect_timeout_ms / 1000,
-            check=False,
+        done = unbound(
+            lambda: subprocess.run(
+                [sys.executable, "-c", _PROBE],
+                input=json.dumps(arguments).encode(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=30 + config.connect_timeout_ms / 1000,
+                check=False,
+            )
         )
     except (OSError, subprocess.SubprocessError) as error:
         logger.debug("probe could not run: %s", type(error).__name__)
@@ -133,10 +136,22 @@ class BreakingTransport:
         self._judge(answer.cause)
         return answer
 
-    def fence(self) -> Callable[[], None]:
-        """Mark the work queued on the device; nothing to wait for while the breaker is open."""
+    def discard(self, keys: Sequence[str]) -> str | None:
+        """Delete objects, or fail at once."""
         transport = self._ready()
-        return (lambda: None) if transport is None else transport.fence()
+        if transport is None:
+            return UNAVAILABLE
+        cause = transport.discard(keys)
+        self._judge(cause)
+        return cause
+
+    def fence(self) -> Callable[[], None] | None:
+        """Mark the work queued on the device, also while the breaker is open: it may close before the save begins.
+
+        None before the first connection.
+        """
+        transport = self._transport
+        return None if transport is None else transport.fence()
 
     def close(self) -> None:
         """Stop probing and drop the connection."""

@@ -20,8 +20,9 @@ from typing import Any
 
 from ..config import ConnectorConfig
 from ..layout import KVLayout
-from .base import CORRUPT, FULL, LAYOUT, MISSING, REVOKED, Guard, Presence, Transfer, batches, classify
+from .base import CORRUPT, LAYOUT, MISSING, REVOKED, Guard, Presence, Transfer, batches, classify, delete
 from .copying import CRC32, NONE, SUM64, BlockCopier
+from .room import Room
 from .threads import CopyThreads
 
 logger = logging.getLogger("vllm.yuanrong")
@@ -81,6 +82,7 @@ class HostTransport:
         self._layout = layout
         self._write_mode = write_mode
         self._pace = Pace(config.batch_bytes)
+        self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 2000)
         self._copier: BlockCopier | None = None
         if layout is not None:
             self._copier = BlockCopier(layout, CHECKSUM_KINDS[config.checksum], HEADER.size)
@@ -101,34 +103,25 @@ class HostTransport:
         except Exception as error:
             cause = classify(error)
             return Presence([False] * len(keys), None if cause == MISSING else cause)
-        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)))
+        asked = len(found) if len(found) < len(keys) else None
+        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)), asked=asked)
 
     def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
-        """Copy blocks out under the guard, then publish them; a revoked batch is published up to where it was.
+        """Copy blocks out under the guard, then publish them; a revoked batch is published up to where it was."""
 
-        A batch for which the DataSystem has no room is tried again in halves: what is about to be published cannot be
-        evicted, so a small pool takes a large batch only piece by piece.
-        """
-        causes: list[str | None] = []
-        todo = list(reversed(batches(len(keys), self._object_bytes, self._config.batch_bytes, MAX_BATCH_KEYS)))
-        while todo:
-            part = todo.pop()
+        def put_part(part: slice) -> list[str | None]:
+            if guard.revoked:
+                return [REVOKED]
             count = part.stop - part.start
             try:
                 done = self._put_batch(list(keys[part]), blocks[part], guard)
             except Exception as error:
-                cause = classify(error)
-                if cause == FULL and count > 1:
-                    middle = part.start + count // 2
-                    todo += [slice(middle, part.stop), slice(part.start, middle)]
-                    continue
                 logger.debug("put failed: %s", error)
-                causes.append(cause)
-                break
-            causes += [None] * done
-            if done < count:
-                break
-        last = next((cause for cause in reversed(causes) if cause), REVOKED)
+                return [classify(error)]
+            return [None] * count if done == count else [None] * done + [REVOKED]
+
+        causes = self._room.put(len(keys), self._object_bytes, MAX_BATCH_KEYS, put_part)
+        last = next((cause for cause in reversed(causes) if cause), None)
         moved = causes.count(None) * self._block_bytes
         return Transfer(causes + [last] * (len(keys) - len(causes)), moved)
 
@@ -157,6 +150,10 @@ class HostTransport:
     def fence(self) -> Callable[[], None]:
         """Return at once: work on host memory is finished when the call that did it returns."""
         return _nothing
+
+    def discard(self, keys: Sequence[str]) -> str | None:
+        """Delete objects."""
+        return delete(self._client, keys, MAX_EXIST_KEYS)
 
     def close(self) -> None:
         """Drop the client; its destructor disconnects."""
@@ -205,6 +202,8 @@ class HostTransport:
                 checks = self._copier.copy_out(targets, blocks[part])
             finally:
                 guard.leave()
+            if guard.abandoned:
+                return start
             for key, target, check in zip(keys[part], targets, checks, strict=True):
                 target[: HEADER.size] = self._prefix + _SUFFIX.pack(check, _digest(key))
         return len(keys)

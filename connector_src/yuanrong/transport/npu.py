@@ -15,7 +15,8 @@ from typing import Any
 
 from ..config import ConnectorConfig
 from ..layout import KVLayout
-from .base import ERROR, MISSING, REVOKED, TIMEOUT, Guard, Presence, Transfer, batches, classify
+from .base import ERROR, MISSING, REVOKED, TIMEOUT, Guard, Presence, Transfer, batches, classify, delete
+from .room import Room
 
 logger = logging.getLogger("vllm.yuanrong")
 
@@ -42,6 +43,8 @@ class NpuTransport:
         self._layout = layout
         self._blob, self._blob_list, self._set_param = types
         self._device = device
+        self._block_bytes = 0 if layout is None else layout.block_bytes
+        self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 2000)
 
     def exist(self, keys: Sequence[str]) -> Presence:
         """Tell which keys can be read; stops asking at the first batch with a miss."""
@@ -54,17 +57,30 @@ class NpuTransport:
         except Exception as error:
             cause = classify(error)
             return Presence([False] * len(keys), None if cause == MISSING else cause)
-        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)))
+        asked = len(found) if len(found) < len(keys) else None
+        return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)), asked=asked)
 
     def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
         """Publish blocks; a batch goes through as a whole or fails as a whole, as the DataSystem reports it."""
-        return self._move(
+        move = self._mover(
             keys, blocks, guard, lambda names, blobs: self._client.async_mset_d2h(names, blobs, self._set_param)
         )
+        return self._moved(keys, self._room.put(len(keys), self._block_bytes, MAX_KEYS, move))
 
     def get(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
         """Fill blocks; stops at the first batch with a failure."""
-        return self._move(keys, blocks, guard, lambda names, blobs: self._client.async_mget_h2d(names, blobs, 0))
+        move = self._mover(keys, blocks, guard, lambda names, blobs: self._client.async_mget_h2d(names, blobs, 0))
+        causes: list[str | None] = []
+        for part in batches(len(keys), self._block_bytes, self._config.batch_bytes, MAX_KEYS):
+            done = move(part)
+            causes += done
+            if any(done):
+                break
+        return self._moved(keys, causes)
+
+    def discard(self, keys: Sequence[str]) -> str | None:
+        """Delete objects."""
+        return delete(self._client, keys, MAX_KEYS)
 
     def fence(self) -> Callable[[], None]:
         """Record an event on the current stream: nothing else orders a copy after the kernels that wrote the blocks."""
@@ -83,37 +99,36 @@ class NpuTransport:
         """Drop the client; its destructor disconnects."""
         self._client = None
 
-    def _move(
+    def _mover(
         self,
         keys: Sequence[str],
         blocks: Sequence[int],
         guard: Guard,
         submit: Callable[[list[str], list[Any]], Any],
-    ) -> Transfer:
+    ) -> Callable[[slice], list[str | None]]:
+        """Return what moves a batch under the guard, and tells of each of its blocks what became of it."""
         assert self._layout is not None  # noqa: S101 - only the worker side, which has a layout, moves blocks
-        size = self._layout.block_bytes
-        causes: list[str | None] = []
-        moved = 0
         if self._device is not None:
             self._device.set_device(self._layout.device_index)  # a thread starts on device 0
-        for part in batches(len(keys), size, self._config.batch_bytes, MAX_KEYS):
+
+        def move(part: slice) -> list[str | None]:
             names = list(keys[part])
             if not guard.enter():
-                causes += [REVOKED] * len(names)
-                break
+                return [REVOKED] * len(names)
             try:
                 failed = self._finish(submit(names, [self._blobs(block) for block in blocks[part]]))
-                done = [MISSING if name in failed else None for name in names]
+                return [MISSING if name in failed else None for name in names]
             except Exception as error:
                 logger.debug("transfer failed: %s", error)
-                done = [classify(error)] * len(names)
+                return [classify(error)] * len(names)
             finally:
                 guard.leave()
-            causes += done
-            moved += size * done.count(None)
-            if any(done):
-                break
+
+        return move
+
+    def _moved(self, keys: Sequence[str], causes: list[str | None]) -> Transfer:
         last = next((cause for cause in reversed(causes) if cause), ERROR)
+        moved = self._block_bytes * causes.count(None)
         return Transfer(causes + [last] * (len(keys) - len(causes)), moved)
 
     def _blobs(self, block: int) -> Any:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from vllm_ascend.distributed.yuanrong.layout import KVLayout  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport import base, connect, npu, reachable  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport.base import Guard  # noqa: E402
 from vllm_ascend.distributed.yuanrong.transport.breaker import BreakingTransport, probe  # noqa: E402
+from yr.datasystem.object_client import WriteMode  # noqa: E402
 
 from tests.unit.connector.fakes import Device, FakeTensor, read_block, write_block  # noqa: E402
 
@@ -114,6 +117,54 @@ def test_memory_pressure_evicts_instead_of_failing(workers: tuple[Daemon, Daemon
     assert not all(found[0]), "twice the memory was written, so the oldest were evicted"
 
 
+def test_discarded_objects_are_gone_on_every_worker(workers: tuple[Daemon, Daemon]) -> None:
+    layout = make_layout()
+    writer = connect(settings(workers[0]), "host", layout, 2000)
+    reader = connect(settings(workers[1]), "host", layout, 2000)
+    names = keys("discard", 3)
+    assert writer.put(names[:2], [0, 1], Guard()).cause is None
+    assert reader.get(names[:1], [10], Guard()).cause is None, "the other worker has a copy"
+    assert writer.discard(names) is None, "also of what was never there"
+    assert reader.exist(names).found == [False] * 3
+    assert reader.get(names[:1], [10], Guard()).causes == [base.MISSING]
+
+
+class Counting:
+    """A real client, whose calls for room are counted."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.calls = client, 0
+
+    def mcreate(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self.client.mcreate(*arguments)
+
+    def mset_buffer(self, buffers: list[Any]) -> None:
+        self.client.mset_buffer(buffers)
+
+
+def test_a_pool_without_room_costs_a_save_one_call_and_the_next_ones_none(tmp_path: Path) -> None:
+    """What another client holds in its hands, and has not published, cannot be evicted."""
+    with ExitStack() as stack:
+        store = stack.enter_context(etcd(tmp_path))
+        small = stack.enter_context(worker(tmp_path, store.address, 64))
+        layout = KVLayout.from_caches({"l": FakeTensor((2, 8, 1 << 18))})
+        assert layout.block_bytes == 1 << 20, "smaller objects are not made in the pool"
+        transport = connect(settings(small, probe_interval_ms=60_000), "host", layout, 2000)
+        counting = transport._client = Counting(transport._client)
+        held: list[Any] = []
+        with pytest.raises(RuntimeError, match="Out of memory"):
+            held.extend(counting.mcreate([f"held{n}"], [1 << 20], WriteMode.NONE_L2_CACHE_EVICT, 0) for n in range(64))
+        counting.calls = 0
+        for job in range(3):
+            assert transport.put(keys(f"full{job}", 8), list(range(8)), Guard()).causes == [base.FULL] * 8
+        assert counting.calls == 1
+        held.clear()
+        transport._room._closed_until = 0
+        assert transport.put(keys("again", 8), list(range(8)), Guard()).cause is None, "there is room again"
+        transport.close()
+
+
 def test_a_paused_worker_costs_one_deadline_and_is_found_again(workers: tuple[Daemon, Daemon]) -> None:
     config = settings(workers[1], connect_timeout_ms=1000, lookup_timeout_ms=500, probe_interval_ms=200)
     breaker = BreakingTransport(
@@ -149,6 +200,34 @@ def test_a_worker_that_was_never_there_degrades_at_once(workers: tuple[Daemon, D
     breaker.start()
     assert breaker._open
     breaker.close()
+
+
+def cores_of_threads() -> dict[str, str]:
+    """Return of each thread of this process the cores that the kernel lets it run on."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        lines = (task / "status").read_text(encoding="utf-8").splitlines()
+        found[task.name] = next(line.split()[1] for line in lines if line.startswith("Cpus_allowed_list:"))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["host", "npu"])
+def test_the_client_of_a_bound_engine_runs_on_all_cores(workers: tuple[Daemon, Daemon], kind: str) -> None:
+    before = cores_of_threads()
+    free = before[str(os.getpid())]
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        transport = connect(settings(workers[0]), kind, None, 2000)
+        assert transport.exist(keys("bound", 1)).found == [False], "the first call makes no bound thread either"
+        after = cores_of_threads()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    made = {task: cores for task, cores in after.items() if task not in before}
+    assert made
+    assert set(made.values()) == {free}
+    assert after[str(os.getpid())] == str(min(allowed)), "the engine itself stays bound"
+    transport.close()
 
 
 @pytest.mark.parametrize("name", sorted(CHANGES))

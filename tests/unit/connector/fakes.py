@@ -124,6 +124,14 @@ class MemoryTransport:
             causes.append(cause)
         return Transfer(causes, self.layout.block_bytes * causes.count(None))
 
+    def discard(self, keys: Sequence[str]) -> str | None:
+        self.calls.append(("discard", len(keys)))
+        cause = next((c for c in (self.fault("discard", key) for key in keys) if c), None)
+        if cause is None:
+            for key in keys:
+                self.store.pop(key, None)
+        return cause
+
     def fence(self) -> Callable[[], None]:
         self.fences += 1
         return lambda: None
@@ -171,6 +179,7 @@ class FakeRequest:
     lora_request: Lora | None = None
     cache_salt: str | None = None
     done: bool = False
+    num_computed_tokens: int = 0
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -56,8 +56,12 @@ def test_calls_go_through_while_all_is_well() -> None:
     world.breaker.start()
     assert not world.breaker._open
     assert world.breaker.exist(["k", "x"]) == Presence([True, False])
-    world.breaker.fence()()
+    wait = world.breaker.fence()
+    assert wait is not None
+    wait()
     assert world.connected[0].fences == 1
+    assert world.breaker.discard(["k"]) is None
+    assert world.breaker.exist(["k"]).found == [False]
     guard = Guard()
     guard.revoke()
     world.connected[0].layout = KVLayout.from_caches({"l.0": FakeTensor((2, 4, 8))})
@@ -80,7 +84,7 @@ def test_one_outage_is_paid_for_once_and_ends_by_a_probe(cause: str) -> None:
     assert world.breaker.exist(["k", "l"]) == Presence([False, False], UNAVAILABLE)
     assert world.breaker.get(["k"], [0], guard) == Transfer([UNAVAILABLE])
     assert world.breaker.put(["k"], [0], guard) == Transfer([UNAVAILABLE])
-    world.breaker.fence()()
+    assert world.breaker.discard(["k"]) == UNAVAILABLE
     assert len(world.connected[0].calls) == calls, "nothing reached the DataSystem"
     world.wait_for_probes(3)
     assert world.changes == [False, True]
@@ -92,10 +96,22 @@ def test_one_outage_is_paid_for_once_and_ends_by_a_probe(cause: str) -> None:
     world.breaker.close()
 
 
+def test_work_is_marked_while_the_breaker_is_open_for_it_may_close_before_the_save() -> None:
+    world = World()
+    world.breaker.start()
+    world.up, world.cause = False, TIMEOUT
+    world.breaker.exist(["k"])
+    assert world.breaker._open
+    assert world.breaker.fence() is not None
+    assert world.connected[0].fences == 1
+    world.breaker.close()
+
+
 def test_a_start_without_the_datasystem_is_degraded_and_heals() -> None:
     world = World(up=False)
     world.breaker.start()
     assert world.breaker.exist(["k"]).cause == UNAVAILABLE
+    assert world.breaker.fence() is None
     world.refuse = True
     world.up = True
     world.wait_for_probes(3)

@@ -292,6 +292,91 @@ def test_a_guard_waits_for_whoever_is_inside() -> None:
     assert guard.revoke(timeout=0)
 
 
+def test_a_guard_is_abandoned_only_while_somebody_is_inside() -> None:
+    guard = Guard()
+    assert guard.enter()
+    assert not guard.revoke(timeout=0)
+    assert guard.abandon()
+    assert guard.abandoned
+    guard.leave()
+    over = Guard()
+    over.revoke()
+    assert not over.abandon()
+    assert not over.abandoned
+
+
+def test_blocks_that_were_given_away_under_a_copy_are_not_published() -> None:
+    client, layout, guard = Client(), small_layout(), Guard()
+    transport = host.HostTransport(client, settings(), layout, None)
+    leave = guard.leave
+
+    def abandon_first() -> None:
+        guard.revoke(0)
+        guard.abandon()
+        leave()
+
+    guard.leave = abandon_first  # type: ignore[method-assign]
+    assert transport.put([KEY, KEY2], [0, 1], guard).causes == [base.REVOKED] * 2
+    assert not client.store
+
+
+def test_a_put_that_was_called_off_asks_for_no_room() -> None:
+    client, layout, guard = Client(), small_layout(), Guard()
+    guard.revoke()
+    assert host.HostTransport(client, settings(), layout, None).put([KEY], [0], guard).causes == [base.REVOKED]
+    assert not client.modes, "mcreate was not called"
+
+
+def test_objects_are_discarded_and_what_is_not_there_is_no_failure() -> None:
+    client = Client()
+    for transport in (
+        host.HostTransport(client, settings(), None, None),
+        npu.NpuTransport(client, settings(), None, (None,) * 3, None),
+    ):
+        client.store = {KEY: b"x"}
+        assert transport.discard([KEY, KEY2]) is None
+        assert not client.store
+        for error, cause in (("code: [Key not found]", None), ("Not ready", base.UNAVAILABLE)):
+
+            def fail(keys: list[str], error: str = error) -> list[str]:
+                raise RuntimeError(error)
+
+            client.delete = fail  # type: ignore[method-assign]
+            assert transport.discard([KEY]) == cause
+        client.delete = lambda keys: keys  # type: ignore[method-assign]
+        assert transport.discard([KEY]) == base.ERROR
+        del client.delete
+
+
+def test_into_a_full_pool_a_put_makes_one_call_and_the_next_ones_none() -> None:
+    """Of 64 blocks, each job tried seven sizes, and each try held the interpreter lock for the client's timeout."""
+    now = [0.0]
+    calls: list[int] = []
+
+    def wait_for_room(keys: list[str], *_: Any) -> Any:
+        calls.append(len(keys))
+        now[0] += 2.0
+        raise RuntimeError("code: [Out of memory]")
+
+    client, hetero = Client(), Hetero()
+    client.mcreate = hetero.async_mset_d2h = wait_for_room  # type: ignore[assignment, method-assign]
+    names = [f"{number:02x}" * 32 for number in range(6)]
+    for transport in (
+        host.HostTransport(client, settings(), small_layout(), None),
+        npu.NpuTransport(
+            hetero, settings(), small_layout(Device("npu", 3)), (Blob, DeviceBlobList, None), Npu(hetero.events)
+        ),
+    ):
+        calls.clear()
+        transport._room._clock = lambda: now[0]
+        for _ in range(3):
+            assert transport.put(names, list(range(6)), Guard()).causes == [base.FULL] * 6
+        assert calls == [6]
+        now[0] += 2.0
+        assert transport.put(names, list(range(6)), Guard()).causes == [base.FULL] * 6
+        assert calls == [6, 1]
+
+
 def test_host_work_needs_no_fence_and_close_drops_the_client() -> None:
     transport = host.HostTransport(Client(), settings(), small_layout(), None)
     transport.fence()()
@@ -350,6 +435,7 @@ def test_batches_respect_both_limits() -> None:
     [
         ("code: [Key not found]", base.MISSING), ("Future get timeout", base.TIMEOUT),
         ("deadline exceeded", base.TIMEOUT),
+        ("[RPC_RECV_TIMEOUT] ... RPC Retry detail: [ RPC unavailable * 1 Out of memory * 3 ] in 2000 ms.", base.FULL),
         ("Failed to connect", base.UNAVAILABLE), ("RPC unavailable", base.UNAVAILABLE), ("no space left", base.FULL),
         ("rpc: method not found, unavailable", base.UNAVAILABLE), ("?", base.ERROR),
     ],

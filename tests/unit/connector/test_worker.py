@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from yuanrong import worker
+from yuanrong import jobs, worker
 from yuanrong.config import ConnectorConfig
+from yuanrong.jobs import Job
 from yuanrong.keys import block_key
 from yuanrong.layout import KVLayout
-from yuanrong.metadata import FAILURE_MARK, LoadSpec, SaveSpec, StepPlan
+from yuanrong.metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
 from yuanrong.metrics import Metrics
-from yuanrong.transport.base import CORRUPT, ERROR, UNAVAILABLE
+from yuanrong.transport.base import CORRUPT, ERROR, FULL, MISSING, TIMEOUT, UNAVAILABLE, Guard, Transfer
 from yuanrong.worker import WorkerSide
 
 from tests.unit.connector.fakes import FakeTensor, MemoryTransport, read_block, write_block
@@ -167,7 +168,7 @@ def test_before_the_caches_exist_loads_fail_and_saves_are_dropped() -> None:
 
 
 def test_a_late_load_fails_at_its_deadline_and_never_touches_its_blocks() -> None:
-    rig = Rig(load_timeout_ms=1, load_threads=1)
+    rig = Rig(load_timeout_ms=1, load_queue_timeout_ms=1, load_threads=1)
     held = threading.Event()
     original = rig.transport.get
 
@@ -183,10 +184,10 @@ def test_a_late_load_fails_at_its_deadline_and_never_touches_its_blocks() -> Non
         got: set[str] = set()
         while len(got) < 4:
             got |= rig.report()[1]
-        assert got == {"r", FAILURE_MARK + "r", "queued", FAILURE_MARK + "queued"}
+        assert got == {"r", LATE_MARK + "r", "queued", FAILURE_MARK + "queued"}
         held.set()
     assert [read_block(rig.layout, b)[0] for b in (4, 5, 6, 7)] == [4, 5, 6, 7]
-    assert rig.counts.seen["load_failures:timeout"] == 2
+    assert rig.counts.seen == {"load_failures:timeout": 1, "load_failures:queued": 1}
 
 
 def test_a_load_that_is_writing_at_its_deadline_is_reported_after_its_write() -> None:
@@ -198,8 +199,9 @@ def test_a_load_that_is_writing_at_its_deadline_is_reported_after_its_write() ->
         for _ in range(5):
             assert rig.side.collect() == (set(), set())
         gate.released.set()
-        assert rig.report()[1] == {"r", FAILURE_MARK + "r"}
+        assert rig.report()[1] == {"r", LATE_MARK + "r"}
         assert read_block(rig.layout, 5)[0] == 5, "the second block was not begun any more"
+        assert rig.counts.seen == {"load_failures:timeout": 1}
 
 
 def test_an_aborted_load_is_drained_once_and_not_reported_as_loaded() -> None:
@@ -370,7 +372,8 @@ def test_a_save_that_ends_while_the_step_waits_is_not_called_off() -> None:
     rig.side._wait = late  # type: ignore[method-assign]
     rig.side.start(StepPlan(NS, new_blocks=[3]))
     assert (first.guard.revoked, second.guard.revoked) == (False, True)
-    assert rig.side._saves == [second]
+    assert (first.cause, second.cause) == (None, "revoked")
+    assert not rig.side._saves, "what was called off is not waited for again"
 
 
 def test_saves_of_other_blocks_hold_nothing_up() -> None:
@@ -398,7 +401,8 @@ def test_a_consumer_has_no_saving_thread() -> None:
 
 
 def test_ranks_report_only_what_all_have_finished() -> None:
-    answers: list[list[tuple[bool, bool]]] = [[(False, True)], [(True, True)]]
+    on_time = (True, True)
+    answers = [[(False, True), on_time], [(True, True), on_time]]
     with running(Rig(size=2, agree=lambda states: answers.pop(0))) as rig:
         rig.stock(0, 1)
         rig.side.start(load())
@@ -407,7 +411,8 @@ def test_ranks_report_only_what_all_have_finished() -> None:
 
 
 def test_a_load_lost_on_one_rank_is_called_off_on_the_others() -> None:
-    answers = [[(False, False)], [(True, False)]]
+    on_time = (True, True)
+    answers = [[(False, False), on_time], [(True, False), on_time]]
     rig = Rig(size=2, agree=lambda states: answers.pop(0))
     with running(rig):
         rig.stock(0, 1)
@@ -415,7 +420,7 @@ def test_a_load_lost_on_one_rank_is_called_off_on_the_others() -> None:
         rig.side.start(load())
         assert gate.entered.wait(DEADLINE)
         assert rig.side.collect() == (set(), set())
-        assert next(iter(rig.side._loads.values())).guard.revoked
+        assert rig.side._loads[0].guard.revoked
         gate.released.set()
         assert rig.side.collect() == (set(), {"r", FAILURE_MARK + "r"})
 
@@ -428,3 +433,289 @@ def test_with_work_to_compute_nothing_waits_for_loads() -> None:
         rig.side.save(StepPlan(NS))
         assert rig.side.collect() == (set(), set()), "returns at once, or the test runs into its timeout"
         gate.released.set()
+
+
+# -- what was queued is not late ---------------------------------------------------------------------------------------
+
+
+class Ticking:
+    """``time``, for whom hours pass when they are told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        for module in (worker, jobs):
+            monkeypatch.setattr(module, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def by_hand(**extra: Any) -> Rig:
+    """Return a rig without threads: the test takes jobs up."""
+    rig = Rig(**extra)
+    rig.side._transport = rig.transport
+    return rig
+
+
+def test_a_load_has_all_of_its_time_when_a_thread_takes_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Ticking(monkeypatch)
+    rig = by_hand(load_timeout_ms=1000, load_queue_timeout_ms=10_000, poll_ms=1)
+    rig.stock(0, 1)
+    rig.side.start(load())
+    clock.now += 9
+    assert rig.side.collect() == (set(), set()), "in the queue"
+    (job,) = rig.side._loads
+    assert job.begin()
+    clock.now += 0.9
+    assert rig.side.collect() == (set(), set()), "under way"
+    clock.now += 0.2
+    assert rig.side.collect() == (set(), {"r", LATE_MARK + "r"})
+    assert rig.counts.seen == {"load_failures:timeout": 1}
+
+
+def test_a_load_that_no_thread_takes_up_in_time_is_computed_and_the_datasystem_is_not_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Ticking(monkeypatch)
+    rig = by_hand(load_timeout_ms=1000, load_queue_timeout_ms=10_000, poll_ms=1)
+    rig.side.start(load())
+    (job,) = rig.side._loads
+    clock.now += 10.1
+    assert rig.side.collect() == (set(), {"r", FAILURE_MARK + "r"})
+    assert rig.counts.seen == {"load_failures:queued": 1}
+    rig.side._load(job)
+    assert not rig.transport.calls, "nor is it begun when its turn comes"
+
+
+@pytest.mark.parametrize(
+    ("cause", "seconds", "mark"),
+    [
+        (TIMEOUT, 0, LATE_MARK),
+        (UNAVAILABLE, 0, FAILURE_MARK),  # the breaker is open: it cost nothing
+        (UNAVAILABLE, 3, LATE_MARK),
+        (ERROR, 3, LATE_MARK),
+        (FULL, 3, LATE_MARK),
+        (MISSING, 3, FAILURE_MARK),  # many blocks, one of them evicted
+        (CORRUPT, 3, FAILURE_MARK),
+    ],
+)
+def test_a_failed_load_tells_whether_a_call_was_late(
+    cause: str, seconds: float, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Ticking(monkeypatch)
+    rig = by_hand(request_timeout_ms=2000)
+
+    def get(keys: Any, blocks: Any, guard: Guard) -> Transfer:
+        clock.now += seconds
+        return Transfer.failed(len(keys), cause)
+
+    rig.transport.get = get  # type: ignore[method-assign]
+    rig.side.start(load())
+    (job,) = rig.side._loads
+    clock.now += 5  # in the queue
+    job.end(rig.side._load(job))
+    assert rig.side.collect() == (set(), {"r", mark + "r"})
+
+
+def test_a_call_that_was_late_on_another_rank_is_told_here_too() -> None:
+    rig = by_hand(size=2, agree=lambda rows: [(True, False), (False, True)])
+    rig.stock(0, 1)
+    rig.side.start(load())
+    (job,) = rig.side._loads
+    job.end(rig.side._load(job))
+    assert rig.side.collect() == (set(), {"r", LATE_MARK + "r"})
+
+
+def test_a_name_that_comes_back_does_not_replace_the_load_that_still_drains() -> None:
+    with running(Rig(poll_ms=1)) as rig:
+        rig.stock(0, 1, 2)
+        gate = rig.gate("get")
+        rig.side.start(load())
+        assert gate.entered.wait(DEADLINE)
+        rig.side.start(StepPlan(NS, drains=["r"]))
+        assert rig.side.collect() == (set(), set())
+        rig.side.start(load(indices=(2,), blocks=(6,)))
+        gate.released.set()
+        sending: set[str] = set()
+        recving: set[str] = set()
+        while not (sending and recving):
+            report = rig.report()
+            sending |= report[0]
+            recving |= report[1]
+        assert (sending, recving) == ({"r"}, {"r"})
+        assert read_block(rig.layout, 6)[0] == 102
+
+
+def test_a_reader_never_sees_a_job_that_has_ended_but_not_failed_yet() -> None:
+    seen: list[tuple[str, bool]] = []
+
+    class Watched(Job):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name in ("cause", "ended") and value:
+                seen.append((name, self.ended))
+
+    Watched(LoadSpec("r", [], []), [], threading.Condition()).end(TIMEOUT)
+    assert seen == [("cause", False), ("ended", True)]
+
+
+# -- what a step waits for, counted ------------------------------------------------------------------------------------
+
+
+def count_waits(rig: Rig) -> list[int]:
+    """Return a list that grows by the bound, in milliseconds, of each wait of the engine's thread."""
+    waits: list[int] = []
+    wait, engine = rig.side._wait, threading.current_thread()
+
+    def counting(ready: Callable[[], bool], milliseconds: int) -> bool:
+        if threading.current_thread() is engine:
+            waits.append(milliseconds)
+        return wait(ready, milliseconds)
+
+    rig.side._wait = counting  # type: ignore[method-assign]
+    return waits
+
+
+def test_steps_wait_once_for_a_call_that_hangs_and_for_no_save_behind_it() -> None:
+    with running(Rig(hazard_timeout_ms=7)) as rig:
+        gate = rig.gate("exist")
+        rig.side.save(save("a", (0,), (1,)))
+        rig.side.save(save("b", (1, 2, 3, 4), (4, 5, 6, 7)))
+        assert gate.entered.wait(DEADLINE)
+        waits = count_waits(rig)
+        for block in (4, 5, 6, 7, 4, 1):
+            rig.side.start(StepPlan(NS, new_blocks=[block]))
+            write_block(rig.layout, block, b"\xff" * rig.layout.block_bytes)
+        assert waits == [7]
+        rig.side.save(save("c", (5,), (2,)))
+        rig.side.start(StepPlan(NS, new_blocks=[2]))
+        assert waits == [7], "nor for one that was queued since"
+        gate.released.set()
+        rig.until(lambda _: rig.side._saving is None)
+        rig.side.save(save("d", (6,), (3,)))
+        rig.side.start(StepPlan(NS, new_blocks=[3]))
+        assert waits[1:] == [7], "and again when the call has ended"
+    assert set(rig.transport.store) == {rig.key(6)}
+    assert rig.counts.seen["save_failures:revoked"] == 6
+
+
+def test_answers_wait_once_for_a_call_that_hangs() -> None:
+    with running(Rig("kv_producer", sync_save_timeout_ms=7)) as rig:
+        gate = rig.gate("exist")
+        waits = count_waits(rig)
+        for index in range(4):
+            rig.side.start(StepPlan(NS))
+            rig.side.save(save(f"r{index}", (index,), (index,), sync_saves=[f"r{index}"]))
+            assert gate.entered.wait(DEADLINE)
+        assert waits == [7]
+        assert rig.counts.seen["save_failures:late"] == 4
+        gate.released.set()
+
+
+def test_a_step_waits_for_the_loads_that_it_calls_off_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float | None] = []
+    revoke = Guard.revoke
+
+    def recording(guard: Guard, timeout: float | None = None) -> bool:
+        waits.append(timeout)
+        return revoke(guard, timeout)
+
+    monkeypatch.setattr(Guard, "revoke", recording)
+    with running(Rig(poll_ms=1, load_threads=3)) as rig:
+        rig.stock(0, 1, 2)
+        entered, released = threading.Semaphore(0), threading.Event()
+
+        def hold(op: str, key: str) -> None:
+            entered.release()
+            assert released.wait(DEADLINE)
+
+        rig.transport.fault = hold
+        for index in range(3):
+            rig.side.start(load(f"r{index}", (index,), (index,)))
+        for _ in range(3):
+            assert entered.acquire(timeout=DEADLINE)
+        rig.side.start(StepPlan(NS, drains=["r0", "r1", "r2"]))
+        for _ in range(4):
+            assert rig.side.collect() == (set(), set())
+            rig.side.start(StepPlan(NS))
+        assert waits[0] == worker._CALL_OFF_SECONDS
+        assert set(waits[1:]) == {0}
+        released.set()
+        sending: set[str] = set()
+        while len(sending) < 3:
+            sending |= rig.report()[0]
+
+
+def test_saves_do_not_pile_up_behind_a_call_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_QUEUED_SAVES", 2)
+    rig = by_hand()
+    for index in range(4):
+        rig.side.save(save(f"r{index}", (index,), (index,)))
+    assert len(rig.side._saves) == 2
+    assert rig.counts.seen == {"save_failures:queued": 2}
+
+
+# -- nothing is published that may be another request's ----------------------------------------------------------------
+
+
+def test_without_a_fence_nothing_is_saved() -> None:
+    with running(Rig("kv_producer")) as rig:
+        rig.transport.fence = lambda: None  # type: ignore[assignment, method-assign, return-value]
+        rig.side.save(save(sync_saves=["r"]))
+        assert not rig.transport.calls
+        assert rig.counts.seen == {"save_failures:unavailable": 2}
+
+
+class Uncallable:
+    """A ``put`` whose copy cannot be called off once it has been submitted, as an NPU's."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig, self.entered, self.released = rig, threading.Event(), threading.Event()
+
+    def __call__(self, keys: Any, blocks: Any, guard: Guard) -> Transfer:
+        if not guard.enter():
+            return Transfer.failed(len(keys), "revoked")
+        self.entered.set()
+        assert self.released.wait(DEADLINE)
+        for key, block in zip(keys, blocks, strict=True):
+            self.rig.transport.store[key] = read_block(self.rig.layout, block)
+        guard.leave()
+        return Transfer([None] * len(keys))
+
+
+def test_a_step_waits_for_a_copy_that_cannot_be_called_off() -> None:
+    with running(Rig(hazard_timeout_ms=1)) as rig:
+        put = rig.transport.put = Uncallable(rig)  # type: ignore[method-assign]
+        rig.side.save(save())
+        assert put.entered.wait(DEADLINE)
+        threading.Timer(0.05, put.released.set).start()
+        rig.side.start(StepPlan(NS, new_blocks=[3]))
+        assert put.released.is_set()
+        write_block(rig.layout, 3, b"\xff" * rig.layout.block_bytes)
+        rig.until(lambda _: rig.side._saving is None)
+    assert rig.transport.store[rig.key(1)] == bytes([3]) * rig.layout.block_bytes
+
+
+def test_a_copy_past_its_timeout_holds_no_step_and_what_it_publishes_is_deleted() -> None:
+    with running(Rig(hazard_timeout_ms=1, request_timeout_ms=1)) as rig:
+        original = rig.transport.put
+        put = rig.transport.put = Uncallable(rig)  # type: ignore[method-assign]
+        rig.side.save(save())
+        assert put.entered.wait(DEADLINE)
+        waits = count_waits(rig)
+        for _ in range(3):
+            rig.side.start(StepPlan(NS, new_blocks=[3]))
+            write_block(rig.layout, 3, b"\xff" * rig.layout.block_bytes)
+        assert waits == [1], "given up once, and not waited for again"
+        assert rig.counts.seen == {"save_failures:timeout": 2}
+        refused = ["timeout"]
+        rig.transport.fault = lambda op, key: refused.pop() if op == "discard" and refused else None
+        put.released.set()
+        rig.until(lambda _: rig.side._saving is None)
+        assert rig.key(1) in rig.transport.store, "the deletion failed, too"
+        rig.transport.put = original  # type: ignore[method-assign]
+        rig.side.save(save("q", (2,), (4,)))
+        rig.side.start(StepPlan(NS))
+        rig.until(lambda _: rig.key(2) in rig.transport.store)
+        assert not {rig.key(0), rig.key(1)} & set(rig.transport.store), "it was tried again before the next save"
+    assert rig.counts.seen["saved_blocks"] == 1

@@ -54,8 +54,12 @@ class GatedTransport:
         announce("save", keys=list(keys), request=OWNERS.get(keys[0]))
         return self._inner.put(keys, blocks, guard)
 
-    def fence(self) -> Callable[[], None]:
-        wait: Callable[[], None] = self._inner.fence()
+    def discard(self, keys: Sequence[str]) -> str | None:
+        cause: str | None = self._inner.discard(keys)
+        return cause
+
+    def fence(self) -> Callable[[], None] | None:
+        wait: Callable[[], None] | None = self._inner.fence()
         return wait
 
     def close(self) -> None:
