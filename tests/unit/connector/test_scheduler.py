@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yuanrong.adapters import Adapters
 from yuanrong.config import ConnectorConfig
 from yuanrong.keys import BlockChain, block_key
 from yuanrong.metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec
@@ -17,6 +19,7 @@ from yuanrong.scheduler import SchedulerSide
 from yuanrong.transport.base import TIMEOUT, UNAVAILABLE
 
 from tests.unit.connector.fakes import Cached, FakeRequest, Lora, MemoryTransport, New, Output, Range, Sampling, Status
+from tests.unit.connector.model_files import adapter
 
 NS = b"n" * 32
 BS = 4
@@ -459,15 +462,24 @@ def test_what_has_no_name_is_no_error(change: dict[str, Any], caplog: pytest.Log
     assert not caplog.records
 
 
-def test_blocks_under_a_lora_are_found_by_its_name_and_path() -> None:
+def test_blocks_under_a_lora_are_found_by_the_content_of_its_files(tmp_path: Path) -> None:
     rig = Rig()
-    for digest in BlockChain(NS, BS, lora=("l", "/l")).extend(list(range(10))):
+    loras = {"one": Lora("l", str(adapter(tmp_path / "one", b"1")), 1)}
+    loras["copy"] = Lora("x", str(adapter(tmp_path / "copy", b"1")), 2)
+    loras["other"] = Lora("l", str(adapter(tmp_path / "other", b"2")), 3)
+    root = Adapters().identity(loras["one"])
+    for digest in BlockChain(NS, BS, lora=root).extend(list(range(10))):
         rig.transport.store[block_key(NS, "0of1", digest)] = b""
-    found = {
-        lora: rig.side.match(request(rid=str(lora), lora_request=Lora(*lora)), 0)
-        for lora in (("l", "/l"), ("l", "/x"), ("x", "/l"))
-    }
-    assert list(found.values()) == [8, 0, 0]
+    found = {name: rig.side.match(request(rid=name, lora_request=lora), 0) for name, lora in loras.items()}
+    assert found == {"one": 8, "copy": 8, "other": 0}
+
+
+def test_a_lora_that_changed_since_its_load_is_neither_loaded_nor_saved(tmp_path: Path) -> None:
+    rig = Rig()
+    lora = Lora("l", str(adapter(tmp_path / "l", b"1")), 1)
+    assert rig.side._track(request(rid="before", lora_request=lora)) is not None
+    adapter(tmp_path / "l", b"2")
+    assert rig.side._track(request(rid="after", lora_request=lora)) is None
 
 
 def test_what_is_claimed_and_what_was_asked_for_is_counted_once() -> None:
