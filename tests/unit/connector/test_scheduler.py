@@ -482,6 +482,35 @@ def test_a_lora_that_changed_since_its_load_is_neither_loaded_nor_saved(tmp_path
     assert rig.side._track(request(rid="after", lora_request=lora)) is None
 
 
+def test_under_another_name_nothing_that_was_stored_is_found_and_new_requests_are_shared_again() -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    waiting = request(rid="w")
+    assert rig.side.match(waiting, 0) == 2 * BS
+    rig.side.renamed(b"x" * 32)
+    assert rig.side.match(waiting, 0) == rig.side.match(request(rid="new"), 0) == 0
+    for digest in BlockChain(b"x" * 32, BS).extend(list(range(10))):
+        rig.transport.store[block_key(b"x" * 32, "0of1", digest)] = b""
+    assert rig.side.match(request(rid="newer"), 0) == 2 * BS
+    assert rig.side.plan(Output()).namespace == b"x" * 32
+
+
+def test_what_was_begun_before_a_new_name_is_not_saved_after_it() -> None:
+    rig = Rig()
+    running, arriving = FakeRequest("running", list(range(50, 60))), loading(rig, 10, rid="arriving")
+    rig.side.match(running, 0)
+    rig.side.allocated(running, [1, 2, 3], 0)
+    assert rig.side.plan(Output({"running": 4}, [New("running", ([1, 2, 3],))])).saves
+    rig.side.renamed(b"x" * 32)
+    rig.side.load_finished("arriving", ok=False)
+    step = Output(
+        {"arriving": 10, "running": 6}, [New("arriving", ([4, 5, 6],))], Cached(["running"], [False], [([],)], [4])
+    )
+    assert not rig.side.plan(step).saves
+    assert rig.side.finished(running) is rig.side.finished(arriving) is False
+    assert idle(rig.side)
+
+
 def test_what_is_claimed_and_what_was_asked_for_is_counted_once() -> None:
     rig = Rig()
     req = loading(rig, 10)
