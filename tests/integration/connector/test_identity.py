@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ NZ = {"torchair_graph_config": {"enabled": True, "enable_kv_nz": True}}
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # vLLM's configuration is made once per process (engine.py), so all engines of these tests have one folder.
     from tests.integration.connector import engine
 
     known = engine._model_configs.get("model")
     found = Path(known.model) if known is not None else tmp_path_factory.mktemp("model")
-    safetensors(found / "model.safetensors", {"layer": b"first"})
-    return found
+    weights = safetensors(found / "model.safetensors", {"layer": b"first"})
+    yield found
+    weights.unlink()
 
 
 def engine_of(folder: Path, store: dict[str, bytes], **setup: Any) -> Engine:
