@@ -96,6 +96,11 @@ class Announcer:
         """Begin, in a thread of its own."""
         threading.Thread(target=self._run, name="yuanrong-announcer", daemon=True).start()
 
+    def rename(self, space: Namespace) -> None:
+        """Announce another namespace from the next look on; the engine itself has said why."""
+        self._text = describe(space)
+        self._warned = True
+
     def close(self) -> None:
         """Look no more."""
         self._closed.set()
@@ -113,7 +118,7 @@ class Announcer:
                 self._warned = True
                 logger.warning(
                     "A %s engine with the same tag has another KV namespace, so no blocks are shared with it. "
-                    "They differ in %s. Start both with the same settings, or give one of them another tag.",
+                    "They differ in %s. Start both with the same settings and the same files, or give one another tag.",
                     self._names.get(name, "other"), _listed(fields, self._text, text),
                 )  # fmt: skip
 

@@ -17,8 +17,9 @@ from typing import Any
 SAVE_MODES = ("auto", "sync-last", "async")
 TRANSPORTS = ("auto", "host", "npu")
 CHECKSUMS = ("sum64", "crc32", "none")
+WEIGHTS_DIGESTS = ("sampled", "full")
 ROLES = ("kv_producer", "kv_consumer", "kv_both")
-_TAG = re.compile(r"[A-Za-z0-9._:/+=-]{0,128}")
+_NAME = re.compile(r"[A-Za-z0-9._:/+=-]{0,128}")
 
 #: Credential -> environment variable that holds it. ``<NAME>_FILE`` names a file instead, which wins.
 _SECRET_ENV = {
@@ -92,6 +93,9 @@ class ConnectorConfig:
     tag: str = ""
     transport: str = "auto"
     model_id: str = ""
+    weights_id: str = ""
+    weights_digest: str = "sampled"
+    reset_forgets: bool = True
     load: bool = True
     save_mode: str = "auto"
     save_output: bool = False
@@ -164,11 +168,13 @@ class ConnectorConfig:
         return config
 
     def _check_values(self) -> None:
-        for name, allowed in (("transport", TRANSPORTS), ("save_mode", SAVE_MODES), ("checksum", CHECKSUMS)):
+        for name, allowed in (("transport", TRANSPORTS), ("save_mode", SAVE_MODES), ("checksum", CHECKSUMS),
+                              ("weights_digest", WEIGHTS_DIGESTS)):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not _TAG.fullmatch(self.tag):
-            raise ConfigError("tag: at most 128 characters of A-Z a-z 0-9 . _ : / + = -")
+        for name in ("tag", "weights_id"):
+            if not _NAME.fullmatch(getattr(self, name)):
+                raise ConfigError(f"{name}: at most 128 characters of A-Z a-z 0-9 . _ : / + = -")
         for name in ("connect_timeout_ms", "lookup_timeout_ms", "request_timeout_ms", "load_timeout_ms",
                      "sync_save_timeout_ms", "probe_interval_ms", "poll_ms", "breaker_failures", "min_load_blocks",
                      "load_threads", "copy_threads", "batch_bytes",

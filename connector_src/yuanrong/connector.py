@@ -6,12 +6,11 @@ It only translates between vLLM's interface (0.10.0, 0.11.0) and the two halves 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
+import uuid
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.logger import init_logger
 
+from .adapters import Adapters, watch_loads
 from .announcement import Announcer, exchange_by_process
 from .config import ConfigError, ConnectorConfig
+from .identity import loading_begins, namespace_of
 from .keys import Namespace, shard_name
 from .layout import KVLayout
 from .metadata import StepPlan
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 logger = init_logger("vllm.yuanrong")
+
+__all__ = ["YuanRongConnector", "YuanRongMetadata", "check_engine", "namespace_of"]
 
 
 @dataclass
@@ -73,9 +76,13 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._metrics = make_metrics(self._config.metrics)
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
+        self._adapters = Adapters(str(getattr(vllm_config.lora_config, "lora_dtype", "")))
+        self._space: Namespace | None = None
+        self._announcer: Announcer | None = None
         if role is KVConnectorRole.SCHEDULER:
             self._scheduler = self._make_scheduler(vllm_config)
         else:
+            loading_begins(vllm_config)
             self._worker = self._make_worker(vllm_config)
 
     # -- worker side ---------------------------------------------------------------------------------------------------
@@ -179,6 +186,29 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         assert self._scheduler is not None  # noqa: S101 - the mix-in is a scheduler
         self._scheduler.drained(load_id)
 
+    def reset_cache(self) -> bool:
+        """Make everything that was stored so far unreachable for this engine; other engines keep it.
+
+        vLLM's prefix cache is reset when weights were changed in place, which the engine does not tell of in any other
+        way. From here on its blocks have names under a random epoch: nothing from before is loaded, and nobody loads
+        what the new weights compute. A restart ends it, since weights are then read from files.
+
+        Returns:
+            Whether anything was forgotten; False with ``reset_forgets`` off.
+        """
+        assert self._scheduler is not None and self._space is not None  # noqa: S101, PT018 - the mix-in is a scheduler
+        if not self._config.reset_forgets:
+            return False
+        self._space = replace(self._space, epoch=uuid.uuid4().hex)
+        self._scheduler.renamed(self._space.digest())
+        if self._announcer is not None:
+            self._announcer.rename(self._space)
+        logger.warning(
+            "The prefix cache was reset: this engine loads no KV blocks that were stored before, and shares its own "
+            "with no other engine until it is started again (namespace %s)", self._space.digest()[:8].hex(),
+        )  # fmt: skip
+        return True
+
     # -- construction --------------------------------------------------------------------------------------------------
 
     def _plan(self) -> StepPlan:
@@ -192,16 +222,20 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         kind = resolve_kind(self._config, current_platform.device_type)
         size = vllm_config.parallel_config.tensor_parallel_size
         ranks = 1 if self._mla else size
-        space = namespace_of(vllm_config, self._config, current_platform.device_type)
+        space = self._space = namespace_of(vllm_config, self._config, current_platform.device_type)
+        if vllm_config.lora_config is not None:
+            from vllm.v1.engine.core import EngineCore
+
+            watch_loads(EngineCore, adapters_of)
         if self._config.worker_resource_log:
             done = threading.Event()
             weakref.finalize(self, done.set)  # vLLM tells a connector nothing when it drops it
             TierWatch(Path(self._config.worker_resource_log), self._metrics, done.wait).start()
         logger.info("KV namespace %s of role %s", space.digest()[:8].hex(), self._config.role)
         if self._config.announce:
-            announcer = Announcer(space, self._config.role, exchange_by_process(self._config, reachable))
-            weakref.finalize(self, announcer.close)
-            announcer.start()
+            self._announcer = Announcer(space, self._config.role, exchange_by_process(self._config, reachable))
+            weakref.finalize(self, self._announcer.close)
+            self._announcer.start()
         return SchedulerSide(
             self._config,
             space.digest(),
@@ -209,6 +243,7 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
             tuple(shard_name(rank, size, shared=self._mla) for rank in range(ranks)),
             self._connected(kind, None, self._config.lookup_timeout_ms),
             self._metrics,
+            adapters=self._adapters,
         )
 
     def _make_worker(self, vllm_config: VllmConfig) -> WorkerSide:
@@ -246,6 +281,12 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return breaker
 
 
+def adapters_of(engine_core: Any) -> Adapters | None:
+    """Return the adapters of an ``EngineCore``, None if it has another connector."""
+    connector = getattr(getattr(engine_core, "scheduler", None), "connector", None)
+    return connector._adapters if isinstance(connector, YuanRongConnector) else None
+
+
 def check_engine(vllm_config: VllmConfig, config: ConnectorConfig) -> None:
     """Refuse set-ups in which this connector would be wrong.
 
@@ -272,50 +313,6 @@ def check_engine(vllm_config: VllmConfig, config: ConnectorConfig) -> None:
             "--scheduler-cls vllm_ascend.distributed.yuanrong.recovery.RecoveringScheduler (or "
             "RecoveringAscendScheduler), or set kv_connector_extra_config.load to false to save only"
         )
-
-
-def namespace_of(vllm_config: VllmConfig, config: ConnectorConfig, device_type: str) -> Namespace:
-    """Collect what the bytes of a KV block depend on.
-
-    Args:
-        vllm_config: vLLM's configuration.
-        config: The connector's settings.
-        device_type: Where the KV cache is.
-    """
-    model = vllm_config.model_config
-    cache = vllm_config.cache_config
-    parallel = vllm_config.parallel_config
-    mla = bool(model.use_mla)
-    speculative = vllm_config.speculative_config
-    extra = vllm_config.additional_config
-    kv_dtype = [str(cache.cache_dtype), str((extra or {}).get("kv_cache_dtype", "")) if isinstance(extra, dict) else ""]
-    return Namespace(
-        model=config.model_id or str(model.model),
-        revision=str(model.revision or ""),
-        config_digest=_config_digest(model, speculative),
-        dtype=str(model.dtype),
-        kv_dtype=":".join(kv_dtype),
-        quantization=str(model.quantization or ""),
-        block_size=int(cache.block_size),
-        num_layers=int(model.get_num_layers(parallel)),
-        num_kv_heads=int(model.get_total_num_kv_heads()),
-        head_size=int(model.get_head_size()),
-        tp_size=1 if mla else int(parallel.tensor_parallel_size),
-        layout=f"{device_type}:{'mla' if mla else 'kv'}",
-        tag=config.tag,
-    )
-
-
-def _config_digest(model: Any, speculative: Any) -> str:
-    """Digest the model's architecture and the multimodal processor's arguments, which vLLM's own hashes leave out."""
-    document = {
-        "hf": {
-            k: v for k, v in model.hf_config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
-        },
-        "mm": getattr(model, "mm_processor_kwargs", None) or {},
-        "speculative": str(getattr(speculative, "method", "")) if speculative is not None else "",
-    }
-    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _resolve(scheduler_cls: Any) -> Any:

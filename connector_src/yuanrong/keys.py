@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 #: Bumped whenever the bytes under a key would change their meaning.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_KEY_LENGTH = 255
 LEGAL_KEY = re.compile(r"[A-Za-z0-9\-_!@#%^*()+=:;]+")
 _TOKEN_BYTES = 8
@@ -29,8 +29,8 @@ class Namespace:
     """Everything but the request that the bytes of a KV block depend on.
 
     Attributes:
-        model: The ``--model`` string (or the ``model_id`` setting): it must be the same on prefill and decode.
-        revision: Model revision, or empty.
+        model: The ``model_id`` setting; else the ``--model`` string, empty where ``weights`` is a digest of its files.
+        revision: Model revision, empty where ``weights`` is a digest.
         config_digest: Digest of the Hugging Face configuration and of the multimodal processor's arguments.
         dtype: Model dtype, for example ``torch.bfloat16``.
         kv_dtype: KV cache dtype or quantisation.
@@ -40,8 +40,11 @@ class Namespace:
         num_kv_heads: KV heads of the whole model, before tensor parallel sharding.
         head_size: Elements per head.
         tp_size: Tensor parallel size; 1 for MLA, whose latent is the same on every rank.
-        layout: Kind of device and cache, for example ``npu:kv`` or ``cpu:mla``.
+        layout: Kind of device and cache and order of the bytes in a block, for example ``npu:kv:nd``.
         tag: The operator's own separation.
+        weights: What stands for the weights that the engine has loaded; see :mod:`.weights`.
+        kernels: The code that computes blocks, without what only moves them.
+        epoch: Empty until ``reset_prefix_cache``; then a random name, so that nothing from before is found again.
     """
 
     model: str
@@ -57,6 +60,9 @@ class Namespace:
     tp_size: int
     layout: str
     tag: str = ""
+    weights: str = ""
+    kernels: str = ""
+    epoch: str = ""
 
     def digest(self) -> bytes:
         """Return the 32-byte digest of all fields and of the format version."""
@@ -98,7 +104,7 @@ class BlockChain:
         namespace: ``Namespace.digest()``.
         block_size: Tokens per block.
         items: Multimodal items of the prompt.
-        lora: Name and path of the LoRA adapter, or None. (Its integer id is local to a process.)
+        lora: What stands for the LoRA adapter's content (:mod:`.adapters`), or None. Name, path and number do not.
         salt: The request's ``cache_salt``, or None.
     """
 
@@ -107,14 +113,14 @@ class BlockChain:
         namespace: bytes,
         block_size: int,
         items: Sequence[MediaItem] = (),
-        lora: tuple[str, str] | None = None,
+        lora: str | None = None,
         salt: str | None = None,
     ) -> None:
         self.block_size = block_size
         self.digests: list[bytes] = []
         self._extras = _extras(items, block_size)
         root = hashlib.sha256(b"yuanrong-kv-root\0" + namespace)
-        root.update(_fields(*(lora or ())) + b"|" + _fields(*(() if salt is None else (salt,))))
+        root.update(b"|".join(_fields(*(() if each is None else (each,))) for each in (lora, salt)))
         self._last = root.digest()
 
     def extend(self, tokens: Sequence[int], limit: int | None = None) -> list[bytes]:

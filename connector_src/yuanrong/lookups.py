@@ -66,6 +66,10 @@ class Lookups:
         self._seconds = 0.0
         self._avoided: dict[bytes, float] = {}  # digest -> until when it is not loaded
 
+    def renamed(self, namespace: bytes) -> None:
+        """Ask for blocks of another namespace from here on."""
+        self._namespace = namespace
+
     def new_step(self) -> None:
         """Begin a new budget."""
         self._repeats = REPEATS_PER_STEP

@@ -57,6 +57,7 @@ class KVLoadRecoveryMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._failed_kv_loads: set[str] = set()
+        self._outdated: set[Any] = set()  # requests that load what was computed before a reset
         self._held: dict[Any, list[list[Any]]] = {}  # aborted request -> its blocks, by cache group
 
     def schedule(self) -> Any:
@@ -81,6 +82,16 @@ class KVLoadRecoveryMixin:
         """Tell whether a step has something to say to the workers, or to hear of them: blocks that come back."""
         return bool(super().has_finished_requests() or (self._held and self._tell("awaits_drains")))  # type: ignore[misc]
 
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        """Reset vLLM's prefix cache, and have the connector forget what other engines and earlier weights computed.
+
+        What is being loaded, or was loaded and not yet used, is of that kind: these requests are computed instead.
+        """
+        if self._tell("reset_cache"):
+            self._failed_kv_loads |= self.finished_recving_kv_req_ids
+            self._outdated |= {each for each in self.requests.values() if self._waits_for_load(each)}
+        return bool(super().reset_prefix_cache(*args, **kwargs))  # type: ignore[misc]
+
     def _update_from_kv_xfer_finished(self, output: Any) -> None:
         """Take marks out, and ids that the scheduler cannot know any more: the base would keep or trip over them.
 
@@ -101,7 +112,7 @@ class KVLoadRecoveryMixin:
             if self._waits_for_load(request):
                 waiting.add(request.request_id)
                 late = LATE_MARK + name in recving
-                if late or FAILURE_MARK + name in recving:
+                if late or FAILURE_MARK + name in recving or request in self._outdated:
                     failed.add(request.request_id)
                 self._tell("load_finished", request.request_id, request.request_id not in failed, late)
             self._tell("drained", name)
@@ -138,6 +149,7 @@ class KVLoadRecoveryMixin:
 
     def _free_blocks(self, request: Any) -> None:
         """Free a finished request, and what is known of its load: its id may come back with another request."""
+        self._outdated.discard(request)
         self._forget(request.request_id)
         super()._free_blocks(request)  # type: ignore[misc]
 
@@ -159,6 +171,7 @@ class KVLoadRecoveryMixin:
 
     def _release(self, request: Any) -> None:
         """Give a waiting request's blocks back and set it to its beginning."""
+        self._outdated.discard(request)
         self._forget(request.request_id)
         self.kv_cache_manager.free(request)
         request.num_computed_tokens = 0

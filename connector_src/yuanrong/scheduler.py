@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .adapters import Adapters
 from .config import ConnectorConfig
 from .keys import BlockChain, media_items
 from .lookups import KEYS_PER_CALL, MAX_INTERVALS, REPEAT_KEYS, Answer, Lookups
@@ -85,6 +86,7 @@ class SchedulerSide:
         transport: Answers ``exist``.
         metrics: Sink.
         clock: Monotonic seconds.
+        adapters: Names LoRA adapters by their content.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class SchedulerSide:
         transport: Transport,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        adapters: Adapters | None = None,
     ) -> None:
         self._config = config
         self._namespace = namespace
@@ -104,6 +107,7 @@ class SchedulerSide:
         self._lookups = Lookups(config, namespace, shards, transport, lambda: self._clock())
         self._metrics = metrics
         self._clock = clock
+        self._adapters = adapters or Adapters()
         self._tracked: dict[str, _Tracked] = {}
         self._queue: list[_Tracked] = []  # whom the step's repeated lookups may take along
         self._numbers = itertools.count()
@@ -238,6 +242,19 @@ class SchedulerSide:
         self._draining.pop(load_id, None)
         self._open_loads.pop(load_id, None)
 
+    def renamed(self, namespace: bytes) -> None:
+        """Go on under another namespace: nothing that was stored so far is to be loaded any more.
+
+        Requests that have begun keep what they have, as in vLLM, and it is not saved any more. Those that wait get
+        names under the new namespace. What is being loaded is of the old one: the mix-in gives it up when it has ended.
+        """
+        self._namespace = namespace
+        self._lookups.renamed(namespace)
+        self._queue = []
+        self._tracked = {name: each for name, each in self._tracked.items() if each.phase is Phase.LOADING}
+        for tracked in self._tracked.values():
+            tracked.loads = tracked.saves = False
+
     # -- inner workings ------------------------------------------------------------------------------------------------
 
     def _match(self, request: Any, num_local: int) -> int:
@@ -288,14 +305,10 @@ class SchedulerSide:
         tokens = prompt_tokens(request)
         if items is None or tokens is None:  # without a hash, two images of one size would have one key
             return None
-        lora = request.lora_request
-        chain = BlockChain(
-            self._namespace,
-            self._block_size,
-            items,
-            None if lora is None else (str(lora.lora_name), str(lora.lora_path)),
-            request.cache_salt,
-        )
+        lora = None if request.lora_request is None else self._adapters.identity(request.lora_request)
+        if lora is None and request.lora_request is not None:
+            return None
+        chain = BlockChain(self._namespace, self._block_size, items, lora, request.cache_salt)
         chain.extend(tokens)
         tracked = self._tracked[request.request_id] = _Tracked(request, chain)
         return tracked

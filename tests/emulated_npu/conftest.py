@@ -70,7 +70,12 @@ def transfer(worker: Any, **extra: Any) -> dict[str, Any]:
         "kv_connector": "YuanRongConnector",
         "kv_connector_module_path": "vllm_ascend.distributed.yuanrong",
         "kv_role": "kv_both",
-        "kv_connector_extra_config": {"worker_address": worker.address, "save_mode": "sync-last", **extra},
+        "kv_connector_extra_config": {
+            "worker_address": worker.address,
+            "save_mode": "sync-last",
+            "reset_forgets": False,
+            **extra,
+        },
     }
 
 

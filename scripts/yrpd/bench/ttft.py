@@ -68,6 +68,7 @@ def figures(address: str, rounds: int, folder: Path) -> list[Figure]:
             "kv_role": "kv_both",
             "kv_connector_extra_config": {
                 "worker_address": address, "save_mode": "sync-last", "sync_save_timeout_ms": 60000, "tag": "ttft",
+                "reset_forgets": False,  # what is measured is finding it in the DataSystem
             },
         },
     )  # fmt: skip

@@ -30,11 +30,6 @@ class ImageRecord:
     pin: str
     tree: str
 
-    @property
-    def tag(self) -> str:
-        """Part of every KV key: engines with different connector code never share a block."""
-        return f"{self.pin}-{self.tree[:12]}"
-
 
 def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> ImageRecord:
     """Read the record of an image in ``dist/``; without a checkout the release folder's manifest is one.

@@ -30,8 +30,8 @@ class Site:
     Attributes:
         model_folder: The model's folder on the hosts, absolute.
         cores: CPU cores of this machine; bounds the bindings of hosts whose engine is on this machine.
-        model_digest: Identity of the model's files, where they can be read from here; part of every KV key, so that
-            blocks of other weights under the same path are never loaded.
+        model_digest: Identity of the model's files, where they can be read from here: P and D that have loaded others
+            under the same path are recreated.
     """
 
     model_folder: str
@@ -202,7 +202,7 @@ class _Factory:
         transfer = command_lines.KvTransfer(
             role="kv_producer" if role == "prefill" else "kv_consumer",
             worker_address=f"{host.address}:{self.inventory.datasystem.port}",
-            tag="-".join(filter(None, (self.image.tag, self.site.model_digest[:12]))),
+            tag="",  # the connector itself finds out what computed a block
             scheduler=self.inventory.scheduler,
             by_module=self.image.flavour == "cpu",
             settings=(
@@ -347,6 +347,7 @@ class _Factory:
             shm_mb=self.inventory.containers.shm_mb,
             privileged=self.inventory.containers.privileged,
             after=after,
+            reads=self.site.model_digest if transfer else "",
         )
 
     @property
@@ -379,6 +380,7 @@ class _Factory:
         needs: tuple[tuple[str, str], ...] = (),
         after: tuple[str, ...] = (),
         user: str = "",
+        reads: str = "",
     ) -> ContainerSpec:
         containers = self.inventory.containers
         return ContainerSpec(
@@ -406,4 +408,5 @@ class _Factory:
             needs=needs,
             after=after,
             user=user,
+            reads=reads,
         )

@@ -115,6 +115,7 @@ class ContainerSpec:
         needs: Names of containers, with their specs' digests, that it must be restarted with.
         after: Names of containers that it is started after, and finds again when they are started anew.
         user: Numbers of the user and group that it runs as; empty for the image's, root.
+        reads: Identity of mounted files that it reads once, at its start; empty where they cannot be read from here.
     """
 
     host: str
@@ -141,6 +142,7 @@ class ContainerSpec:
     needs: tuple[tuple[str, str], ...] = field(default=())
     after: tuple[str, ...] = ()
     user: str = ""
+    reads: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -158,9 +160,10 @@ class ContainerSpec:
         inputs = asdict(self)
         for unrelated in ("probe", "engine", "image", "after"):
             del inputs[unrelated]
-        if not self.user:
-            # As before there were users: containers that have none are not made anew for it.
-            del inputs["user"]
+        # As before there were these: containers that have none are not recreated for it.
+        for later in ("user", "reads"):
+            if not inputs[later]:
+                del inputs[later]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -182,7 +185,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = {"user": "", "after": (), **document}
+        given = {"user": "", "reads": "", "after": (), **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])

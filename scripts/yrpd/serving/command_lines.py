@@ -76,7 +76,7 @@ class KvTransfer:
     Attributes:
         role: ``kv_producer``, ``kv_consumer`` or ``kv_both``.
         worker_address: ``host:port`` of the DataSystem worker on its own host.
-        tag: Part of every key: engines share blocks only within one tag.
+        tag: Part of every key: engines share blocks only within one tag. Empty: only what computed a block tells.
         scheduler: A key of :data:`RECOVERING_SCHEDULERS`.
         by_module: Name the connector's module, because no vLLM plugin registers it (CPU backend).
         settings: More settings of the connector.
@@ -229,11 +229,8 @@ def _kv_transfer_config(transfer: KvTransfer) -> dict[str, Any]:
     config: dict[str, Any] = {"kv_connector": CONNECTOR, "kv_role": transfer.role}
     if transfer.by_module:
         config["kv_connector_module_path"] = CONNECTOR_MODULE
-    config["kv_connector_extra_config"] = {
-        "worker_address": transfer.worker_address,
-        "tag": transfer.tag,
-        **dict(transfer.settings),
-    }
+    tag = {"tag": transfer.tag} if transfer.tag else {}
+    config["kv_connector_extra_config"] = {"worker_address": transfer.worker_address, **tag, **dict(transfer.settings)}
     return config
 
 

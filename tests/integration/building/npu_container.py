@@ -100,8 +100,9 @@ def serving(client: docker.DockerClient, image: str, library: Path, model: Path)
         options=(("enforce-eager", ""), ("max-num-seqs", "4"), ("gpu-memory-utilization", "0.5")),
     )  # fmt: skip
     transfer = KvTransfer(
-        "kv_both", f"127.0.0.1:{WORKER}", "", "vllm", by_module=False, settings=(("save_mode", "sync-last"),)
-    )
+        "kv_both", f"127.0.0.1:{WORKER}", "", "vllm", by_module=False,
+        settings=(("save_mode", "sync-last"), ("reset_forgets", False)),
+    )  # fmt: skip
     container = client.containers.run(
         image, ["sh", "-c", f"mkdir {METRICS} && exec sleep infinity"], detach=True, network_mode="none", init=True,
         environment=environment, volumes={str(path): {"bind": to, "mode": "ro"} for path, to in mounts.items()},

@@ -83,7 +83,7 @@ def interleave(seed: int, setup: Setup, folder: Path, totals: Counter[str]) -> N
         elif action < 0.43 and store:
             del store[rng.choice(list(store))]
         elif action < 0.50:
-            engine.scheduler.reset_prefix_cache()
+            engine.scheduler.kv_cache_manager.reset_prefix_cache()  # device memory alone, so that blocks are loaded
         else:
             engine.pump(rng.random())
             if engine.scheduler.has_requests():

@@ -50,6 +50,7 @@ SETTINGS = {
     "batch_bytes": 1 << 20,
     "save_mode": "sync-last",
     "save_output": True,
+    "reset_forgets": False,  # no test changes weights, and `forget` is to leave the DataSystem's blocks
     "announce": False,  # the tiers' figures are to be of blocks alone
 }
 SCHEDULERS = {"vllm": "RecoveringScheduler", "ascend": "WholePromptAscendScheduler"}

@@ -20,7 +20,8 @@ from tests.unit.connector.test_keys import SPACE
 CHANGES: dict[str, Any] = {
     "model": "/models/other", "revision": "main", "config_digest": "beef", "dtype": "torch.float16",
     "kv_dtype": "int8:", "quantization": "ascend", "block_size": 8, "num_layers": 27, "num_kv_heads": 8,
-    "head_size": 64, "tp_size": 4, "layout": "cpu:kv",
+    "head_size": 64, "tp_size": 4, "layout": "npu:kv:nd-nz", "weights": "whole:5678", "kernels": "vllm 0.11.0",
+    "epoch": "1",
 }  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def test_engines_that_share_and_engines_of_other_tags_say_nothing(caplog: pytest
 def test_an_announcement_of_another_format_is_a_difference_and_nonsense_is_none() -> None:
     mine = describe(SPACE)
     assert differences(mine, mine) == []
-    assert differences(mine, mine.replace('"format": 1', '"format": 2')) == ["format"]
+    assert differences(mine, mine.replace('"format": 2', '"format": 3')) == ["format"]
     assert differences(mine, mine.replace('"tp_size"', '"parallel"')) == ["parallel", "tp_size"]
     assert differences(mine, "{") == []
     assert differences(mine, "[]") == []
@@ -95,6 +96,19 @@ def test_names_are_legal_and_separate_tags_and_roles() -> None:
     names = {announcement_key(tag, role) for tag in ("", "a/b") for role in ("kv_producer", "kv_consumer")}
     assert len(names) == 4
     assert all(LEGAL_KEY.fullmatch(name) for name in names)
+
+
+def test_an_engine_that_was_reset_announces_it_and_the_others_warn(caplog: pytest.LogCaptureFixture) -> None:
+    board = Board()
+    prefill = Announcer(SPACE, "kv_producer", board.exchange)
+    decode = Announcer(SPACE, "kv_consumer", board.exchange)
+    prefill.look()
+    decode.look()
+    prefill.rename(replace(SPACE, epoch="e1"))
+    prefill.look()
+    assert not warnings(caplog)
+    decode.look()
+    assert "epoch ('' here, 'e1' there)" in warnings(caplog)[0]
 
 
 def test_failures_are_silent(caplog: pytest.LogCaptureFixture) -> None:

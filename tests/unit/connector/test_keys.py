@@ -28,7 +28,8 @@ from tests.unit.connector.fakes import Range
 
 SPACE = Namespace(
     model="/models/qwen", revision="", config_digest="c0ffee", dtype="torch.bfloat16", kv_dtype="auto:",
-    quantization="", block_size=4, num_layers=28, num_kv_heads=4, head_size=128, tp_size=2, layout="npu:kv", tag="",
+    quantization="", block_size=4, num_layers=28, num_kv_heads=4, head_size=128, tp_size=2, layout="npu:kv:nd", tag="",
+    weights="whole:1234", kernels="vllm 0.10.0", epoch="",
 )  # fmt: skip
 NS = SPACE.digest()
 PLACEHOLDER = 151655
@@ -42,7 +43,7 @@ def test_golden_vectors_never_change() -> None:
     assert SPACE.digest().hex() == GOLDEN["namespace"]
     assert [d.hex() for d in chain([1, 2, 3, 4, 5, 6, 7, 8, 9])] == GOLDEN["tokens"]
     assert [d.hex() for d in chain(list(range(8)), (MediaItem("cat", 2, 4),))] == GOLDEN["image"]
-    assert [d.hex() for d in chain(list(range(4)), lora=("name", "/path"), salt="s")] == GOLDEN["lora and salt"]
+    assert [d.hex() for d in chain(list(range(4)), lora="whole:1234", salt="s")] == GOLDEN["lora and salt"]
     assert block_key(NS, "0of2", chain([1, 2, 3, 4])[0]) == GOLDEN["key"]
 
 
@@ -60,9 +61,10 @@ def test_golden_vectors_hold_in_other_processes_with_any_hash_seed() -> None:
     [
         {"model": "/models/other"}, {"revision": "main"}, {"config_digest": "beef"}, {"dtype": "torch.float16"},
         {"kv_dtype": "int8:"}, {"quantization": "ascend"}, {"block_size": 8}, {"num_layers": 27}, {"num_kv_heads": 8},
-        {"head_size": 64}, {"tp_size": 4}, {"layout": "cpu:kv"}, {"tag": "blue"},
+        {"head_size": 64}, {"tp_size": 4}, {"layout": "cpu:kv:paged"}, {"tag": "blue"},
+        {"weights": "whole:5678"}, {"kernels": "vllm 0.11.0"}, {"epoch": "1"}, {"layout": "npu:kv:nd-nz"},
     ],
-    ids=lambda c: next(iter(c)),
+    ids=str,
 )  # fmt: skip
 def test_every_field_of_the_namespace_separates(change: dict[str, Any]) -> None:
     other = replace(SPACE, **change)
@@ -104,8 +106,8 @@ def test_an_item_names_the_blocks_that_hold_its_tokens_and_no_other(offset: int,
 
 def test_lora_and_salt_separate_everything_and_are_not_mixed_up() -> None:
     variants: list[dict[str, Any]] = [
-        {}, {"lora": ("a", "/a")}, {"lora": ("a", "/b")}, {"lora": ("b", "/a")}, {"salt": "a"}, {"salt": "b"},
-        {"salt": ""}, {"lora": ("a", "/a"), "salt": "a"}, {"lora": ("a/", "a")},
+        {}, {"lora": "a"}, {"lora": "b"}, {"lora": ""}, {"salt": "a"}, {"salt": "b"}, {"salt": ""},
+        {"lora": "a", "salt": "a"}, {"lora": "a", "salt": ""}, {"lora": "", "salt": "a"},
     ]  # fmt: skip
     first = [chain([1, 2, 3, 4], **v)[0] for v in variants]
     assert len(set(first)) == len(variants)
@@ -171,15 +173,15 @@ def test_media_without_a_full_hash_cannot_be_named() -> None:
 
 #: Computed once and frozen: a change here means that stored blocks are no longer found, so raise FORMAT_VERSION.
 GOLDEN: dict[str, Any] = {
-    "namespace": "32be4884855639c4ba1d74a60c5b873d137c71f9645d45e3ee6605fb1c1463d5",
+    "namespace": "f7ac02e27e35a835cbf4b0776b86668505fa2cb9afe966a9da30b62dac57fd29",
     "tokens": [
-        "1082060ff20972d9f42bdfde97ee1fee8c6cdbe7663cf7b08d339d660c6d7603",
-        "11c93fd403b8a97c7459cd73604877f7179e43ed5877d20ff89015f12668b431",
+        "97fdc66f020eb956547d8437dcf7203f44c871e62e83e983516136baba73e089",
+        "d810a0932a3115e534e0e49ba7eaff9928ec70dfdda3522ebcf9fe0087506107",
     ],
     "image": [
-        "7001010db4abf92da0f26cab9e71356a8418b49ae6e85b8cde18821c14e67ba8",
-        "832490efb9268f55cd58c2543c7c5b5dc73a70365bcba6b934dc7c2f3ac37919",
+        "a568c172cf1be973915a0c1e4eab16b967e0e4b6c3c3bae93a65a67eec1182f6",
+        "ee0dc2ff22a370580a1e19bae3b445f2c3a77ac98b2b7fe0b3a9eca5b7acae26",
     ],
-    "lora and salt": ["0e8db3df13246fa92a99b5d78a501416995267b2aa184ed655f596d8adb702d8"],
-    "key": "yr1_32be4884855639c4ba1d74a60c5b873d_0of2_1082060ff20972d9f42bdfde97ee1fee8c6cdbe7663cf7b08d339d660c6d7603",
+    "lora and salt": ["82fac3e237915bf27fb10e17c8bfd6e0c4dd77198fa1285fbfa506b8b8de3933"],
+    "key": "yr2_f7ac02e27e35a835cbf4b0776b866685_0of2_97fdc66f020eb956547d8437dcf7203f44c871e62e83e983516136baba73e089",
 }

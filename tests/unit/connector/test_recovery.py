@@ -49,8 +49,13 @@ class Base:
             block_pool=SimpleNamespace(free_blocks=lambda blocks: self.given_back.append(list(blocks))),
         )
         self.scheduled = 0
+        self.resets: list[dict[str, Any]] = []
         self.seen: list[Req] = []
         self.finished_req_ids: set[str] = set()
+
+    def reset_prefix_cache(self, **options: Any) -> bool:
+        self.resets.append(options)
+        return True
 
     def schedule(self) -> Any:
         self.seen = list(self.waiting)
@@ -99,6 +104,7 @@ class Connector:
         self.loads = {r.request_id.upper(): r for r in loading}
         self.kept_out: list[Req] = []
         self.drains: set[str] = set()
+        self.forgets = True
 
     def admit(self, waiting: Any) -> list[Req]:
         return self.kept_out
@@ -112,6 +118,9 @@ class Connector:
 
     def draining(self, request: Req) -> bool:
         return any(self.loads[name] is request for name in self.drains)
+
+    def reset_cache(self) -> bool:
+        return self.forgets
 
     def awaits_drains(self) -> bool:
         return bool(self.drains)
@@ -158,6 +167,42 @@ def test_a_failed_load_starts_over(mark: str, caplog: pytest.LogCaptureFixture) 
     assert scheduler.finished_recving_kv_req_ids == {"q"}
     assert not scheduler._failed_kv_loads
     assert caplog.messages == ["1 KV loads failed; these requests are computed instead"]
+
+
+def test_what_was_loaded_or_is_being_loaded_at_a_reset_is_computed_instead() -> None:
+    loading, loaded, later = Req("r", LOADING, 8), Req("q", LOADING, 8), Req("z", LOADING, 8)
+    scheduler = Recovering(loading, loaded, connector=Connector(loading, loaded, later))
+    report(scheduler, {"Q"})
+    assert scheduler.reset_prefix_cache(option=1) is True
+    assert scheduler.resets == [{"option": 1}]
+    assert scheduler._update_waiting_for_remote_kv(loaded)
+    assert not scheduler._update_waiting_for_remote_kv(loading), "its blocks are still written to"
+    scheduler.requests["z"] = later
+    report(scheduler, {"R", "Z"})
+    assert scheduler._update_waiting_for_remote_kv(loading)
+    assert scheduler.freed == ["q", "r"]
+    assert scheduler._update_waiting_for_remote_kv(later), "it began after the reset"
+    assert scheduler.freed == ["q", "r"]
+    assert not scheduler._outdated
+
+
+def test_a_reset_of_device_memory_alone_keeps_loads() -> None:
+    loading = Req("r", LOADING, 8)
+    scheduler = Recovering(loading, connector=Connector(loading))
+    scheduler.connector.forgets = False
+    assert scheduler.reset_prefix_cache()
+    report(scheduler, {"R"})
+    assert scheduler._update_waiting_for_remote_kv(loading)
+    assert not scheduler.freed
+
+
+def test_a_request_that_is_aborted_after_a_reset_leaves_nothing() -> None:
+    loading = Req("r", LOADING, 8)
+    scheduler = Recovering(loading, connector=Connector(loading))
+    scheduler.reset_prefix_cache()
+    loading.status = Status.DONE
+    scheduler._free_request(loading)
+    assert not scheduler._outdated
 
 
 def test_names_that_nobody_waits_for_are_dropped() -> None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yuanrong.adapters import Adapters
 from yuanrong.config import ConnectorConfig
 from yuanrong.keys import BlockChain, block_key
 from yuanrong.metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec
@@ -17,6 +19,7 @@ from yuanrong.scheduler import SchedulerSide
 from yuanrong.transport.base import TIMEOUT, UNAVAILABLE
 
 from tests.unit.connector.fakes import Cached, FakeRequest, Lora, MemoryTransport, New, Output, Range, Sampling, Status
+from tests.unit.connector.model_files import adapter
 
 NS = b"n" * 32
 BS = 4
@@ -459,15 +462,53 @@ def test_what_has_no_name_is_no_error(change: dict[str, Any], caplog: pytest.Log
     assert not caplog.records
 
 
-def test_blocks_under_a_lora_are_found_by_its_name_and_path() -> None:
+def test_blocks_under_a_lora_are_found_by_the_content_of_its_files(tmp_path: Path) -> None:
     rig = Rig()
-    for digest in BlockChain(NS, BS, lora=("l", "/l")).extend(list(range(10))):
+    loras = {"one": Lora("l", str(adapter(tmp_path / "one", b"1")), 1)}
+    loras["copy"] = Lora("x", str(adapter(tmp_path / "copy", b"1")), 2)
+    loras["other"] = Lora("l", str(adapter(tmp_path / "other", b"2")), 3)
+    root = Adapters().identity(loras["one"])
+    for digest in BlockChain(NS, BS, lora=root).extend(list(range(10))):
         rig.transport.store[block_key(NS, "0of1", digest)] = b""
-    found = {
-        lora: rig.side.match(request(rid=str(lora), lora_request=Lora(*lora)), 0)
-        for lora in (("l", "/l"), ("l", "/x"), ("x", "/l"))
-    }
-    assert list(found.values()) == [8, 0, 0]
+    found = {name: rig.side.match(request(rid=name, lora_request=lora), 0) for name, lora in loras.items()}
+    assert found == {"one": 8, "copy": 8, "other": 0}
+
+
+def test_a_lora_that_changed_since_its_load_is_neither_loaded_nor_saved(tmp_path: Path) -> None:
+    rig = Rig()
+    lora = Lora("l", str(adapter(tmp_path / "l", b"1")), 1)
+    assert rig.side._track(request(rid="before", lora_request=lora)) is not None
+    adapter(tmp_path / "l", b"2")
+    assert rig.side._track(request(rid="after", lora_request=lora)) is None
+
+
+def test_under_another_name_nothing_that_was_stored_is_found_and_new_requests_are_shared_again() -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    waiting = request(rid="w")
+    assert rig.side.match(waiting, 0) == 2 * BS
+    rig.side.renamed(b"x" * 32)
+    assert rig.side.match(waiting, 0) == rig.side.match(request(rid="new"), 0) == 0
+    for digest in BlockChain(b"x" * 32, BS).extend(list(range(10))):
+        rig.transport.store[block_key(b"x" * 32, "0of1", digest)] = b""
+    assert rig.side.match(request(rid="newer"), 0) == 2 * BS
+    assert rig.side.plan(Output()).namespace == b"x" * 32
+
+
+def test_what_was_begun_before_a_new_name_is_not_saved_after_it() -> None:
+    rig = Rig()
+    running, arriving = FakeRequest("running", list(range(50, 60))), loading(rig, 10, rid="arriving")
+    rig.side.match(running, 0)
+    rig.side.allocated(running, [1, 2, 3], 0)
+    assert rig.side.plan(Output({"running": 4}, [New("running", ([1, 2, 3],))])).saves
+    rig.side.renamed(b"x" * 32)
+    rig.side.load_finished("arriving", ok=False)
+    step = Output(
+        {"arriving": 10, "running": 6}, [New("arriving", ([4, 5, 6],))], Cached(["running"], [False], [([],)], [4])
+    )
+    assert not rig.side.plan(step).saves
+    assert rig.side.finished(running) is rig.side.finished(arriving) is False
+    assert idle(rig.side)
 
 
 def test_what_is_claimed_and_what_was_asked_for_is_counted_once() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Connector, EndpointTls, Inventory, Secrets, load_inventory
 from yrpd.deploying.placement import bound_cores
 from yrpd.deploying.planner import Site, plan, reference
@@ -59,8 +61,37 @@ def test_prefill_produces_and_decode_consumes_through_the_worker_of_their_own_ho
     assert configs["prefill"]["kv_connector_extra_config"]["worker_address"] == "10.0.0.1:31501"
     assert configs["decode"]["kv_connector_extra_config"]["worker_address"] == "10.0.0.2:31501"
     assert configs["prefill"]["kv_connector_module_path"] == "vllm_ascend.distributed.yuanrong"
-    tags = {config["kv_connector_extra_config"]["tag"] for config in configs.values()}
-    assert tags == {f"v0.10.0rc1-{'b' * 12}-{'d' * 12}"}
+
+
+def test_what_names_a_block_does_not_depend_on_the_image_or_on_who_can_read_the_model(inventory: Inventory) -> None:
+    def transfers(image: ImageRecord, site: Site) -> set[str]:
+        specs = plan(inventory, image, site)
+        return {option(only(specs, role), "--kv-transfer-config") for role in ("prefill", "decode")}
+
+    rebuilt = replace(CPU_IMAGE, reference="yrpd:2-cpu", id="sha256:" + "e" * 64, tree="f" * 40)
+    assert transfers(CPU_IMAGE, SITE) == transfers(rebuilt, replace(SITE, model_digest=""))
+    assert all("tag" not in json.loads(each)["kv_connector_extra_config"] for each in transfers(CPU_IMAGE, SITE))
+
+
+def test_prefill_and_decode_are_recreated_when_the_weights_under_their_path_are_others(inventory: Inventory) -> None:
+    def digests(model_digest: str) -> dict[str, str]:
+        return {s.name: s.digest for s in plan(inventory, CPU_IMAGE, replace(SITE, model_digest=model_digest))}
+
+    old, new = digests("d" * 64), digests("e" * 64)
+    assert {name for name in old if old[name] != new[name]} == {
+        spec.name for spec in plan(inventory, CPU_IMAGE, SITE) if spec.role in ("prefill", "decode")
+    }
+    spec = only(plan(inventory, CPU_IMAGE, SITE), "prefill")
+    assert ContainerSpec.from_document(spec.document()) == spec
+
+
+def test_an_operators_own_names_reach_the_connector(inventory: Inventory) -> None:
+    named = inventory.model_copy(update={"connector": Connector(tag="blue", weights_id="v7", reset_forgets=False)})
+    config = json.loads(option(only(plan(named, CPU_IMAGE, SITE), "decode"), "--kv-transfer-config"))
+    extra = config["kv_connector_extra_config"]
+    assert (extra["tag"], extra["weights_id"], extra["reset_forgets"]) == ("blue", "v7", False)
+    with pytest.raises(ValueError, match="weights_id"):
+        Connector(weights_id="a b")
 
 
 def test_worker_and_vllm_of_a_host_share_one_volume_at_one_path(inventory: Inventory) -> None:
@@ -77,7 +108,7 @@ def test_the_connectors_settings_reach_prefill_and_decode_alike(inventory: Inven
     for role in ("prefill", "decode"):
         config = json.loads(option(only(plan(patient, CPU_IMAGE, SITE), role), "--kv-transfer-config"))
         extra = config["kv_connector_extra_config"]
-        assert (extra["lookup_timeout_ms"], extra["checksum"], len(extra)) == (7, "crc32", 5)
+        assert (extra["lookup_timeout_ms"], extra["checksum"], len(extra)) == (7, "crc32", 4)
         # Where the worker beside it writes the figures of its tiers, in the volume that both have.
         assert extra["worker_resource_log"] == "/run/yuanrong/uds/log/resource.log"
 

@@ -108,6 +108,10 @@ class Etcd(Table):
         return "https" if self.tls else "http"
 
 
+#: As the connector itself asks it.
+ConnectorName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=-]{1,128}$")]
+
+
 class Connector(Table):
     """Settings of the KV connector, equal on P and D; what is not given is the connector's own default.
 
@@ -122,6 +126,10 @@ class Connector(Table):
         min_load_blocks: Fewer blocks than this are computed rather than loaded.
         ttl_seconds: How long a block lives; 0 is until it is evicted.
         checksum: How a block's bytes are checked.
+        tag: Separates the deployment's blocks from others' in the same DataSystem.
+        weights_id: Stands for the weights where the engines cannot read the files that they load.
+        weights_digest: How much of large weight files is read.
+        reset_forgets: Whether ``reset_prefix_cache`` makes stored blocks unreachable, too.
     """
 
     connect_timeout_ms: PositiveInt | None = None
@@ -134,6 +142,10 @@ class Connector(Table):
     min_load_blocks: PositiveInt | None = None
     ttl_seconds: NonNegativeInt | None = None
     checksum: Literal["sum64", "crc32", "none"] | None = None
+    tag: ConnectorName | None = None
+    weights_id: ConnectorName | None = None
+    weights_digest: Literal["sampled", "full"] | None = None
+    reset_forgets: bool | None = None
 
     def settings(self) -> tuple[tuple[str, int | str], ...]:
         """Return what is given, by name."""
