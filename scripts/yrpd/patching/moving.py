@@ -30,7 +30,7 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
         reporter: Says what is done.
         to: The upstream state, a table under ``[known]`` or ``[pins]``.
         pin: The pin whose series is carried; empty means the default one.
-        dry_run: Say which patches fit, and change nothing.
+        dry_run: Say which patches fit, and change nothing; sources that are not here yet are fetched for it, and kept.
 
     Raises:
         ConfigurationError: No tag, or an unknown one, was named.
@@ -48,9 +48,6 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
     lock = load_lock(series.folder)
     require_locked(series, lock, name, wanted)
     _require_free(project, target)
-    if dry_run and (fetch := say_fetch(project, {name: wanted, target: onto}, reporter)):
-        reporter.say("which patches fit is known when their sources are here: invoke patch.matrix")
-        return {"from": name, "to": target, "state": "planned", "fetch": fetch, "dry_run": True}
     if dry_run:
         return {**matrix.of(project, reporter, name, [target]), "from": name, "to": target, "dry_run": True}
     with failures(), apply.exclusive(project, target):

@@ -299,3 +299,10 @@ def test_a_lab_from_before_the_machines_last_start_is_taken_away_whole(
     _restart_the_machine(described)
     lab.down(project, reporter, lab_name=LAB)
     assert picture() == clean_machine
+
+
+@pytest.mark.usefixtures("clean_machine")
+def test_the_models_are_made_with_the_environment_of_the_named_pin(project: Project, reporter: Reporter) -> None:
+    models = lab.up(project, reporter, project.root / "lab.toml", pin="v0.11.0")["models"]
+    assert models["state"] == "skipped"
+    assert "v0.11.0/venv-cpu" in models["reasons"][-1]

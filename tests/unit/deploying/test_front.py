@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from yrpd.cli import run
 from yrpd.deploying.command_table import COMMANDS
 from yrpd.deploying.front import actions, parse, without_invoke
+from yrpd.errors import ImageError
 from yrpd.project import Project
+from yrpd.reporting import Reporter
 
 PROGRAM = "python3 deploy.pyz"
 
@@ -61,3 +64,10 @@ def test_nothing_is_written_into_a_release_folder(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     project = Project(tmp_path / "work", released=tmp_path / "release")
     assert {project.build, project.dist} == {tmp_path / "state" / "yrpd"}
+
+
+def test_a_release_folder_runs_a_command_with_its_own_flavour_and_pin(tmp_path: Path) -> None:
+    (tmp_path / "hosts.toml").write_bytes((Project.here().root / "hosts.toml").read_bytes())
+    project = Project(tmp_path, released=tmp_path / "release")
+    with pytest.raises(ImageError, match=r"manifest\.json"):
+        run(actions(True)["plan"], {}, project, Reporter())
