@@ -209,7 +209,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
     found += [
         Stage(
             "front-door", "the first steps against the package index of next year", Runner.TOOLS,
-            (Form(_ALL, 5, ("tests/integration/front_door",)),), frozenset({Need.LIBRARIES, Need.NETWORK}),
+            (Form(_ALL, 5, ("-n", "auto", "tests/integration/front_door")),), frozenset({Need.LIBRARIES, Need.NETWORK}),
         ),
         Stage(
             "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,

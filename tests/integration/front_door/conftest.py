@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +146,8 @@ class Machines:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, pips: dict[str, Path]) -> Machines:
-    """Makes a fresh machine in this test's folder."""
-    return Machines(tmp_path, pips)
+def machines(tmp_path: Path, pips: dict[str, Path]) -> Iterator[Machines]:
+    """Makes a fresh machine in this test's folder; nothing stays, since pytest would keep three runs' gigabytes."""
+    yield Machines(tmp_path, pips)
+    for path in tmp_path.iterdir():
+        shutil.rmtree(path)
