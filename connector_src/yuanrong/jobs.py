@@ -22,7 +22,7 @@ class Job:
     name, request_id, keys, blocks, absent  the engine's thread, before the job is queued
     fence, queued                           the engine's thread, before the job is queued
     held                                    the engine's thread: as it queues the job, and once more to let it go
-    drained                                 the engine's thread, when the request was aborted
+    drained, given_up                       the engine's thread: the request was aborted, or does not wait any more
     called_off                              the engine's thread, once, before it takes the guard back
     begun                                   the moving thread, once, under the condition
     late                                    either, from False to True, before the job ends
@@ -55,6 +55,7 @@ class Job:
         self.held = held
         self.guard = Guard()
         self.drained = False
+        self.given_up = False
         self.called_off: str | None = None
         self.begun: float | None = None
         self.late = False

@@ -12,6 +12,11 @@ from dataclasses import dataclass, field
 FAILURE_MARK = "yrfail:"
 LATE_MARK = "yrlate:"
 
+#: Prefix of the id that reports, in ``finished_recving``, a load that has failed while a call that cannot be called off
+#: may still write: the load's own id is not beside it (the second mark above is, if a call was late), but follows in
+#: ``finished_sending``. Until then its blocks must be kept; its request is computed into other ones.
+GIVEN_UP_MARK = "yrgone:"
+
 
 @dataclass(frozen=True)
 class LoadSpec:

@@ -21,7 +21,7 @@ import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .metadata import FAILURE_MARK, LATE_MARK
+from .metadata import FAILURE_MARK, GIVEN_UP_MARK, LATE_MARK
 
 if TYPE_CHECKING:
     from .schedulers import RecoveringAscendScheduler, RecoveringScheduler
@@ -59,6 +59,7 @@ class KVLoadRecoveryMixin:
         self._failed_kv_loads: set[str] = set()
         self._outdated: set[Any] = set()  # requests that load what was computed before a reset
         self._held: dict[Any, list[list[Any]]] = {}  # aborted request -> its blocks, by cache group
+        self._given_up: dict[str, list[list[Any]]] = {}  # name of a load that nobody waits for -> its blocks, likewise
 
     def schedule(self) -> Any:
         """Schedule a step.
@@ -116,13 +117,18 @@ class KVLoadRecoveryMixin:
                     failed.add(request.request_id)
                 self._tell("load_finished", request.request_id, request.request_id not in failed, late)
             self._tell("drained", name)
+        for request_id in self._give_up(recving):
+            waiting.add(request_id)
+            failed.add(request_id)
         self._failed_kv_loads |= failed
         if failed:
             logger.warning("%d KV loads failed; these requests are computed instead", len(failed))
         freed: set[str] = set()
         for name in sending:
             request = self._request_of(name)
-            if request in self._held:
+            if name in self._given_up:
+                self._give_back(self._given_up.pop(name))
+            elif request in self._held:
                 self._give_back(self._held.pop(request))
             elif request is not None and request.is_finished() and self._is_current(request):
                 freed.add(request.request_id)
@@ -142,8 +148,7 @@ class KVLoadRecoveryMixin:
         """Free a finished request; one whose load may still be writing leaves its blocks here, and nothing else."""
         answer = super()._free_request(request, *args, **kwargs)  # type: ignore[misc]
         if self._is_current(request) and self._tell("draining", request):
-            managers = self.kv_cache_manager.coordinator.single_type_managers
-            self._held[request] = [manager.req_to_blocks.pop(request.request_id, []) for manager in managers]
+            self._held[request] = self._take_blocks(request)
             self._free_blocks(request)
         return answer
 
@@ -152,6 +157,27 @@ class KVLoadRecoveryMixin:
         self._outdated.discard(request)
         self._forget(request.request_id)
         super()._free_blocks(request)  # type: ignore[misc]
+
+    def _give_up(self, recving: set[str]) -> list[str]:
+        """Let no request wait for a load that may write for long yet: its blocks stay here, it gets others.
+
+        Returns:
+            Ids of these requests.
+        """
+        given_up = []
+        for mark in recving:
+            name = mark.removeprefix(GIVEN_UP_MARK)
+            request = None if name == mark else self._request_of(name)
+            if request is not None and request not in self._held and self._waits_for_load(request):
+                self._given_up[name] = self._take_blocks(request)
+                self._tell("load_finished", request.request_id, False, LATE_MARK + name in recving)
+                given_up.append(request.request_id)
+        return given_up
+
+    def _take_blocks(self, request: Any) -> list[list[Any]]:
+        """Take a request's blocks away from it, without freeing them."""
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        return [manager.req_to_blocks.pop(request.request_id, []) for manager in managers]
 
     def _give_back(self, groups: list[list[Any]]) -> None:
         for blocks in groups:

@@ -19,7 +19,7 @@ from .config import ConnectorConfig
 from .jobs import Job
 from .keys import block_key, shard_name
 from .layout import KVLayout
-from .metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
+from .metadata import FAILURE_MARK, GIVEN_UP_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
 from .metrics import Metrics
 from .transport.affinity import unbind
 from .transport.base import ERROR, FULL, LATE, QUEUED, REVOKED, TIMEOUT, UNAVAILABLE, Transport
@@ -115,6 +115,8 @@ class WorkerSide:
             self._loads.append(job)
             if self._transport is None or len(spec.digests) != len(spec.blocks) or not spec.blocks:
                 self._fail_load(job, ERROR)
+            elif self._every_load_thread_hangs():
+                self._fail_load(job, QUEUED)
             else:
                 self._load_queue.put(job)
 
@@ -139,7 +141,11 @@ class WorkerSide:
         self._saves = [job for job in self._saves if not job.ended]
 
     def collect(self) -> tuple[set[str], set[str]]:
-        """Return the names to report: drained loads, and ended loads (a failed one with its mark beside it)."""
+        """Return the names to report: drained loads, and ended loads (a failed one with its mark beside it).
+
+        A load that was called off on all ranks, but is still written by a call of one, is given up: its request waits
+        no longer, and its blocks are drained.
+        """
         sending = set(self._drains)
         self._drains.clear()
         recving: set[str] = set()
@@ -150,12 +156,15 @@ class WorkerSide:
             self._wait(lambda: any(job.ended for job in self._loads), self._config.poll_ms)
         self._end_overdue_loads()
         jobs, self._loads = self._loads, []
-        for job, (ended, ok, prompt) in zip(jobs, self._agreed(jobs), strict=True):
+        for job, (ended, ok, prompt, settled) in zip(jobs, self._agreed(jobs), strict=True):
             if not ended:
                 if not ok:  # lost on another rank already: no use in going on here
                     self._call_off(job, REVOKED)
+                if settled and not (job.drained or job.given_up):
+                    job.given_up = True
+                    recving |= {GIVEN_UP_MARK + job.name} | (set() if prompt else {LATE_MARK + job.name})
                 self._loads.append(job)
-            elif job.drained:
+            elif job.drained or job.given_up:
                 sending.add(job.name)
             else:
                 recving.add(job.name)
@@ -197,6 +206,10 @@ class WorkerSide:
         logger.debug("request %s: load of %d blocks: %s", job.request_id, len(job.keys), cause or "done")
         return cause
 
+    def _every_load_thread_hangs(self) -> bool:
+        hanging = [job for job in self._loads if job.given_up and not job.ended]
+        return len(hanging) >= self._config.load_threads
+
     def _end_overdue_loads(self) -> None:
         """Call off loads past their deadlines; end those that were called off before and are not copied any more."""
         now = time.monotonic()
@@ -228,13 +241,14 @@ class WorkerSide:
         if job.end(cause):
             self._metrics.fail("load_failures", cause)
 
-    def _agreed(self, jobs: list[Job]) -> list[tuple[bool, bool, bool]]:
-        """Return of each load whether it has ended, is not lost, and was not late, on all ranks."""
+    def _agreed(self, jobs: list[Job]) -> list[tuple[bool, bool, bool, bool]]:
+        """Return of each load whether it has ended, is not lost, was not late, and goes on no more, on all ranks."""
         with self._condition:
-            rows = [(job.ended, job.cause is None) for job in jobs] + [(not job.late, True) for job in jobs]
+            rows = [(job.ended, job.cause is None) for job in jobs]
+            rows += [(not job.late, job.ended or job.called_off is not None) for job in jobs]
         if self._size > 1:
             rows = self._agree(rows)
-        return [(*state, prompt) for state, (prompt, _) in zip(rows[: len(jobs)], rows[len(jobs) :], strict=True)]
+        return [(*state, *more) for state, more in zip(rows[: len(jobs)], rows[len(jobs) :], strict=True)]
 
     # -- saves ---------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from yuanrong.config import ConnectorConfig
 from yuanrong.jobs import Job
 from yuanrong.keys import block_key
 from yuanrong.layout import KVLayout
-from yuanrong.metadata import FAILURE_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
+from yuanrong.metadata import FAILURE_MARK, GIVEN_UP_MARK, LATE_MARK, LoadSpec, SaveSpec, StepPlan
 from yuanrong.metrics import Metrics
 from yuanrong.transport.base import CORRUPT, ERROR, FULL, MISSING, TIMEOUT, UNAVAILABLE, Guard, Transfer
 from yuanrong.worker import WorkerSide
@@ -190,18 +190,55 @@ def test_a_late_load_fails_at_its_deadline_and_never_touches_its_blocks() -> Non
     assert rig.counts.seen == {"load_failures:timeout": 1, "load_failures:queued": 1}
 
 
-def test_a_load_that_is_writing_at_its_deadline_is_reported_after_its_write() -> None:
+def test_a_load_that_is_written_past_its_deadline_is_given_up_and_drained() -> None:
     with running(Rig(load_timeout_ms=1, poll_ms=1)) as rig:
         rig.stock(0, 1)
         gate = rig.gate("get")  # inside the guard
         rig.side.start(load())
         assert gate.entered.wait(DEADLINE)
+        assert rig.report() == (set(), {GIVEN_UP_MARK + "r", LATE_MARK + "r"}), "its request waits no longer"
         for _ in range(5):
-            assert rig.side.collect() == (set(), set())
+            rig.side.start(StepPlan(NS))
+            assert rig.side.collect() == (set(), set()), "its blocks are still written"
         gate.released.set()
-        assert rig.report()[1] == {"r", LATE_MARK + "r"}
+        assert rig.report() == ({"r"}, set())
+        assert rig.side.collect() == (set(), set())
         assert read_block(rig.layout, 5)[0] == 5, "the second block was not begun any more"
         assert rig.counts.seen == {"load_failures:timeout": 1}
+
+
+def test_a_load_is_given_up_when_no_rank_goes_on_with_it() -> None:
+    answers = [
+        [(False, False), (True, False)],  # lost elsewhere, where it has ended; here it is written
+        [(False, False), (True, True)],  # and was called off meanwhile
+        [(False, False), (True, True)],
+        [(True, False), (True, True)],
+    ]
+    with running(Rig(size=2, agree=lambda states: answers.pop(0))) as rig:
+        rig.stock(0, 1)
+        gate = rig.gate("get")
+        rig.side.start(load())
+        assert gate.entered.wait(DEADLINE)
+        assert rig.side.collect() == (set(), set())
+        assert rig.side.collect() == (set(), {GIVEN_UP_MARK + "r"}), "no call was late"
+        rig.side.start(StepPlan(NS, drains=["r"]))  # the abort crossed the report
+        assert rig.side.collect() == (set(), set()), "it is drained once, after its last write"
+        gate.released.set()
+        assert rig.side.collect() == ({"r"}, set())
+
+
+def test_where_every_thread_hangs_a_load_fails_at_once() -> None:
+    with running(Rig(load_timeout_ms=1, poll_ms=1, load_threads=1)) as rig:
+        rig.stock(0, 1)
+        gate = rig.gate("get")
+        rig.side.start(load())
+        assert gate.entered.wait(DEADLINE)
+        rig.report()
+        rig.side.start(load("q", blocks=(6, 7)))
+        assert rig.side.collect() == (set(), {"q", FAILURE_MARK + "q"})
+        gate.released.set()
+        assert rig.report() == ({"r"}, set())
+        assert rig.counts.seen["load_failures:queued"] == 1
 
 
 def test_an_aborted_load_is_drained_once_and_not_reported_as_loaded() -> None:
@@ -401,8 +438,7 @@ def test_a_consumer_has_no_saving_thread() -> None:
 
 
 def test_ranks_report_only_what_all_have_finished() -> None:
-    on_time = (True, True)
-    answers = [[(False, True), on_time], [(True, True), on_time]]
+    answers = [[(False, True), (True, False)], [(True, True), (True, True)]]
     with running(Rig(size=2, agree=lambda states: answers.pop(0))) as rig:
         rig.stock(0, 1)
         rig.side.start(load())
@@ -411,8 +447,7 @@ def test_ranks_report_only_what_all_have_finished() -> None:
 
 
 def test_a_load_lost_on_one_rank_is_called_off_on_the_others() -> None:
-    on_time = (True, True)
-    answers = [[(False, False), on_time], [(True, False), on_time]]
+    answers = [[(False, False), (True, False)], [(True, False), (True, True)]]
     rig = Rig(size=2, agree=lambda states: answers.pop(0))
     with running(rig):
         rig.stock(0, 1)
