@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite: `bash scripts/test.sh [MODE] [pytest options]`. What a mode will run and how long it takes is said first.
+# The test suite: `bash scripts/test.sh [MODE [STAGE ...]] [pytest options]`. What a mode will run and how long it takes is said first.
 #   (none)    the product proved once, in 15 minutes: style, unit, git, the connector on a real DataSystem, and one
 #             prefill/decode path served on the CPU and one on the emulated NPU
 #   unit      the unit tests alone; nothing is installed but .venv

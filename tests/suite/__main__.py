@@ -1,4 +1,4 @@
-"""Runs the suite: ``python -m tests.suite MODE [pytest options]``; `bash scripts/test.sh` prepares and calls it."""
+"""Runs the suite: ``python -m tests.suite MODE [STAGE ...] [pytest options]``; `bash scripts/test.sh` calls it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from yrpd.project import Project
@@ -126,9 +127,11 @@ def main(arguments: Sequence[str]) -> int:
     release = load_release(project.release_file)
     default = release.release.default_pin
     every = stages(default, (pin for pin in release.pins if pin != default))
-    chosen = plan(every, Mode(mode), {})
+    names = list(takewhile({stage.name for stage in every}.__contains__, rest))
+    rest = rest[len(names) :]
+    chosen = plan(every, Mode(mode), {}, names)
     needs = {need for each in chosen for need in each.stage.needs | each.form.needs}
-    chosen = plan(every, Mode(mode), lacking(needs, packages))
+    chosen = plan(every, Mode(mode), lacking(needs, packages), names)
     print(announcement(Mode(mode), chosen), flush=True)
 
     if mode == Mode.FULL:

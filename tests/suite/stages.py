@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 
@@ -220,15 +220,26 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
     return tuple(found)
 
 
-def plan(every: Iterable[Stage], mode: Mode, lacking: Mapping[Need, str]) -> tuple[Planned, ...]:
+def plan(
+    every: Iterable[Stage], mode: Mode, lacking: Mapping[Need, str], names: Collection[str] = ()
+) -> tuple[Planned, ...]:
     """Return what a mode runs, with what each stage lacks.
 
     Args:
         every: All stages.
         mode: What is asked for.
         lacking: What the machine has not, with the reason.
+        names: Only these stages, and the builds of their pins; all when empty.
     """
-    chosen = [Planned(stage, form) for stage in every for form in stage.forms if mode in form.modes]
+    every = tuple(every)
+    pins = {stage.pin for stage in every if stage.name in names} - {""}
+    wanted = {stage.name for stage in every if stage.runner is Runner.COMMAND and stage.pin in pins} | set(names)
+    chosen = [
+        Planned(stage, form)
+        for stage in every
+        for form in stage.forms
+        if mode in form.modes and (not names or stage.name in wanted)
+    ]
     return tuple(
         replace(
             each,

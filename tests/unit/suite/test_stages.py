@@ -104,3 +104,8 @@ def test_stages_of_one_pin_follow_its_build() -> None:
             built.add(each.stage.pin)
         elif each.stage.pin:
             assert each.stage.pin in built
+
+
+def test_a_stage_that_is_named_runs_after_the_build_of_its_pin_and_alone() -> None:
+    assert [each.stage.name for each in plan(EVERY, Mode.ALL, {}, ["connector-v2"])] == ["build-v2", "connector-v2"]
+    assert [each.stage.name for each in plan(EVERY, Mode.ALL, {}, ["unit"])] == ["unit"]
