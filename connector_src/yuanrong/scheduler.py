@@ -65,6 +65,7 @@ class _Tracked:
     hit_blocks: int = 0  # blocks known to be in the DataSystem, from the first one on
     absent_from: int | None = None  # from this block on, the last lookup found none; None: nobody knows
     looked_up: float | None = None
+    asked_blocks: int = 0  # so many the last lookup was about; what is generated later is in none
     intervals: int = 1  # of lookup_cache_ms until it is looked up again
     next_save: int = 0  # first block whose saving is not settled
     saves: bool = True  # False once nobody knows which blocks it has
@@ -361,7 +362,7 @@ class SchedulerSide:
     def _look_up(self, asked: list[_Tracked]) -> None:
         before = [Answer(each.hit_blocks, each.absent_from) if each.looked_up is not None else None for each in asked]
         for tracked in asked:
-            tracked.looked_up = self._clock()
+            tracked.looked_up, tracked.asked_blocks = self._clock(), len(tracked.chain.digests)
         answers = self._lookups.ask_all([tracked.chain.digests for tracked in asked])
         for tracked, old, new in zip(asked, before, answers, strict=True):
             tracked.intervals = min(2 * tracked.intervals, MAX_INTERVALS) if new == old else 1
@@ -417,7 +418,8 @@ class SchedulerSide:
             if full > len(tracked.chain.digests):
                 tracked.chain.extend(request.all_token_ids, full * self._block_size)
             wanted = slice(tracked.next_save, full)
-            absent = tracked.absent_from is not None and tracked.next_save >= tracked.absent_from
+            absent = tracked.absent_from is not None and tracked.absent_from <= tracked.next_save
+            absent = absent and full <= tracked.asked_blocks
             digests, blocks = tracked.chain.digests[wanted], tracked.blocks[wanted]
             tracked.next_save = full
             here = [i for i, block in enumerate(blocks) if block != NULL_BLOCK]

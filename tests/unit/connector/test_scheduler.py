@@ -242,7 +242,7 @@ def test_outputs_are_saved_only_on_request() -> None:
         plan = rig.side.plan(more(req, [], 6, 2))
         assert len(plan.saves) == saved
         if saved:
-            assert plan.saves[0] == SaveSpec("r", BlockChain(NS, BS).extend([*range(6), 9, 9])[1:], [6], absent=True)
+            assert plan.saves[0] == SaveSpec("r", BlockChain(NS, BS).extend([*range(6), 9, 9])[1:], [6], absent=False)
 
 
 def test_what_is_present_is_not_saved_again() -> None:
@@ -711,3 +711,13 @@ def test_what_was_not_asked_is_not_known_to_be_absent() -> None:
     rig.clock.now += 10
     assert rig.side.match(req, 0) == 3000 * BS - BS
     assert [count for _, count in rig.transport.calls[1:]] == [8000, 8000, 8000]
+
+
+def test_blocks_that_were_generated_since_the_lookup_are_not_known_to_be_absent() -> None:
+    rig = Rig(save_output=True)
+    req = request(10)
+    rig.side.match(req, 0)
+    assert rig.side.plan(step(req, [1, 2, 3], 0, 10)).saves[0].absent
+    req.output = [7, 8]
+    (spec,) = rig.side.plan(more(req, [], 10, 2)).saves
+    assert (spec.blocks, spec.absent) == ([3], False), "another engine may have generated the same"
