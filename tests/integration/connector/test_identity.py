@@ -226,7 +226,7 @@ def test_what_a_reset_meets_in_the_middle_of_a_load_is_computed(
     if arrived:
         engine.pump(1)
         for worker in engine.workers:
-            assert any(job.ended for job in worker._loads.values())
+            assert any(job.ended for job in worker._loads)
     written = dict(store)
     engine.scheduler.reset_prefix_cache()
     engine.speed = 1.0
