@@ -110,6 +110,7 @@ _DOCKER = frozenset({Need.DOCKER, Need.ROOT, Need.LIBRARIES})
 _CONNECTOR = "tests/integration/connector"
 _INTERLEAVINGS = f"{_CONNECTOR}/test_interleavings.py"
 _SCHEDULER = "tests/integration/vllm_ascend"
+_NOT_A_THOUSAND = "--ignore=tests/integration/patching/test_thousand.py"  # a thousand patches take two minutes
 _GIT, _GIT_LONG = ("patching", "documents"), ("publishing", "reporting")
 _SERVED = tuple(
     f"tests/emulated_npu/test_{name}.py"
@@ -145,7 +146,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         Stage(
             "git", "the series on real git; what documents tell; releases and reports of this project", Runner.TOOLS,
             (
-                Form(_SHORT, 2, ("-n", "auto", *(f"tests/integration/{name}" for name in _GIT))),
+                Form(_SHORT, 2, ("-n", "auto", *(f"tests/integration/{name}" for name in _GIT), _NOT_A_THOUSAND)),
                 Form(_ALL, 2, ("-n", "auto", *(f"tests/integration/{name}" for name in (*_GIT, *_GIT_LONG)))),
             ),
         ),
