@@ -24,7 +24,13 @@ BREAKING = Path(__file__).with_name("breaking")
 BLOCK = 128
 MAX_LEN = 2048
 START_SECONDS = 600
-SETTINGS: dict[str, int | str] = {**rig.DEADLINES, "probe_interval_ms": 200, "save_mode": "sync-last"}
+# Device memory alone is forgotten: no test changes weights.
+SETTINGS: dict[str, int | str] = {
+    **rig.DEADLINES,
+    "probe_interval_ms": 200,
+    "save_mode": "sync-last",
+    "reset_forgets": False,
+}
 
 
 @dataclass(frozen=True)

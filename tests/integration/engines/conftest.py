@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from yrpd.datasystem import Daemon, etcd, worker
+from yrpd.project import Project
+from yrpd.release import load_release
+from yrpd.reporting import Reporter
+from yrpd.serving.models import ensure_models
 
 from tests import served_coverage
 from tests.integration.engines import rig
@@ -49,6 +53,8 @@ def workers(home: Path, store: Daemon) -> Iterator[dict[str, Daemon]]:
 @pytest.fixture(scope="session")
 def engines(home: Path, workers: dict[str, Daemon]) -> Iterator[dict[str, rig.Engine]]:
     """Plain vLLM and one engine per scheduler, started side by side."""
+    project = Project.here()
+    ensure_models(project, Reporter(), load_release(project.release_file).pin()[0])
     cores = {"plain": "0", "vllm": "1", "ascend": "0"}
     with ExitStack() as stack, ThreadPoolExecutor(len(cores)) as pool:
 
