@@ -73,7 +73,7 @@ install_with_uv() { # FOLDER LOCK
     local uv=$1/bin/uv words environment
     "$1/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
         -r <(sed -n '/^uv==/,/[^\\]$/p' requirements.lock) || return
-    words=$("$1/bin/python" scripts/yrpd/pip_config.py) && environment=$("$1/bin/python" scripts/yrpd/pip_config.py environment) \
+    words=$("$1/bin/python" scripts/yrpd/wheels/pip_config.py) && environment=$("$1/bin/python" scripts/yrpd/wheels/pip_config.py environment) \
         || return
     local -a options=() variables=()
     eval "options=($words)" # quoted by shlex.join
@@ -98,7 +98,7 @@ find_python() {
 
 # A machine without a Docker engine gets a private one for building; `invoke lab.down` takes it away.
 build_engine() {
-    if PYTHONPATH=scripts .venv/bin/python -c 'from yrpd.building.engine import connect; connect()' 2>/dev/null; then
+    if PYTHONPATH=scripts .venv/bin/python -c 'from yrpd.docker.connection import connect; connect()' 2>/dev/null; then
         say "kept: the Docker engine that answers"
     else
         .venv/bin/invoke lab.builder

@@ -110,8 +110,9 @@ _DOCKER = frozenset({Need.DOCKER, Need.ROOT, Need.LIBRARIES})
 _CONNECTOR = "tests/integration/connector"
 _INTERLEAVINGS = f"{_CONNECTOR}/test_interleavings.py"
 _SCHEDULER = "tests/integration/vllm_ascend"
+_DATASETS = "tests/integration/workshop/bench"
 _NOT_A_THOUSAND = "--ignore=tests/integration/patching/test_thousand.py"  # a thousand patches take two minutes
-_GIT, _GIT_LONG = ("patching", "documents"), ("publishing", "reporting")
+_GIT, _GIT_LONG = ("patching", "documents"), ("workshop/publishing", "reporting")
 _SERVED = tuple(
     f"tests/emulated_npu/test_{name}.py"
     for name in ("text", "images", "parallel", "latent", "preemption", "served", "ascend_scheduler", "refused_starts")
@@ -132,7 +133,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         default_pin: The pin that every mode tests.
         other_pins: Those that ``all`` tests, too.
     """
-    elsewhere = ("connector", "vllm_ascend", "bench", "engines", *_GIT, *_GIT_LONG, "front_door")
+    elsewhere = ("connector", "vllm_ascend", "workshop/bench", "engines", *_GIT, *_GIT_LONG, "front_door")
     no_docker = tuple(f"--ignore=tests/integration/{name}" for name in elsewhere)
     found = [
         Stage(
@@ -168,7 +169,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
             (
                 Form(_SHORT, 2, (_CONNECTOR, f"--ignore={_INTERLEAVINGS}")),
-                Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, "tests/integration/bench", f"--ignore={_INTERLEAVINGS}")),
+                Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, _DATASETS, f"--ignore={_INTERLEAVINGS}")),
             ),
             _ON_VLLM, default_pin,
         ),

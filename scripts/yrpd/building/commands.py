@@ -7,16 +7,16 @@ from typing import Any
 
 from yrpd.building.cpu_image import make_stack, plan_stack
 from yrpd.building.debian import cached_root
-from yrpd.building.engine import connect
 from yrpd.building.engines import Engine, open_engine
 from yrpd.building.layers import Layer, explain
 from yrpd.building.npu_base import lock_base, pinned_base, provide_base
 from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer
 from yrpd.building.openyuanrong import OpenYuanrong, verify_openyuanrong
-from yrpd.building.patched import Patched, load_patched
 from yrpd.building.rebuild import execute_build, plan_build
 from yrpd.building.record import previous_inputs, read_record, write_record
 from yrpd.building.runtime import Locks, verify_wheels
+from yrpd.docker.connection import connect
+from yrpd.documents.patched import Patched, load_patched
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour, FlavourTable, Release, load_release

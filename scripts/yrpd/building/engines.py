@@ -11,9 +11,9 @@ import docker
 from yrpd.building.assembly import Part
 from yrpd.building.buildx_engine import BuildxEngine, find_buildx
 from yrpd.building.context import Context
-from yrpd.building.engine import reach
 from yrpd.building.layers import Layer
 from yrpd.building.sdk_engine import SdkEngine
+from yrpd.docker.connection import reach
 from yrpd.errors import ConfigurationError
 from yrpd.reporting import Reporter
 

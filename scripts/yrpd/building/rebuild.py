@@ -11,14 +11,14 @@ from typing import Any
 
 from yrpd.building.context import digest_of
 from yrpd.building.develop import Rebuild, choose_rebuild, rebuild_environment
-from yrpd.building.patched import Patched, dirt
 from yrpd.building.runtime import Locks, provide_environment, provide_npu_tools, uv_environment
 from yrpd.building.toolbox import run_logged
-from yrpd.building.wheelhouse import hash_file
+from yrpd.documents.patched import Patched, dirt
 from yrpd.errors import BuildError
 from yrpd.project import Project, read_state, update_state
 from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
+from yrpd.wheels.wheelhouse import hash_file
 
 IN_IMAGE = "in the image: Dockerfile.npu rebuilds over the base image's kernels and ends with the import test"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yrpd.building.layers import Layer
-from yrpd.building.patched import Patched
+from yrpd.documents.patched import Patched
 from yrpd.project import Project, write_json
 from yrpd.release import Flavour, load_release
 

@@ -16,8 +16,8 @@ from docker.utils import parse_repository_tag
 
 from yrpd.building.assembly import Part, Settings, image_archive
 from yrpd.building.context import Context
-from yrpd.building.engine import StreamResult, by_manifest, read_stream
 from yrpd.building.layers import DIGEST_LABEL, Layer
+from yrpd.docker.connection import StreamResult, by_manifest, read_stream
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
 

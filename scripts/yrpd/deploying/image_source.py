@@ -11,16 +11,16 @@ from typing import Protocol
 
 from docker import DockerClient
 
-from yrpd.building import engine
-from yrpd.deploying import transfer
-from yrpd.deploying.engines import connect
-from yrpd.deploying.image_record import ImageRecord
+from yrpd.deploying.hosts import transfer
+from yrpd.deploying.hosts.engines import connect
 from yrpd.deploying.inventory import Host
+from yrpd.docker import connection as engine
+from yrpd.documents.image_record import ImageRecord
+from yrpd.documents.manifest import Manifest, Tarball, read_manifest
+from yrpd.documents.release_folder import TARBALL, ReleaseFolder
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project
 from yrpd.releasing import loading
-from yrpd.releasing.folder import TARBALL, ReleaseFolder
-from yrpd.releasing.manifest import Manifest, Tarball, read_manifest
 from yrpd.reporting import Advance, Reporter
 
 

@@ -11,17 +11,17 @@ from typing import Any
 from docker import DockerClient
 from rich.table import Table
 
-from yrpd.building import engine
 from yrpd.building.record import read_record
-from yrpd.deploying import engines
+from yrpd.deploying.hosts import engines
 from yrpd.deploying.inventory import load_inventory
+from yrpd.docker import connection as engine
+from yrpd.documents.manifest import Manifest, read_manifest
+from yrpd.documents.release_folder import MANIFEST, ReleaseFolder, release_name
 from yrpd.errors import ConfigurationError, ImageError, VerificationError
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.releasing import loading, registry, saving, signing
-from yrpd.releasing.folder import MANIFEST, ReleaseFolder, release_name
 from yrpd.releasing.layers import layers_of
-from yrpd.releasing.manifest import Manifest, read_manifest
 from yrpd.releasing.verifying import Link, verify_container, verify_folder, verify_image, verify_tarball
 from yrpd.reporting import Reporter
 

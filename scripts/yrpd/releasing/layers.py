@@ -8,9 +8,9 @@ from typing import Any
 from docker import DockerClient
 from docker.errors import ImageNotFound
 
+from yrpd.docker.failures import engine_failures
+from yrpd.documents.manifest import ManifestLayer
 from yrpd.errors import ImageError
-from yrpd.releasing.failures import engine_failures
-from yrpd.releasing.manifest import ManifestLayer
 
 # A text of the instruction that made a layer; what the layer holds; what changes it. The first that fits counts.
 REASONS = (

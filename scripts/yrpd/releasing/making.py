@@ -9,14 +9,9 @@ from docker import DockerClient
 from git import Repo
 from packaging.utils import canonicalize_name
 
-from yrpd.building.patched import Patched, tree_listing
-from yrpd.errors import ImageError, PinMismatchError
-from yrpd.patching.mail import parse_message
-from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
-from yrpd.project import Project
-from yrpd.release import Pin
-from yrpd.releasing.facts import PatchText, ReleaseFacts
-from yrpd.releasing.folder import (
+from yrpd.documents.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
+from yrpd.documents.patched import Patched, tree_listing
+from yrpd.documents.release_folder import (
     LICENCES,
     MANIFEST,
     NOTES,
@@ -28,9 +23,14 @@ from yrpd.releasing.folder import (
     release_name,
     write_folder,
 )
+from yrpd.documents.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
+from yrpd.errors import ImageError, PinMismatchError
+from yrpd.git.mail import parse_message
+from yrpd.project import Project
+from yrpd.release import Pin
+from yrpd.releasing.facts import PatchText, ReleaseFacts
 from yrpd.releasing.inventory import Inventory, take_inventory
 from yrpd.releasing.layers import layers_of
-from yrpd.releasing.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
 from yrpd.reporting import Reporter
 
 # What a reader of the manifest and the notes asks for; the SBOM has everything.

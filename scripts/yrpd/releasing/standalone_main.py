@@ -79,7 +79,7 @@ def main() -> None:
         fail(f"{error.filename or cache}: {error.strerror}.", f"XDG_CACHE_HOME=FOLDER python3 {archive}")
     # In front of everything: another requests or docker of this machine is not what was locked.
     sys.path.insert(0, str(made))
-    from yrpd.deploying.front import main as run
+    from yrpd.commands.front import main as run
     from yrpd.project import Project
 
     run(Project(Path.cwd(), released=archive.parent), f"python3 {os.path.relpath(archive)}")

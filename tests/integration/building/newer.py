@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from yrpd.deploying import lab
+
+from workshop import lab
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 

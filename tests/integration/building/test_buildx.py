@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
+
+from tests.integration.building.newer import docker_of_13
+from tests.integration.images import remove_images
+from tests.integration.releasing.conftest import write_python_root
 from yrpd.building.assembly import file_part
 from yrpd.building.buildx_engine import BuildxEngine
 from yrpd.building.context import Context
@@ -16,10 +20,6 @@ from yrpd.building.engines import open_engine
 from yrpd.building.layers import Layer
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
-
-from tests.integration.building.newer import docker_of_13
-from tests.integration.images import remove_images
-from tests.integration.releasing.conftest import write_python_root
 
 DOCKERFILE = """ARG BASE
 FROM ${BASE}

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import docker
 import pytest
+
+from tests.integration.images import remove_images
 from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
 from yrpd.building.layers import Layer
 from yrpd.building.sdk_engine import SdkEngine
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
-
-from tests.integration.images import remove_images
 
 
 @pytest.fixture

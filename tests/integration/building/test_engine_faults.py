@@ -14,13 +14,14 @@ from pathlib import Path
 import docker
 import pytest
 from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_fixed
+
+from workshop import lab
+from workshop.lab.model import BUILDER, named_lab
 from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
-from yrpd.building.engine import TIMEOUT_VARIABLE, connect
 from yrpd.building.layers import Layer
 from yrpd.building.sdk_engine import SdkEngine
-from yrpd.deploying import lab
-from yrpd.deploying.lab.model import BUILDER, named_lab
+from yrpd.docker.connection import TIMEOUT_VARIABLE, connect
 from yrpd.errors import ImageError
 from yrpd.project import Project
 from yrpd.reporting import Reporter

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 from docker import DockerClient
-from yrpd.building.assembly import file_part
-from yrpd.building.context import Context
-from yrpd.building.engine import connect
-from yrpd.building.engines import open_engine
-from yrpd.building.layers import Layer
-from yrpd.reporting import Reporter
 
 from tests.integration.building.newer import newer_engine
 from tests.integration.releasing.conftest import write_python_root
+from yrpd.building.assembly import file_part
+from yrpd.building.context import Context
+from yrpd.building.engines import open_engine
+from yrpd.building.layers import Layer
+from yrpd.docker.connection import connect
+from yrpd.reporting import Reporter
 
 REPOSITORY = "yrpd-test-newer"
 # As Dockerfile.cpu: content with its folders, a program that writes, and the time 0 for what was written.

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import docker
 import pytest
+
+from tests.integration.images import remove_images
 from yrpd.building import commands
-from yrpd.building.engine import read_stream
 from yrpd.building.npu_base import provide_base
 from yrpd.building.sdk_engine import SdkEngine
+from yrpd.docker.connection import read_stream
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
 from yrpd.release import FlavourTable, load_release
 from yrpd.reporting import Reporter
-
-from tests.integration.images import remove_images
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ import pytest
 import trustme
 from docker import DockerClient
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
-from yrpd.deploying.engines import connect
+
+from tests.integration.deploying.conftest import HOST
+from yrpd.deploying.hosts.engines import connect
 from yrpd.deploying.inventory import Host, Tls
 from yrpd.deploying.reconcile import decide
-from yrpd.deploying.rollout import Rollout, remove_all
+from yrpd.deploying.rollout.rollout import Rollout, remove_all
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter
-
-from tests.integration.deploying.conftest import HOST
 
 SSHD = "/usr/sbin/sshd"
 

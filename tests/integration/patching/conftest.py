@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yrpd.patching import commands, moving
+
+from yrpd.patching import commands
+from yrpd.patching import rebase_commands as moving
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 

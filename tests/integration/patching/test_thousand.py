@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 import time
 
-from yrpd.patching import figures
-from yrpd.patching.series import load_series
-from yrpd.reporting import Reporter
-
 from tests.integration.patching.conftest import Tiny
+from workshop.bench import patching as figures
+from yrpd.documents.series import load_series
+from yrpd.reporting import Reporter
 
 COUNT = 1000
 MESSAGE = "Change number {0:04}\n\nWhy: because\nUpstream: no\nRemoval: later\n"

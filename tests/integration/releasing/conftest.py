@@ -17,21 +17,21 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from rich.console import Console
+
+from tests.integration.images import remove_images
+from tests.integration.patching.conftest import add_series, make_tiny
 from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels
 from yrpd.building.layers import Layer
-from yrpd.building.patched import Patched, archive, load_patched
 from yrpd.building.record import read_record, write_record
 from yrpd.building.sdk_engine import SdkEngine
+from yrpd.documents.manifest import Manifest, read_manifest
+from yrpd.documents.patched import Patched, archive, load_patched
+from yrpd.documents.release_folder import ReleaseFolder
 from yrpd.project import Project
-from yrpd.releasing.folder import ReleaseFolder
 from yrpd.releasing.making import provide_release
-from yrpd.releasing.manifest import Manifest, read_manifest
 from yrpd.reporting import Reporter
-
-from tests.integration.images import remove_images
-from tests.integration.patching.conftest import add_series, make_tiny
 
 DOCKERFILE = "ARG BASE\nFROM ${BASE}\nLABEL yrpd.stage=cpu\nCOPY vllm-ascend /vllm-workspace/vllm-ascend\n"
 # What an interpreter does without.

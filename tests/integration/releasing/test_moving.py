@@ -13,15 +13,15 @@ import requests
 import zstandard
 from docker import DockerClient
 from docker.errors import ImageNotFound
-from yrpd.building.engine import candidates
-from yrpd.errors import ConfigurationError, ImageError
-from yrpd.releasing import commands, loading, registry, saving
-from yrpd.releasing.archive import ChunkReader, read_archive
-from yrpd.releasing.folder import TARBALL, ReleaseFolder, parse_checksums
-from yrpd.releasing.manifest import Manifest
 
 from tests.integration.images import remove_images
 from tests.integration.one_host import one_host
+from yrpd.docker.connection import candidates
+from yrpd.documents.manifest import Manifest
+from yrpd.documents.release_folder import TARBALL, ReleaseFolder, parse_checksums
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.releasing import commands, loading, registry, saving
+from yrpd.releasing.archive import ChunkReader, read_archive
 
 from .broken_line import BrokenLine
 from .conftest import Released, quiet

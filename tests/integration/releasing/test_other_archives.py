@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
-from yrpd.errors import ConfigurationError, ImageError
-from yrpd.releasing import commands, loading, saving
-from yrpd.releasing.verifying import verify_tarball
 
 from tests.integration.building.newer import newer_engine
 from tests.integration.images import remove_images
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.releasing import commands, loading, saving
+from yrpd.releasing.verifying import verify_tarball
 
 from .conftest import Released, quiet
 from .test_verifying import broken

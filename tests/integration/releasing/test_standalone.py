@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
-from yrpd.building.engine import candidates
-from yrpd.deploying.spec import DEPLOYMENT
-from yrpd.project import Project
-from yrpd.releasing import saving
-from yrpd.releasing.folder import LICENCES_DEPLOY, PROVENANCE, STANDALONE, TARBALL, parse_checksums
-from yrpd.releasing.standalone import provide_standalone
-from yrpd.releasing.verifying import verify_folder
 
 from tests.integration.images import remove_images
 from tests.integration.one_host import one_host
+from yrpd.deploying.spec import DEPLOYMENT
+from yrpd.docker.connection import candidates
+from yrpd.documents.release_folder import LICENCES_DEPLOY, PROVENANCE, STANDALONE, TARBALL, parse_checksums
+from yrpd.project import Project
+from yrpd.releasing import saving
+from yrpd.releasing.standalone import provide_standalone
+from yrpd.releasing.verifying import verify_folder
 
 from .conftest import Released, quiet
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from yrpd.building.buildx_engine import INSTALL, Progress, build_command, find_buildx, image_of, run
 from yrpd.building.context import Context
-from yrpd.building.engine import read_stream
 from yrpd.building.engines import open_engine
 from yrpd.building.layers import Layer
+from yrpd.docker.connection import read_stream
 from yrpd.errors import ConfigurationError, EnvironmentFailure, ImageError
 from yrpd.reporting import Reporter
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.building.context import Context, digest_of
 
 folders = st.lists(st.sampled_from(["a", "b", "c" * 90, "d" * 120]), max_size=2)

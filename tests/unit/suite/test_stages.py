@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from yrpd.project import Project
 
 from tests.suite.results import Result, counts, summary
 from tests.suite.stages import Mode, Need, Runner, announcement, plan, stages
+from yrpd.project import Project
 
 EVERY = stages("v1", ["v2"])
 ROOT = Project.here().root
