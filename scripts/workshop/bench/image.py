@@ -20,16 +20,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
-from git import Repo
-
 from workshop import lab
 from workshop.bench.report import Figure, Goal, document, table
 from workshop.bench.statistics import estimate, measure, paired_ratio
 from workshop.lab.model import BUILDER, named_lab
 from yrpd.cli import execute
 from yrpd.docker import connection as engine
+from yrpd.docker.sdk import DockerClient
 from yrpd.errors import ImageError
+from yrpd.git.repository import Repository
 from yrpd.options import FLAVOUR, PIN
 from yrpd.project import Project
 from yrpd.release import load_release
@@ -51,8 +50,8 @@ class Checkout:
 
     def __init__(self, project: Project, folder: Path) -> None:
         self.folder = folder
-        with Repo(project.root) as repository:
-            names = repository.git.ls_files("--cached", "--others", "--exclude-standard", "-z").split("\0")
+        listed = Repository(project.root).run("ls-files", "--cached", "--others", "--exclude-standard", "-z")
+        names = os.fsdecode(listed).split("\0")
         for name in filter(None, names):
             if (project.root / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from docker import DockerClient
 from prometheus_client.parser import text_string_to_metric_families
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
@@ -18,6 +17,7 @@ from yrpd.deploying.spec import ContainerSpec, HttpProbe
 from yrpd.deploying.status.status import status_document
 from yrpd.deploying.verifying.client import AskError, ask_plainly, get_text
 from yrpd.deploying.verifying.questions import COMPLETIONS
+from yrpd.docker.sdk import DockerClient
 
 SETTLED_WITHIN_S = 120.0
 INTERVAL_S = 1.0

@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import tomlkit
-from docker import DockerClient
-from docker.models.containers import Container
 from tomlkit import TOMLDocument
 
 from workshop.lab.model import Lab
 from yrpd.deploying.planning.deployment import Deployment
 from yrpd.deploying.spec import Role
 from yrpd.deploying.status.status import status_document
+from yrpd.docker.sdk import Container, DockerClient
 from yrpd.errors import DeployError
 from yrpd.reporting import Reporter
 

@@ -10,14 +10,13 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-import docker
-from docker.errors import DockerException
 from requests.exceptions import RequestException
 
 from workshop.lab import processes
 from workshop.lab.model import BUILDER, NAMESPACES, SWITCH, Lab
 from workshop.lab.processes import Process
 from workshop.lab.record import Record, read_record
+from yrpd.docker.sdk import DockerClient, DockerException
 from yrpd.errors import EnvironmentFailure
 
 PING_TIMEOUT_S = 3
@@ -141,7 +140,7 @@ def answers(socket: Path) -> bool:
     if not socket.is_socket():
         return False
     try:
-        client = docker.DockerClient(base_url=f"unix://{socket}", timeout=PING_TIMEOUT_S)
+        client = DockerClient(base_url=f"unix://{socket}", timeout=PING_TIMEOUT_S)
     except (DockerException, RequestException):
         return False
     try:

@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import docker
-from docker.errors import DockerException
 from requests.exceptions import RequestException
 from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay, wait_fixed
 
@@ -22,6 +20,7 @@ from workshop.lab.engine import engine_files
 from workshop.lab.model import NAMESPACES, Lab
 from workshop.lab.observe import Observation, is_mounted, observe
 from workshop.lab.record import made_folders
+from yrpd.docker.sdk import DockerClient, DockerException
 from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter
 
@@ -69,7 +68,7 @@ def sweep(lab: Lab, reporter: Reporter) -> None:
 def _remove_containers(engine: str) -> None:
     # An engine that dies meanwhile is no failure: its processes are ended next, and its folders go with all in them.
     with suppress(DockerException, RequestException):
-        client = docker.DockerClient(base_url=engine, timeout=60)
+        client = DockerClient(base_url=engine, timeout=60)
         try:
             for container in client.containers.list(all=True, ignore_removed=True):
                 with suppress(DockerException, RequestException):

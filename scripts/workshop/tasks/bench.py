@@ -23,7 +23,7 @@ COMMANDS = (
     Command(
         "bench.measure",
         "Run vllm bench serve on plain vLLM and ours in alternation; go on where an earlier run was cut.",
-        "workshop.bench.runs.commands:bench",
+        "workshop.bench.serving_commands:bench",
         (
             Option("profile", "quick or full; smoke is for the tests.", "quick"),
             PIN,

@@ -19,11 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import docker
-
 from yrpd.building.context import Context
 from yrpd.building.layers import Layer
 from yrpd.building.sdk_engine import SdkEngine
+from yrpd.docker.sdk import DockerClient
 from yrpd.errors import EnvironmentFailure, ImageError
 from yrpd.reporting import Reporter
 
@@ -170,7 +169,7 @@ class BuildxEngine(SdkEngine):
         address: The engine's address.
     """
 
-    def __init__(self, client: docker.DockerClient, reporter: Reporter, log: Path, program: str, address: str) -> None:
+    def __init__(self, client: DockerClient, reporter: Reporter, log: Path, program: str, address: str) -> None:
         super().__init__(client, reporter, log)
         self.program = program
         self.address = address

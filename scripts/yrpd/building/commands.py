@@ -1,8 +1,7 @@
-"""``invoke build`` and ``invoke image``: each returns its JSON document."""
+"""``invoke build`` and ``invoke image.lock``, and the image alone: each returns its JSON document."""
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 from yrpd.building.cpu_image import make_stack, plan_stack
@@ -13,15 +12,13 @@ from yrpd.building.npu_base import lock_base, pinned_base, provide_base
 from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer
 from yrpd.building.openyuanrong import OpenYuanrong, verify_openyuanrong
 from yrpd.building.rebuild import execute_build, plan_build
-from yrpd.building.record import previous_inputs, read_record, write_record
+from yrpd.building.record import previous_inputs, write_record
 from yrpd.building.runtime import Locks, verify_wheels
-from yrpd.docker.connection import connect
+from yrpd.documents.image_record import read_record
 from yrpd.documents.patched import Patched, load_patched
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour, FlavourTable, Release, load_release
-from yrpd.releasing.making import provide_release
-from yrpd.releasing.standalone import provide_standalone
 from yrpd.reporting import Reporter
 
 
@@ -53,7 +50,7 @@ def image(
     openyuanrong: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Make the container image of a flavour and its release folder, unless they are there.
+    """Make the container image of a flavour, unless it is there.
 
     Raises:
         YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
@@ -61,13 +58,7 @@ def image(
     """
     release, patched = load_patched(project, pin)
     make = _image_cpu if flavour == "cpu" else _image_npu
-    document = make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, engine, dry_run)
-    if dry_run:
-        return document
-    with closing(connect()) as client:
-        folder = provide_release(project, patched, document, client, reporter)
-    provide_standalone(project, folder, reporter)
-    return {**document, "release": folder.name}
+    return make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, engine, dry_run)
 
 
 def lock(

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from yrpd.building.context import digest_of
 from yrpd.building.toolbox import run_logged
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter

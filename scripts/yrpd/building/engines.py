@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import docker
-
 from yrpd.building.assembly import Part
 from yrpd.building.buildx_engine import BuildxEngine, find_buildx
 from yrpd.building.context import Context
 from yrpd.building.layers import Layer
 from yrpd.building.sdk_engine import SdkEngine
 from yrpd.docker.connection import reach
+from yrpd.docker.sdk import DockerClient
 from yrpd.errors import ConfigurationError
 from yrpd.reporting import Reporter
 
@@ -24,7 +23,7 @@ BUILDX = "buildx"
 class Engine(Protocol):
     """A Docker engine, as far as images are concerned. Every method raises ``ImageError`` when the engine fails."""
 
-    client: docker.DockerClient
+    client: DockerClient
     log: Path
 
     def find(self, layer: Layer) -> str:

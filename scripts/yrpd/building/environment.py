@@ -31,8 +31,9 @@ from installer.sources import WheelFile
 from installer.utils import Scheme, construct_record_file, fix_shebang
 
 from yrpd.building import bytecode
-from yrpd.building.context import Context, digest_of
+from yrpd.building.context import Context
 from yrpd.building.prepared import kept, making
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError
 from yrpd.project import Project
 from yrpd.wheels.index import PYTHON_VERSION

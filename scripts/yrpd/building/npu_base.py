@@ -10,11 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import tomlkit
-from docker import DockerClient
-from docker.errors import ImageNotFound
-from docker.utils import parse_repository_tag
 
 from yrpd.building.engines import Engine
+from yrpd.docker.sdk import DockerClient, ImageNotFound, parse_repository_tag
 from yrpd.errors import ImageError
 from yrpd.project import Project, write_text
 from yrpd.release import FlavourTable

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import docker
-
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels, serving_context
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
+from yrpd.docker.sdk import DockerClient
 from yrpd.documents.patched import Patched, pin_listing
 from yrpd.errors import ImageError
 from yrpd.project import Project
@@ -109,7 +108,7 @@ def make_context(
     return context
 
 
-def machine_of(client: docker.DockerClient) -> str:
+def machine_of(client: DockerClient) -> str:
     """Return what the engine runs on: ``x86_64`` or ``aarch64``.
 
     Raises:

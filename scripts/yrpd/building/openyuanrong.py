@@ -11,9 +11,10 @@ from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from yrpd.building.context import Context, digest_of
+from yrpd.building.context import Context
 from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
 from yrpd.building.prepared import kept, making, with_build_tag
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError, ConfigurationError
 from yrpd.project import Project
 from yrpd.reporting import Reporter

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yrpd.building import cuda_stubs, repair
-from yrpd.building.context import digest_of
 from yrpd.building.prepared import kept, making, with_build_tag
 from yrpd.building.toolbox import find_tool, run_logged
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError, PinMismatchError
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter

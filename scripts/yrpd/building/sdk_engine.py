@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound
-from docker.utils import parse_repository_tag
 
 from yrpd.building.assembly import Part, Settings, image_archive
 from yrpd.building.context import Context
-from yrpd.building.layers import DIGEST_LABEL, Layer
+from yrpd.building.layers import Layer
 from yrpd.docker.connection import StreamResult, by_manifest, read_stream
+from yrpd.docker.sdk import APIError, DockerClient, DockerException, ImageNotFound, parse_repository_tag
+from yrpd.documents.inputs import DIGEST_LABEL
 from yrpd.errors import ImageError
 from yrpd.reporting import Reporter
 
@@ -47,7 +46,7 @@ class SdkEngine:
         log: Gets every line of the engine's.
     """
 
-    def __init__(self, client: docker.DockerClient, reporter: Reporter, log: Path) -> None:
+    def __init__(self, client: DockerClient, reporter: Reporter, log: Path) -> None:
         self.client = client
         self.reporter = reporter
         self.log = log

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from yrpd.deploying.deploy import clean, deploy, rollback
+from yrpd.commands.image_sources import image_source
+from yrpd.deploying import deploy as deploying
+from yrpd.deploying.deploy import clean, rollback
 from yrpd.deploying.hosts.engines import connect_answering
 from yrpd.deploying.planning.commands import plan
 from yrpd.deploying.planning.deployment import Deployment, read_deployment
@@ -17,6 +20,19 @@ from yrpd.release import Flavour
 from yrpd.reporting import Reporter
 
 __all__ = ["Deployment", "clean", "deploy", "logs", "plan", "read_deployment", "rollback", "status", "verify"]
+
+
+def deploy(
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour = "npu",
+    pin: str = "",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Bring the hosts to the planned state; see ``deploying.deploy.deploy``."""
+    source_of = partial(image_source, project)
+    return deploying.deploy(project, reporter, hosts_file, source_of, flavour, pin, dry_run)
 
 
 def status(

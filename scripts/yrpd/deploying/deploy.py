@@ -7,13 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import ImageNotFound
 from rich.table import Table
 
 from yrpd.deploying.hosts import containers, records
 from yrpd.deploying.hosts.engines import LAB_ENGINES, connect_all, connect_answering, lab_is_gone
-from yrpd.deploying.image_source import image_source
+from yrpd.deploying.image_source import SourceOf
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning.deployment import read_deployment
 from yrpd.deploying.preflight import checks as preflight
@@ -23,6 +21,7 @@ from yrpd.deploying.preflight.host_checks import inspect_inside
 from yrpd.deploying.reconcile import Change, Observed, decide
 from yrpd.deploying.rollout.audit import audited, keep_copy, previous_release
 from yrpd.deploying.rollout.rollout import Rollout, log_folder, remove_all
+from yrpd.docker.sdk import DockerClient, ImageNotFound
 from yrpd.errors import EnvironmentFailure, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour
@@ -33,11 +32,21 @@ def deploy(
     project: Project,
     reporter: Reporter,
     hosts_file: Path,
+    source_of: SourceOf,
     flavour: Flavour = "npu",
     pin: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Bring the hosts to the planned state; containers that already are stay untouched.
+
+    Args:
+        project: The checkout, or the release folder.
+        reporter: Says what is done.
+        hosts_file: The inventory.
+        source_of: Gives where hosts that lack the image get it from.
+        flavour: ``npu`` or ``cpu``.
+        pin: The pin of the image; empty means the default one.
+        dry_run: Print what would change.
 
     Raises:
         EnvironmentFailure: Something stands in the way; nothing was changed.
@@ -48,7 +57,7 @@ def deploy(
     name = deployment.inventory.name
     with connect_all(deployment.inventory) as clients, _held(clients, name, "deploy", reporter, dry_run=dry_run):
         changes = decide(deployment.specs, observed(name, clients))
-        with image_source(project, deployment.image) as source:
+        with source_of(deployment.image) as source:
             situation = Situation(
                 deployment.inventory, deployment.image, deployment.site.model_folder, changes, clients, source
             )

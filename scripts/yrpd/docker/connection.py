@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import docker
 import requests
 import urllib3
-from docker.errors import APIError, DockerException
 
+from yrpd.docker.sdk import APIError, DockerClient, DockerException
 from yrpd.errors import ConfigurationError, EnvironmentFailure, ImageError
 from yrpd.reporting import Gauge
 
@@ -57,12 +56,12 @@ def timeout_seconds() -> float:
     return seconds
 
 
-def connect() -> docker.DockerClient:
+def connect() -> DockerClient:
     """Return a client of the first engine that answers; see :func:`reach`."""
     return reach()[1]
 
 
-def reach() -> tuple[str, docker.DockerClient]:
+def reach() -> tuple[str, DockerClient]:
     """Return address and client of the first engine that answers.
 
     Raises:
@@ -76,7 +75,7 @@ def reach() -> tuple[str, docker.DockerClient]:
             reasons.append(f"{address} does not exist")
             continue
         try:
-            client = docker.DockerClient(base_url=address, timeout=cast(Any, timeout), version="auto")
+            client = DockerClient(base_url=address, timeout=cast(Any, timeout), version="auto")
             client.ping()
         except (DockerException, requests.RequestException) as error:
             reasons.append(f"{address}: {error}")
@@ -85,7 +84,7 @@ def reach() -> tuple[str, docker.DockerClient]:
     raise EnvironmentFailure(f"No Docker engine answers ({'; '.join(reasons)}).", next_command="invoke lab.builder")
 
 
-def by_manifest(client: docker.DockerClient) -> bool:
+def by_manifest(client: DockerClient) -> bool:
     """Return whether an engine names images by manifest (containerd image store) and not by configuration."""
     status = client.info().get("DriverStatus") or []
     return any(CONTAINERD_STORE in str(value) for _, value in status)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
-from docker.errors import DockerException, ImageNotFound
 
 from yrpd.docker.connection import TIMEOUT_VARIABLE
+from yrpd.docker.sdk import DockerException, ImageNotFound
 from yrpd.errors import ImageError
 
 

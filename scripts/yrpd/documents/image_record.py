@@ -1,9 +1,14 @@
-"""What deployment needs to know of an image: ``invoke image``'s record in ``dist/``, or a release folder's manifest."""
+"""``dist/image-*.json``, one a flavour and pin: what deploy reads, and what the next ``invoke image`` compares with.
+
+On a host without a checkout the release folder's manifest says the same.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from yrpd.documents.manifest import read_manifest
 from yrpd.documents.release_folder import ReleaseFolder
@@ -31,6 +36,20 @@ class ImageRecord:
     tree: str
 
 
+def record_file(project: Project, flavour: Flavour, pin: str) -> Path:
+    """Return the record's path."""
+    return project.dist / load_release(project.release_file).image_record(flavour, pin)
+
+
+def read_record(project: Project, flavour: Flavour, pin: str = "") -> dict[str, Any] | None:
+    """Return the record of a pin's last image, ``None`` when there is none that can be read."""
+    try:
+        loaded = json.loads(record_file(project, flavour, pin).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
 def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> ImageRecord:
     """Read the record of an image in ``dist/``; without a checkout the release folder's manifest is one.
 
@@ -46,7 +65,7 @@ def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> Imag
     if project.released is not None:
         manifest = read_manifest(ReleaseFolder(project.released))
         return ImageRecord(manifest.image, manifest.id, manifest.flavour, manifest.pin, manifest.tree)
-    path = project.dist / load_release(project.release_file).image_record(flavour, pin)
+    path = record_file(project, flavour, pin)
     again = f"invoke image --flavour {flavour}" + (f" --pin {pin}" if pin else "")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

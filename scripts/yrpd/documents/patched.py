@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
+import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from git import Repo
-from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
-
 from yrpd.errors import ConfigurationError, PinMismatchError
+from yrpd.git.repository import GitError, Repository
 from yrpd.project import Project, read_state
 from yrpd.release import Pin, Release, load_release
 
 # What the compiled parts are made from; a series that leaves these alone keeps the base image's kernels.
 COMPILED = ("csrc/", "cmake/", "CMakeLists.txt", "setup.py")
-# The user's own git configuration must not change what goes into an image.
-ISOLATED = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,12 @@ def load_patched(project: Project, pin: str = "") -> tuple[Release, Patched]:
     record = _record(project, name)
     worktree = project.root / str(record["worktree"])
     again = f"invoke patch --pin {name} --discard"
+    repository = Repository(worktree)
     try:
-        with Repo(worktree) as repository, repository.git.custom_environment(**ISOLATED):
-            head = repository.git.rev_parse("HEAD")
-            tree = repository.git.rev_parse("HEAD^{tree}")
-            edited = repository.git.status("--porcelain")
-            changed = repository.git.diff("--name-only", record["base_commit"], "HEAD")
-    except (NoSuchPathError, InvalidGitRepositoryError, GitCommandError) as error:
+        head, tree = repository.rev_parse("HEAD"), repository.tree_of("HEAD")
+        edited = repository.status()
+        changed = repository.run("diff", "--name-only", "-z", str(record["base_commit"]), "HEAD").split(b"\0")
+    except (GitError, OSError) as error:
         raise ConfigurationError(
             f"The patched tree {worktree} is gone or broken.", next_command=f"invoke patch --pin {name}"
         ) from error
@@ -104,7 +100,7 @@ def load_patched(project: Project, pin: str = "") -> tuple[Release, Patched]:
         )
     if edited:
         raise PinMismatchError(
-            f"The patched tree {worktree} has edits that no patch holds: {', '.join(edited.split()[1::2][:5])}.",
+            f"The patched tree {worktree} has edits that no patch holds: {', '.join(edited[:5])}.",
             next_command=f"invoke patch.export to keep them, or {again}",
         )
     version = release.patched_version(name)
@@ -117,39 +113,44 @@ def load_patched(project: Project, pin: str = "") -> tuple[Release, Patched]:
         tree=tree,
         series_digest=str(record["series_digest"]),
         patches=tuple(record["patches"]),
-        changed=tuple(changed.splitlines()),
+        changed=tuple(os.fsdecode(path) for path in changed if path),
     )
 
 
 def archive(patched: Patched) -> bytes:
     """Return the patched commit's files as a tar archive, without ``.git``."""
-    stream = io.BytesIO()
-    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
-        repository.archive(stream, patched.commit, format="tar")
-    return stream.getvalue()
+    return Repository(patched.worktree).run("archive", "--format=tar", patched.commit)
 
 
-def dirt(patched: Patched) -> str:
-    """Return what ``git status`` says about the work tree; empty when it is as committed."""
-    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
-        return str(repository.git.status("--porcelain"))
+def committed(patched: Patched) -> datetime:
+    """Return when the patched commit was committed, in UTC."""
+    return datetime.fromtimestamp(
+        int(Repository(patched.worktree).line("log", "-1", "--format=%ct", patched.commit)), UTC
+    )
+
+
+def edits(patched: Patched) -> list[str]:
+    """Return the paths of the work tree that are not as committed."""
+    return Repository(patched.worktree).status()
 
 
 def tree_listing(patched: Patched) -> str:
     """Return the patched tree's files as ``git ls-tree -r`` prints them, no path quoted."""
-    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
-        return str(repository.git.ls_tree("-r", "-z", patched.tree)).rstrip("\0").replace("\0", "\n") + "\n"
+    return "".join(f"{row}\n" for row in _rows(patched, patched.tree))
 
 
 def pin_listing(patched: Patched) -> tuple[bytes, bytes]:
     """Return the pinned tree's files twice: paths ended by NUL, and lines as ``git ls-files -s`` prints them."""
-    with Repo(patched.worktree) as repository, repository.git.custom_environment(**ISOLATED):
-        rows = repository.git.ls_tree("-r", "-z", patched.pin.tree).rstrip("\0").split("\0")
     paths, index = [], []
-    for row in rows:
+    for row in _rows(patched, patched.pin.tree):
         mode, _, rest = row.partition(" ")
         _, _, rest = rest.partition(" ")
         identity, _, path = rest.partition("\t")
         paths.append(path)
         index.append(f"{mode} {identity} 0\t{path}\n")
     return "".join(f"{path}\0" for path in paths).encode("utf-8"), "".join(index).encode("utf-8")
+
+
+def _rows(patched: Patched, tree: str) -> list[str]:
+    listed = Repository(patched.worktree).run("ls-tree", "-r", "-z", "--full-tree", tree)
+    return listed.decode("utf-8").rstrip("\0").split("\0")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import ImageNotFound
-
 from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient, ImageNotFound
 from yrpd.documents.manifest import ManifestLayer
 from yrpd.errors import ImageError
 

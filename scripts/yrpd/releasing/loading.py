@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import zstandard
-from docker import DockerClient
-from docker.errors import ImageNotFound
 
 from yrpd.docker.connection import by_manifest, read_stream
 from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient, ImageNotFound
 from yrpd.documents.manifest import Manifest, Tarball, TarballLayer
 from yrpd.documents.release_folder import CHUNK, ReleaseFolder
 from yrpd.errors import ImageError

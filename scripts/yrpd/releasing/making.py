@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import Any
 
-from docker import DockerClient
-from git import Repo
 from packaging.utils import canonicalize_name
 
+from yrpd.docker.sdk import DockerClient
 from yrpd.documents.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
-from yrpd.documents.patched import Patched, tree_listing
+from yrpd.documents.patched import Patched, committed, tree_listing
 from yrpd.documents.release_folder import (
     LICENCES,
     MANIFEST,
@@ -72,9 +70,7 @@ def provide_release(
         inventory = take_inventory(client, str(record["id"]))
         manifest = _manifest(folder.name, patched, series, record, client, inventory)
         patches = tuple(PatchText(name, series.read(name), parse_message(series.read(name))) for name in series.names)
-        with Repo(patched.worktree) as repository:
-            date = repository.commit(patched.commit).committed_datetime.astimezone(UTC)
-        files = render_release(ReleaseFacts(manifest, inventory, patches, date), tree_listing(patched))
+        files = render_release(ReleaseFacts(manifest, inventory, patches, committed(patched)), tree_listing(patched))
         files |= {f"{PATCHES}/{name}": (series.folder / name).read_bytes() for name in (SERIES, LOCK)}
         write_folder(folder.path, files)
     return folder

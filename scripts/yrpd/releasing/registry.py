@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import requests
-from docker import DockerClient
-from docker.errors import DockerException, ImageNotFound
 
 from yrpd.docker.connection import read_stream
 from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient, DockerException, ImageNotFound
 from yrpd.documents.manifest import Manifest, Pushed, read_manifest
 from yrpd.documents.release_folder import ReleaseFolder
 from yrpd.errors import ConfigurationError, ImageError

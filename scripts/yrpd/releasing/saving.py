@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import IO, Any
 
 import zstandard
-from docker import DockerClient
 
 from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient
 from yrpd.documents.manifest import Manifest, Tarball, TarballLayer, read_manifest
 from yrpd.documents.release_folder import (
     MANIFEST,

@@ -31,7 +31,7 @@ from yrpd.wheels.wheelhouse import Stored, Target, provide_each
 TARGETS = tuple(Target(machine, (3, minor), (2, 28)) for machine in ("x86_64", "aarch64") for minor in (11, 12, 13))
 # What the deployment commands import of this package, besides its own modules.
 PACKAGES = ("commands", "deploying", "docker", "documents", "releasing", "serving", "tasks")
-MAIN = Path(__file__).with_name("standalone_main.py")
+MAIN = Path(__file__).resolve().parents[1] / "commands" / "standalone_main.py"
 SHEBANG = b"#!/usr/bin/env python3\n"
 
 

@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from docker import DockerClient
-from docker.errors import ImageNotFound, NotFound
-from docker.models.containers import Container
-
-from yrpd.building.context import digest_of
-from yrpd.building.layers import DIGEST_LABEL
 from yrpd.docker.connection import by_manifest
 from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import Container, DockerClient, ImageNotFound, NotFound
+from yrpd.documents.inputs import DIGEST_LABEL, digest_of
 from yrpd.documents.manifest import Manifest, config_of
 from yrpd.documents.release_folder import (
     CHECKSUMS,

@@ -18,7 +18,7 @@ COMMANDS = (
     Command(
         "image.make",
         "Make the container image of a flavour.",
-        "yrpd.building.commands:image",
+        "yrpd.commands.image:make",
         (
             FLAVOUR,
             PIN,
@@ -45,7 +45,7 @@ COMMANDS = (
     Command(
         "image.load",
         "Bring a release's image to a host; layers that the host has are not sent.",
-        "yrpd.releasing.commands:load",
+        "yrpd.commands.image:load",
         (
             RELEASE,
             HOST,
@@ -66,7 +66,7 @@ COMMANDS = (
     Command(
         "image.verify",
         "Prove the chain from the series to a tarball, an image or a container, or name the broken link.",
-        "yrpd.releasing.commands:verify",
+        "yrpd.commands.image:verify",
         (
             RELEASE,
             Option("tarball", "A saved image."),

@@ -24,8 +24,9 @@ from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels
 from yrpd.building.layers import Layer
-from yrpd.building.record import read_record, write_record
+from yrpd.building.record import write_record
 from yrpd.building.sdk_engine import SdkEngine
+from yrpd.documents.image_record import read_record
 from yrpd.documents.manifest import Manifest, read_manifest
 from yrpd.documents.patched import Patched, archive, load_patched
 from yrpd.documents.release_folder import ReleaseFolder

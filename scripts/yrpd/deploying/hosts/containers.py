@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from docker import DockerClient
-from docker.errors import APIError, ImageNotFound, NotFound
-from docker.models.containers import Container
-from docker.types import LogConfig, Mount
-
 from yrpd.deploying.reconcile import Observed
 from yrpd.deploying.spec import DEPLOYMENT, ROLE, SPEC, ContainerSpec
+from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, LogConfig, Mount, NotFound
 from yrpd.errors import DeployError
 
 LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "50m", "max-file": "3"})

@@ -7,13 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import docker
-from docker import DockerClient
-from docker.errors import DockerException
-from docker.tls import TLSConfig
 from paramiko.ssh_exception import SSHException
 
 from yrpd.deploying.inventory import Host, Inventory
+from yrpd.docker.sdk import APIClient, DockerClient, DockerException, TLSConfig
 from yrpd.errors import EnvironmentFailure
 
 # For one answer. Moving an image uses a connection of its own with more patience.
@@ -30,7 +27,7 @@ def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
     """
     engine = host.engine
     try:
-        client = docker.DockerClient(base_url=engine, timeout=cast(Any, timeout_s), tls=_tls(host))
+        client = DockerClient(base_url=engine, timeout=cast(Any, timeout_s), tls=_tls(host))
         client.ping()
     except (DockerException, SSHException, OSError, ImportError, TypeError) as error:
         raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(engine, error)}") from error
@@ -40,7 +37,7 @@ def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
 class _OnlyThisAuthority(TLSConfig):
     """Keeps away ``REQUESTS_CA_BUNDLE`` and proxies of the environment, which requests prefers to a session's own."""
 
-    def configure_client(self, client: docker.APIClient) -> None:
+    def configure_client(self, client: APIClient) -> None:
         """Set up a client's session."""
         super().configure_client(client)
         client.trust_env = False

@@ -11,12 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import APIError, NotFound
-from docker.models.containers import Container
-from docker.types import Mount
-
 from yrpd.deploying.inventory import Host
+from yrpd.docker.sdk import APIError, Container, DockerClient, Mount, NotFound
 
 CONFIG = "config.json"
 WEIGHTS = (".safetensors", ".bin", ".pt")

@@ -7,12 +7,11 @@ import time
 from threading import Event
 
 import requests
-from docker.errors import APIError, NotFound
-from docker.models.containers import Container
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from yrpd.deploying.hosts.containers import log_text
 from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Probe
+from yrpd.docker.sdk import APIError, Container, NotFound
 from yrpd.errors import DeployError
 
 INTERVAL_S = 0.5

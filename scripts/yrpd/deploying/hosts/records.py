@@ -19,12 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import APIError, NotFound
-from docker.models.containers import Container
-
 from yrpd.deploying.hosts.model_folder import EMPTY_TAR, read_file
 from yrpd.deploying.spec import LABEL_PREFIX
+from yrpd.docker.sdk import APIError, Container, DockerClient, NotFound
 from yrpd.errors import DeployError
 from yrpd.reporting import Reporter
 

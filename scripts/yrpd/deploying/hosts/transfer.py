@@ -8,11 +8,9 @@ from queue import Full, Queue
 from threading import Event
 from typing import Any, cast
 
-from docker import DockerClient
-from docker.errors import DockerException, ImageNotFound
-
 from yrpd.deploying.hosts.engines import connect
 from yrpd.deploying.inventory import Host
+from yrpd.docker.sdk import DockerClient, DockerException, ImageNotFound
 from yrpd.documents.image_record import ImageRecord
 from yrpd.errors import ImageError
 from yrpd.reporting import Advance, Reporter

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import NotFound
-
 from yrpd.deploying.hosts import model_folder, transfer
 from yrpd.deploying.hosts.engines import LAB_ENGINES
 from yrpd.deploying.inventory import Host
@@ -18,6 +15,7 @@ from yrpd.deploying.preflight.context import Situation, held_ports, starting
 from yrpd.deploying.preflight.findings import Finding
 from yrpd.deploying.preflight.host_checks import inspect_inside
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
+from yrpd.docker.sdk import DockerClient, NotFound
 
 MEBI = 1 << 20
 MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"

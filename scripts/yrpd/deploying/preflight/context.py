@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from docker import DockerClient
-
 from yrpd.deploying.image_source import ImageSource
 from yrpd.deploying.inventory import Host, Inventory
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.spec import DEPLOYMENT, PORTS, ContainerSpec
+from yrpd.docker.sdk import DockerClient
 from yrpd.documents.image_record import ImageRecord
 
 

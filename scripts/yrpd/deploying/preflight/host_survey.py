@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import APIError, ImageNotFound
-from docker.models.containers import Container
-from docker.types import Mount
 from requests import RequestException
 
 from yrpd.deploying.inventory import Host
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
+from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, Mount
 from yrpd.errors import EnvironmentFailure
 from yrpd.serving.command_lines import SPILL
 

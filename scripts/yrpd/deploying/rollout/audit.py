@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from docker import DockerClient
-
 from yrpd.deploying.hosts import records
 from yrpd.deploying.hosts.records import Holder
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.spec import WAVES, ContainerSpec
+from yrpd.docker.sdk import DockerClient
 from yrpd.errors import DeployError, YrpdError
 from yrpd.project import Project
 

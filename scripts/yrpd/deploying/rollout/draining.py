@@ -7,12 +7,11 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import requests
-from docker.errors import APIError
-from docker.models.containers import Container
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from yrpd.deploying.planning import ports
 from yrpd.deploying.spec import ContainerSpec, HttpProbe, Role
+from yrpd.docker.sdk import APIError, Container
 from yrpd.serving.command_lines import DRAINING
 from yrpd.serving.draining import HEALTH
 from yrpd.serving.endpoint import Settings as Endpoint

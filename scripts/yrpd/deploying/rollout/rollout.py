@@ -10,15 +10,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import APIError, NotFound
-from docker.models.containers import Container
-
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.hosts.probing import NotReadyError, check_once, wait_until_ready
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.rollout.draining import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
 from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec, HttpProbe, Role
+from yrpd.docker.sdk import APIError, Container, DockerClient, NotFound
 from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
 

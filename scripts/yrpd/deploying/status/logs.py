@@ -13,15 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from docker import DockerClient
-from docker.errors import APIError, NotFound
-from docker.models.containers import Container
 from requests import RequestException
 
 from yrpd.deploying.hosts import containers, records
 from yrpd.deploying.hosts.engines import connect_answering
 from yrpd.deploying.inventory import load_inventory
 from yrpd.deploying.reconcile import Observed
+from yrpd.docker.sdk import APIError, Container, DockerClient, NotFound
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 from yrpd.release import Flavour

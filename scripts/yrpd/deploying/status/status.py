@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from docker import DockerClient
-from docker.models.containers import Container
 from rich.table import Table
 
 from yrpd.deploying.hosts import containers
@@ -16,6 +14,7 @@ from yrpd.deploying.planning.deployment import Deployment
 from yrpd.deploying.reconcile import Observed, differences
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status.metrics import cluster_nodes, read_cache_figures
+from yrpd.docker.sdk import Container, DockerClient
 
 
 def status_document(

@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from docker import DockerClient
-
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.hosts.probing import wait_until_ready
 from yrpd.deploying.spec import ContainerSpec
@@ -16,6 +14,7 @@ from yrpd.deploying.verifying.answers import Answer
 from yrpd.deploying.verifying.client import AskError, ask
 from yrpd.deploying.verifying.questions import Question
 from yrpd.deploying.verifying.questions import digest as questions_digest
+from yrpd.docker.sdk import DockerClient
 from yrpd.errors import DeployError, VerificationError
 from yrpd.project import write_json
 from yrpd.reporting import Reporter

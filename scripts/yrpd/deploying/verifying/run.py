@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from docker.errors import NotFound
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +31,7 @@ from yrpd.deploying.verifying.curl import curl_line, key_command
 from yrpd.deploying.verifying.performing import Stage
 from yrpd.deploying.verifying.questions import Question, Scene
 from yrpd.deploying.verifying.tolerance import shape_of
+from yrpd.docker.sdk import NotFound
 from yrpd.errors import ConfigurationError, VerificationError
 from yrpd.project import write_json
 from yrpd.reporting import Reporter
@@ -39,9 +39,8 @@ from yrpd.serving.command_lines import SECRETS
 from yrpd.serving.endpoint import keys_in
 
 if TYPE_CHECKING:
-    from docker import DockerClient
-
     from yrpd.deploying.planning.deployment import Deployment
+    from yrpd.docker.sdk import DockerClient
 
 REFERENCE_PORTS = range(8300, 8400)
 SENTENCES_A_TURN = 8
