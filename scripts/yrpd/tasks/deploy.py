@@ -22,7 +22,7 @@ COMMANDS = (
             *_WHERE,
             Option(
                 "format",
-                "table, run (docker lines), json, compose (a file per host), kubernetes or monitoring.",
+                "table, run (docker lines), json, kubernetes or monitoring.",
                 "table",
                 parameter="plan_format",
             ),

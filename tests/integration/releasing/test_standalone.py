@@ -126,9 +126,9 @@ def test_a_plan_needs_a_python_and_the_folder(site: Site, complete: Released) ->
     assert document["image"] == {"reference": complete.manifest.image, "id": complete.manifest.id}
     roles = [one["role"] for one in document["containers"]]
     assert sorted(roles) == ["decode", "endpoint", "etcd", "prefill", "router", "worker"]
-    compose = site.run("plan", "--format", "compose")
-    assert compose.returncode == 0
-    assert complete.manifest.image in compose.stdout
+    manifests = site.run("plan", "--format", "kubernetes")
+    assert manifests.returncode == 0
+    assert complete.manifest.image in manifests.stdout
 
 
 def test_first_runs_at_the_same_time_unpack_once(site: Site, tmp_path: Path) -> None:

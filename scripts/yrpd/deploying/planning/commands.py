@@ -28,7 +28,7 @@ def plan(
     output: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Print what deploy would start: as a table, docker lines, JSON, Compose files or Kubernetes manifests.
+    """Print what deploy would start: as a table, docker lines, JSON or Kubernetes manifests.
 
     Asks no host. Changes nothing but the files in ``output``, when that is given.
 

@@ -1,15 +1,15 @@
-"""A plan in the words of other tools: docker lines, Compose files, Kubernetes manifests. Pure."""
+"""A plan in the words of other tools: docker lines, Kubernetes manifests. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from yrpd.deploying.planning.formats import compose, kubernetes, monitoring
+from yrpd.deploying.planning.formats import kubernetes, monitoring
 from yrpd.deploying.spec import ContainerSpec, docker_line
 from yrpd.errors import ConfigurationError
 
-Format = Literal["table", "run", "json", "compose", "kubernetes", "monitoring"]
+Format = Literal["table", "run", "json", "kubernetes", "monitoring"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 
@@ -31,25 +31,12 @@ def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[st
     """Return the files of a plan in a format: file name to text.
 
     Args:
-        name: ``run``, ``compose``, ``kubernetes`` or ``monitoring``.
+        name: ``run``, ``kubernetes`` or ``monitoring``.
         deployment: The deployment's name.
         specs: Every container, in start order.
     """
     if name == "run":
         return {f"{deployment}-run.sh": "".join(f"{docker_line(spec)}\n" for spec in specs)}
-    if name == "compose":
-        hosts = dict.fromkeys(spec.host for spec in specs)
-        return {
-            f"compose-{host}.yaml": compose.text([spec for spec in specs if spec.host == host], first_wave(specs, host))
-            for host in hosts
-        }
     if name == "monitoring":
         return monitoring.files(deployment, specs)
     return {f"{deployment}-kubernetes.yaml": kubernetes.text(deployment, specs)}
-
-
-def first_wave(specs: Sequence[ContainerSpec], host: str) -> tuple[str, ...]:
-    """Return the containers of other hosts that those of a host need."""
-    here = {spec.name for spec in specs if spec.host == host}
-    needed = {name for spec in specs if spec.host == host for name in spec.started_after} - here
-    return tuple(sorted(needed))

@@ -99,7 +99,8 @@ def _container(spec: ContainerSpec, mounts: list[dict[str, Any]]) -> dict[str, A
         "name": spec.role,
         "image": spec.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": [_literal(part) for part in spec.argv],
+        # Not `command`, which would replace the entry point of the base image.
+        "args": [_literal(part) for part in spec.argv],
         "env": [
             {"name": name, "value": _literal(value)}
             for name, value in spec.env
