@@ -105,22 +105,21 @@ build_engine() {
     fi
 }
 
-# docker's buildx, for its tests: Debian has it from 13 on, and its program runs on 12. Unpacked, not installed.
-fetch_docker_of_13() { # FOLDER: gets Debian 13's engine in bin/ (its programs run on Debian 12), and is a DOCKER_CONFIG with buildx
+# Debian 13's Docker engine, for tests with a newer one than this machine's: its programs run on 12. Unpacked, not installed.
+fetch_docker_of_13() { # FOLDER: gets the programs in bin/
     local work mirror
-    [ -x "$1/cli-plugins/docker-buildx" ] && return
-    say "--> fetching Debian 13's Docker engine and buildx"
+    [ -x "$1/bin/containerd-shim-runc-v2" ] && return
+    say "--> fetching Debian 13's Docker engine"
     work=$(mktemp -d)
-    mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial" "$1"/{bin,cli-plugins}
+    mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial" "$1/bin"
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | sed -n 1p)
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$work/sources.list"
     apt_of_13() {
         apt-get -qq -o APT::Sandbox::User=root -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- \
             -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" "$@"
     }
-    (cd "$work" && apt_of_13 update && apt_of_13 download docker.io containerd docker-buildx \
+    (cd "$work" && apt_of_13 update && apt_of_13 download docker.io containerd \
         && for package in *.deb; do dpkg-deb --extract "$package" root; done)
     install -m 755 "$work"/root/usr/sbin/dockerd "$work"/root/usr/bin/containerd{,-shim-runc-v2} "$1/bin"
-    install -m 755 "$work/root/usr/libexec/docker/cli-plugins/docker-buildx" "$1/cli-plugins"
     rm -rf "$work"
 }

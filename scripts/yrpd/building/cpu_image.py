@@ -10,8 +10,8 @@ from pathlib import Path
 from yrpd.building.assembly import Archive, Part, file_part
 from yrpd.building.context import Context
 from yrpd.building.debian import Root, provide_root
-from yrpd.building.engines import Engine
 from yrpd.building.environment import add_environment, environment_recipe
+from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, openyuanrong_wheels
 from yrpd.building.runtime import Locks, runtime_wheels
@@ -189,7 +189,7 @@ def make_stack(
     patched: Patched,
     locks: Locks,
     yuanrong: OpenYuanrong,
-    engine: Engine,
+    engine: ImageEngine,
     reporter: Reporter,
 ) -> tuple[CpuStack, str]:
     """Make what is missing of the four layers.

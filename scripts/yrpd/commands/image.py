@@ -29,7 +29,7 @@ def make(
 
     Raises:
         YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
-            failed, 8 no engine answers, or buildx was asked for and is not installed.
+            failed, 8 no engine answers.
     """
     document = building.image(project=project, reporter=reporter, flavour=flavour, pin=pin, dry_run=dry_run, **options)
     if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yrpd.options import ENGINE, FLAVOUR, HOST, HOSTS, PIN, RELEASE, Command, Option
+from yrpd.options import FLAVOUR, HOST, HOSTS, PIN, RELEASE, Command, Option
 
 _IMAGE = Option("image", "An image on the engine, by name or id.")
 _HERE = {"hosts": "it works on this machine's engine"}
@@ -22,7 +22,6 @@ COMMANDS = (
         (
             FLAVOUR,
             PIN,
-            ENGINE,
             Option("openyuanrong", "A wheel of openyuanrong to install in place of the locked one."),
         ),
         refuses=_HERE,
@@ -32,7 +31,7 @@ COMMANDS = (
         "image.lock",
         "Ask the registry once for the digest of the npu image's base, and record it in release.toml.",
         "yrpd.building.commands:lock",
-        (FLAVOUR, PIN, ENGINE),
+        (FLAVOUR, PIN),
         refuses=_HERE,
     ),
     Command(

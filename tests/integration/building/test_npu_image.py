@@ -22,9 +22,9 @@ from tests.integration.images import remove_images
 from workshop.models import ensure_models, model_python, models_folder
 from yrpd.building import commands
 from yrpd.building.context import Context
+from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer
 from yrpd.building.npu_base import with_digest
-from yrpd.building.sdk_engine import SdkEngine
 from yrpd.documents.manifest import read_manifest
 from yrpd.documents.patched import Patched, load_patched
 from yrpd.documents.release_folder import STANDALONE, ReleaseFolder
@@ -85,7 +85,7 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
     commands.image(project=here, reporter=Reporter(), flavour="cpu")
     runtimes = client.images.list(filters={"label": "yrpd.layer=runtime"})
     base = Layer("base", f"yrpd-test-{uuid.uuid4().hex[:12]}", "base-", {"stand-in": "npu"}, {})
-    engine = SdkEngine(client, Reporter(), folder / "stand-in.log")
+    engine = ImageEngine(client, Reporter(), folder / "stand-in.log")
     reporter = Reporter()
     reporter.console = Console(file=io.StringIO(), width=300)
     try:

@@ -42,7 +42,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in PARTS:
         shutil.copy2(ROOT / name, tmp_path / name)
-    for variable in ("YRPD_PIN", "YRPD_FLAVOUR", "YRPD_HOSTS", "YRPD_ENGINE"):
+    for variable in ("YRPD_PIN", "YRPD_FLAVOUR", "YRPD_HOSTS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("YRPD_CACHE", str(Project(ROOT).cache))
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Images through the Docker SDK: found, assembled, built by the classic builder, pulled, resolved."""
+"""Images on an engine: found, assembled, built by its classic builder, which every engine has, pulled, resolved."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def labelled(context: Context, dockerfile: str, labels: dict[str, str]) -> Conte
     return complete
 
 
-class SdkEngine:
+class ImageEngine:
     """Works on one engine, and remembers nothing.
 
     Args:
