@@ -31,7 +31,7 @@ from tests.integration.engines.rig import (  # noqa: E402
     wait_until_idle,
 )
 
-LEAVING = 1000 if FULL else 100
+LEAVING = 1000 if FULL else 30
 LOAD_THREADS = ConnectorConfig.load_threads
 WAIT_S = 120
 

@@ -88,12 +88,13 @@ class GatedConnector(YuanRongConnector):  # type: ignore[misc]
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         answer: tuple[bool, dict[str, Any] | None] = super().request_finished(request, block_ids)
-        announce("finished", request=request.request_id, draining=answer[0])
+        announce("finished", request=request.request_id, draining=self.draining(request))
         return answer
 
-    def drained(self, request_id: str) -> None:
-        super().drained(request_id)
-        announce("drained", request=request_id)
+    def drained(self, load_id: str) -> None:
+        request = self.request_of(load_id)
+        super().drained(load_id)
+        announce("drained", request=load_id if request is None else request.request_id)
 
 
 class WholePromptAscendScheduler(RecoveringAscendScheduler):  # type: ignore[misc]
