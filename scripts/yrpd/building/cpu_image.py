@@ -45,8 +45,9 @@ class CpuStack:
 def serving_context(context: Context, project: Project, prefix: str) -> None:
     """Add the part of this project's package that runs inside containers, and the import test."""
     package = project.root / "scripts" / "yrpd"
-    files = [package / "__init__.py", package / "errors.py", *sorted((package / "serving").rglob("*.py"))]
-    for path in files:
+    # Empty, so that nothing outside of serving/ changes an image.
+    context.add_bytes(f"{prefix}/yrpd/__init__.py", b"")
+    for path in sorted((package / "serving").rglob("*.py")):
         context.add_file(f"{prefix}/yrpd/{path.relative_to(package)}", path)
     context.add_file(f"{prefix}/{IMPORT_TEST}", project.docker / IMPORT_TEST)
 
