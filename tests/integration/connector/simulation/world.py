@@ -24,6 +24,7 @@ class Weather:
     Attributes:
         up: Whether it answers at all.
         full: Whether it has no room.
+        usual: Seconds of a usual transfer, one of them.
         slow: Chance of a call to take long.
         trouble: Chance of a call to fail, or of an object to be broken.
         holds: Whether calls keep the interpreter lock.
@@ -32,6 +33,7 @@ class Weather:
 
     up: bool = True
     full: bool = False
+    usual: tuple[float, ...] = (0.0005, 0.002)
     slow: float = 0.0
     trouble: float = 0.0
     holds: bool = False
@@ -74,11 +76,11 @@ class World:
         self.objects.pop(key, None)
         self.tainted.discard(key)
 
-    def seconds(self) -> float:
-        """Return how long a call takes."""
+    def seconds(self, usual: tuple[float, ...] = ()) -> float:
+        """Return how long a call takes; ``usual``: other than transfers do."""
         if self.rng.random() < self.weather.slow:
             return self.rng.choice([0.05, 0.3, 1.5, 4.0])
-        return self.rng.choice([0.0005, 0.002, 0.01])
+        return self.rng.choice(usual or self.weather.usual)
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Client:
 
     def exist(self, keys: Sequence[str]) -> list[bool]:
         # The scheduler's own thread waits for it; nothing else runs, so that an answer is of one moment.
-        self._spend("exist", self.world.seconds(), self.world.simulation.hold)
+        self._spend("exist", self.world.seconds((0.0005, 0.002, 0.01)), self.world.simulation.hold)
         return [self.world.readable(key) for key in keys]
 
     def delete(self, keys: Sequence[str]) -> list[str]:
