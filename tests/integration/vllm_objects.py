@@ -24,9 +24,7 @@ _OUTPUT_FIELDS = {field.name for field in fields(ModelRunnerOutput)}
 _HASHES_BLOCKS_IN_THE_REQUEST = hasattr(kv_cache_utils, "get_request_block_hasher")
 
 
-def make_request(
-    name: str, prompt: list[int], items: Sequence[Item], output: int, block_size: int, **more: Any
-) -> Any:
+def make_request(name: str, prompt: list[int], items: Sequence[Item], output: int, block_size: int, **more: Any) -> Any:
     """Return a request that ends after ``output`` tokens.
 
     Args:

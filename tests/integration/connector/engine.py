@@ -266,7 +266,9 @@ class Engine:
             block = values[index * size : (index + 1) * size]
             for rank in range(self.setup.ranks):
                 stored = self.store.get(block_key(namespace, f"{rank}of{self.setup.ranks}", digest))
-                assert stored is None or stored == block_bytes(block, rank), f"block {index} is stored with wrong content"
+                assert stored is None or stored == block_bytes(block, rank), (
+                    f"block {index} is stored with wrong content"
+                )
 
     def _count(self, name: str, amount: int) -> None:
         self.counts[name] = self.counts.get(name, 0) + amount

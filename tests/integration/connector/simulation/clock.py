@@ -1,4 +1,4 @@
-# ruff: noqa: D102, N802 - stand-ins are named and shaped like what they stand in for
+# ruff: noqa: D102, D105 - stand-ins are named and shaped like what they stand in for
 """A clock that does not run by itself, and threads of which one runs at a time, chosen by a seed.
 
 The connector's threads are real ones, but each hands over to the next wherever it waits: for a condition, an event, a
@@ -251,7 +251,9 @@ class Thread:
 
     _numbers = itertools.count()
 
-    def __init__(self, simulation: Simulation, target: Callable[[], None], name: str = "", daemon: bool = False) -> None:
+    def __init__(
+        self, simulation: Simulation, target: Callable[[], None], name: str = "", daemon: bool = False
+    ) -> None:
         self._simulation = simulation
         self._target = target
         self.name = name or f"thread-{next(self._numbers)}"

@@ -39,7 +39,7 @@ class Device:
     def set_device(self, _: int) -> None:
         """Do nothing: there is one."""
 
-    def Event(self) -> Event:  # noqa: N802
+    def Event(self) -> Event:
         return Event()
 
     def _run(self) -> None:

@@ -1,4 +1,3 @@
-# ruff: noqa: D103 - what each function puts back is said in the list at the end
 """Mistakes that the connector once had, put back one at a time; the random interleavings have to find each."""
 
 from __future__ import annotations
@@ -227,12 +226,12 @@ FAULTS = [
     Fault("F5", "a save that was called off is waited for again in each step", _waits_again),
     Fault("F6", "a full DataSystem is asked for half as much, again and again", _halves_again),
     Fault("F7 queue", "the time in the queue counts as the load's", _queue_counts),
-    Fault("F7 blame", "a load that is reported long after its begin counts as the DataSystem's fault", _wall_time_blames),
+    Fault("F7 blame", "a load that is reported late counts as the DataSystem's fault", _wall_time_blames),
     Fault("F8", "every waiting request is looked up by itself", _asks_for_each),
     Fault("F9 adapter", "an adapter is known by its name and path", _adapters_by_name),
     Fault("F9 weights", "nobody tells the connector of a reset", _reset_unheard),
     Fault("F10", "threads that move blocks keep the engine's cores", _bound_threads),
-    Fault("called off in turn", "several late saves are called off and waited for one after the other", _one_after_the_other),
+    Fault("called off in turn", "late saves are called off and waited for one by one", _one_after_the_other),
     Fault("no bound", "a save that was called off is waited for as long as it takes", _without_bound),
     Fault("left published", "what a lost call publishes is not deleted", _left_published),
     Fault("ended first", "a load has ended before its cause is there", _ended_before_cause),

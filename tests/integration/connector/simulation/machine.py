@@ -11,16 +11,16 @@ from typing import Any
 
 import vllm_ascend.distributed.yuanrong.connector as connector_module
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT
-from vllm_ascend.distributed.yuanrong import identity, jobs, worker
+from vllm_ascend.distributed.yuanrong import identity, worker
 from vllm_ascend.distributed.yuanrong.config import ConnectorConfig
 from vllm_ascend.distributed.yuanrong.keys import block_key
 from vllm_ascend.distributed.yuanrong.layout import KVLayout
-from vllm_ascend.distributed.yuanrong.transport import base, breaker, host, npu, room
 from vllm_ascend.distributed.yuanrong.transport.breaker import BreakingTransport
 
 from tests.integration.connector.engine import Counting, Engine, Setup
-from tests.integration.connector.simulation.budgets import HOST_COPY, Budgets, LookupBudget
-from tests.integration.connector.simulation.clock import SimulatedThread, Simulation, stand_ins
+from tests.integration.connector.simulation.budgets import Budgets, LookupBudget
+from tests.integration.connector.simulation.clock import SimulatedThread
+from tests.integration.connector.simulation.connections import connected
 from tests.integration.connector.simulation.device import Device
 from tests.integration.connector.simulation.oracle import (
     MASK,
@@ -30,25 +30,8 @@ from tests.integration.connector.simulation.oracle import (
     entries,
     reference,
 )
-from tests.integration.connector.simulation.world import Blob, BlobList, HostClient, NpuClient, World
+from tests.integration.connector.simulation.world import World
 from tests.integration.vllm_objects import blocks_of, items_of, make_request, model_output, with_transfers
-
-
-def changes(simulation: Simulation) -> list[tuple[Any, str, Any]]:
-    """Return what the connector's modules get instead of threads, time and processor cores."""
-    names = stand_ins(simulation)
-    found = [
-        (module, name, names[name])
-        for module in (worker, jobs, base, breaker, host, npu)
-        for name in ("threading", "time", "queue")
-        if hasattr(module, name)
-    ]
-
-    def unbind() -> None:
-        simulation.current.unbound = True
-
-    rooms = partial(room.Room, clock=simulation.monotonic)
-    return [*found, (worker, "unbind", unbind), (host, "Room", rooms), (npu, "Room", rooms)]
 
 
 class MistakeOfVllmError(Exception):
@@ -193,13 +176,13 @@ class Machine(Engine):
         return bool(self.scheduler._held or self.scheduler._given_up)
 
     def _patch(self, store: dict[str, bytes]) -> None:
-        def connected(connector: Any, kind: str, layout: Any, timeout: int) -> Any:
+        def connect(connector: Any, kind: str, layout: Any, timeout: int) -> Any:
             return self._connected(connector._config, layout, timeout)
 
         def namespace_of(vllm_config: Any, config: Any, device_type: str) -> Any:
             return identity.namespace_of(vllm_config, config, "npu" if self.setup.kind == "npu" else "cpu")
 
-        connector_module.YuanRongConnector._connected = connected
+        connector_module.YuanRongConnector._connected = connect
         connector_module.namespace_of = namespace_of
 
     def _connected(self, config: ConnectorConfig, layout: KVLayout | None, timeout: int) -> BreakingTransport:
@@ -207,27 +190,7 @@ class Machine(Engine):
         if layout is None:
             self._lookups = LookupBudget(self.simulation, config, -(-keys // self.setup.keys_per_call))
         count = self._lookups.count if layout is None else lambda _: None
-        pause = config.probe_interval_ms / 1000
-
-        def connect() -> Any:
-            if self.setup.kind == "npu":
-                client = NpuClient(self.world, timeout / 1000, count, pause)
-                return npu.NpuTransport(client, config, layout, (Blob, BlobList, None), self.device)
-            transport = host.HostTransport(HostClient(self.world, timeout / 1000, count, pause), config, layout, None)
-            if transport._copier is not None:
-                transport._copier = _SlowCopier(self.simulation, transport._copier)
-            return transport
-
-        found = BreakingTransport(
-            connect,
-            lambda: self.world.weather.up,
-            pause,
-            config.breaker_failures,
-            lambda _: None,
-            self.simulation.monotonic,
-        )
-        found.start()
-        return found
+        return connected(self.setup.kind, self.world, self.device, config, layout, timeout, count)
 
     def _worker(self, rank: int, store: dict[str, bytes]) -> Any:
         config = ConnectorConfig.from_extra(self.config.kv_transfer_config.kv_connector_extra_config, self.setup.role)
@@ -297,7 +260,7 @@ class Machine(Engine):
         config, now = self.side._config, self.simulation.now
         if hasattr(job, "was_late") or getattr(job, "took", 0) * 1000 >= config.request_timeout_ms:
             return True
-        return (now - getattr(job, "taken_up", now)) * 1000 >= config.load_timeout_ms
+        return bool((now - getattr(job, "taken_up", now)) * 1000 >= config.load_timeout_ms)
 
     def _each(self, kind: str, work: Callable[[Any], Any]) -> None:
         for budget, saver, each in zip(self._budgets, self._savers, self.workers, strict=True):
@@ -409,27 +372,3 @@ class Machine(Engine):
                 for rank, each in enumerate(self.workers):
                     content = block_bytes(state.values[start : start + size], rank, self.setup.form == "nz")
                     self.world.expect(block_key(plan.namespace, each._shard, digest), content)
-
-
-class _SlowCopier:
-    """A copier whose copies take time, half before and half after."""
-
-    def __init__(self, simulation: Simulation, copier: Any) -> None:
-        self._simulation, self._copier = simulation, copier
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._copier, name)
-
-    def copy_out(self, *args: Any) -> Any:
-        """Copy blocks out."""
-        self._simulation.sleep(HOST_COPY / 4)
-        done = self._copier.copy_out(*args)
-        self._simulation.sleep(HOST_COPY / 4)
-        return done
-
-    def copy_in(self, *args: Any) -> Any:
-        """Copy blocks in."""
-        self._simulation.sleep(HOST_COPY / 4)
-        done = self._copier.copy_in(*args)
-        self._simulation.sleep(HOST_COPY / 4)
-        return done

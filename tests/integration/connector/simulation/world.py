@@ -154,7 +154,7 @@ class _Buffer:
     key: str
     data: bytearray
 
-    def MutableData(self) -> bytearray:  # noqa: N802
+    def MutableData(self) -> bytearray:
         return self.data
 
 
