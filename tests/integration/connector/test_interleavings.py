@@ -40,6 +40,7 @@ def test_any_interleaving_ends_with_right_answers_and_nothing_left(name: str, tm
     assert totals["resumed"] > 0, "requests must have been preempted and resumed"
     for kind in ("load_failures", "save_failures"):
         assert any(cause.startswith(kind) for cause in totals), f"there must have been {kind}"
-    for cause in ("full", "late", "revoked", "unavailable"):
+    causes = {"full", "late", "revoked", "unavailable"} - ({"late"} if SETUPS[name].form else set())  # no answer waits
+    for cause in sorted(causes):
         assert totals[f"save_failures:{cause}"] > 0, f"a save must have failed as {cause}"
     assert totals["given up: vLLM's mistake"] < SCALE / 4, "most interleavings must have come to their end"

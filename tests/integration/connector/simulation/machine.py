@@ -37,7 +37,7 @@ from tests.integration.vllm_objects import blocks_of, items_of, make_request, mo
 class MistakeOfVllmError(Exception):
     """vLLM itself has gone wrong, so that nothing that follows says anything about the connector.
 
-    With priorities, vLLM 0.10.0 may preempt a request that it has scheduled in the same step: it is computed in blocks
+    With priorities, vLLM may preempt a request that it has scheduled in the same step: it is computed in blocks
     that are another's by then, and goes on as if they were still its own.
     """
 
@@ -110,7 +110,7 @@ class Machine(Engine):
         return not self.scheduler.running and all(each.status.name == "WAITING_FOR_REMOTE_KVS" for each in begun)
 
     def replace_weights(self, weights: int) -> None:
-        """Exchange the weights in place, and say so in the way that such programs do, while it is idle."""
+        """Replace the weights in place, and say so in the way that such programs do, while it is idle."""
         self.weights = weights
         done = self.scheduler.reset_prefix_cache()
         if not done:  # blocks are being loaded; vLLM leaves it to the operator to try again, with what is cached
