@@ -346,27 +346,29 @@ class WorkerSide:
         taken = set(new_blocks)
         readers = [job for job in self._saves if not taken.isdisjoint(job.blocks)]
         if readers and not self._wait_for_saves("blocks", readers, self._config.hazard_timeout_ms):
-            for job in readers:
-                if not job.ended:
-                    self._take_back(job)
+            self._take_back([job for job in readers if not job.ended])
         self._saves = [job for job in self._saves if not job.ended]
 
-    def _take_back(self, job: Job) -> None:
-        """Call a save off. Returns when no byte of its blocks is read any more, or the call that does is past its end.
+    def _take_back(self, jobs: list[Job]) -> None:
+        """Call saves off. Returns when no byte of their blocks is read any more, or the call that does is past its end.
 
         Most copies end within a millisecond. A call that was submitted to an NPU cannot be taken back, but has a
         timeout of its own. If it does not keep to it, its blocks are given away all the same, and what it may still
         publish is deleted as soon as it has returned: better than an engine that stands still for ever.
         """
-        job.called_off = REVOKED
-        cause = REVOKED
-        if not job.guard.revoke(self._config.request_timeout_ms / 1000) and job.guard.abandon():
-            cause = TIMEOUT
-            logger.error(
-                "request %s: a save of %d blocks is past its timeout and given up", job.request_id, len(job.keys)
-            )
-        if job.end(cause):
-            self._metrics.fail("save_failures", cause, len(job.keys))
+        for job in jobs:  # all of them first: the saving thread must not take one up while another is waited for
+            job.called_off = REVOKED
+            job.guard.revoke(0)
+        deadline = time.monotonic() + self._config.request_timeout_ms / 1000
+        for job in jobs:
+            cause = REVOKED
+            if not job.guard.revoke(max(0.0, deadline - time.monotonic())) and job.guard.abandon():
+                cause = TIMEOUT
+                logger.error(
+                    "request %s: a save of %d blocks is past its timeout and given up", job.request_id, len(job.keys)
+                )
+            if job.end(cause):
+                self._metrics.fail("save_failures", cause, len(job.keys))
 
     def _wait_for_saves(self, kind: str, jobs: list[Job], milliseconds: int) -> bool:
         """Wait until saves have ended; not again while the saving thread is at what such a wait ran out on."""

@@ -12,7 +12,7 @@ import torch
 from vllm.multimodal.inputs import PlaceholderRange
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core import kv_cache_utils
-from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
@@ -24,7 +24,7 @@ _OUTPUT_FIELDS = {field.name for field in fields(ModelRunnerOutput)}
 _HASHES_BLOCKS_IN_THE_REQUEST = hasattr(kv_cache_utils, "get_request_block_hasher")
 
 
-def make_request(name: str, prompt: list[int], items: Sequence[Item], output: int, block_size: int) -> Any:
+def make_request(name: str, prompt: list[int], items: Sequence[Item], output: int, block_size: int, **more: Any) -> Any:
     """Return a request that ends after ``output`` tokens.
 
     Args:
@@ -33,12 +33,13 @@ def make_request(name: str, prompt: list[int], items: Sequence[Item], output: in
         items: Its multimodal items; nothing is encoded, so they have no data.
         output: Tokens to generate.
         block_size: Tokens per KV block, which vLLM 0.11.0's requests are hashed by.
+        more: What vLLM's ``Request`` has besides, for example ``lora_request``, ``cache_salt`` or ``priority``.
     """
     params = SamplingParams(max_tokens=output, ignore_eos=True)
     places = [PlaceholderRange(offset=offset, length=length) for _, offset, length in items]
     shared = {
         "request_id": name, "prompt_token_ids": prompt, "sampling_params": params, "pooling_params": None,
-        "eos_token_id": None,
+        "eos_token_id": None, **more,
     }  # fmt: skip
     if not _HASHES_BLOCKS_IN_THE_REQUEST:
         return Request(
@@ -69,6 +70,15 @@ def attention_spec(block_size: int, heads: int, head_size: int) -> FullAttention
     """Return the description of one group of plain attention layers."""
     mla = {"use_mla": False} if "use_mla" in _SPEC_FIELDS else {}
     return FullAttentionSpec(block_size=block_size, num_kv_heads=heads, head_size=head_size, dtype=torch.float32, **mla)
+
+
+def window_spec(block_size: int, heads: int, head_size: int, window: int) -> SlidingWindowSpec:
+    """Return the description of one group of layers that attend to a window of tokens."""
+    mla = {"use_mla": False} if "use_mla" in _SPEC_FIELDS else {}
+    return SlidingWindowSpec(
+        block_size=block_size, num_kv_heads=heads, head_size=head_size, dtype=torch.float32, sliding_window=window,
+        **mla,
+    )  # fmt: skip
 
 
 def items_of(new: Any) -> list[Item]:

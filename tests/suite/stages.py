@@ -109,6 +109,8 @@ _ON_VLLM = frozenset({Need.LIBRARIES})
 _DOCKER = frozenset({Need.DOCKER, Need.ROOT, Need.LIBRARIES})
 _CONNECTOR = "tests/integration/connector"
 _INTERLEAVINGS = f"{_CONNECTOR}/test_interleavings.py"
+_FAULTS = f"{_CONNECTOR}/test_harness_finds_faults.py"
+_ELSEWHERE = (f"--ignore={_INTERLEAVINGS}", f"--ignore={_FAULTS}")
 _SCHEDULER = "tests/integration/vllm_ascend"
 # A real DataSystem's answers are the same whichever vLLM asks.
 _STORES = tuple(f"--ignore={_CONNECTOR}/test_{name}.py" for name in ("datasystem", "worker_keys", "worker_security"))
@@ -120,8 +122,9 @@ _SERVED = tuple(
 )
 
 
-def _interleavings(modes: frozenset[Mode], minutes: float, number: int) -> Form:
-    return Form(modes, minutes, ("-n", "auto", _INTERLEAVINGS), {"YUANRONG_INTERLEAVINGS": str(number)})
+def _interleavings(modes: frozenset[Mode], minutes: float, number: int, *more: str) -> Form:
+    environment = {"YUANRONG_INTERLEAVINGS": str(number), "PYTHONHASHSEED": "0"}  # a seed names an interleaving
+    return Form(modes, minutes, ("-n", "auto", "-rfEsP", *more, _INTERLEAVINGS), environment)
 
 
 def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
@@ -160,17 +163,17 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         Stage(
             "interleavings", "random interleavings of vLLM's schedulers", Runner.VLLM,
             (
-                _interleavings(_SHORT, 1, 100),
-                _interleavings(frozenset({Mode.ALL}), 5, 1500),
-                _interleavings(frozenset({Mode.FULL}), 20, 5000),
+                _interleavings(_SHORT, 1, 25),
+                _interleavings(frozenset({Mode.ALL}), 4, 250, _FAULTS),
+                _interleavings(frozenset({Mode.FULL}), 20, 2000, _FAULTS),
             ),
             _ON_VLLM, default_pin,
         ),
         Stage(
             "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
             (
-                Form(_SHORT, 2, (_CONNECTOR, f"--ignore={_INTERLEAVINGS}")),
-                Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, _DATASETS, f"--ignore={_INTERLEAVINGS}")),
+                Form(_SHORT, 2, (_CONNECTOR, *_ELSEWHERE)),
+                Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, _DATASETS, *_ELSEWHERE)),
             ),
             _ON_VLLM, default_pin,
         ),
@@ -201,12 +204,15 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             ),
             Stage(
                 f"interleavings-{pin}", f"random interleavings on {pin}", Runner.VLLM,
-                (_interleavings(frozenset({Mode.ALL}), 2, 300), _interleavings(frozenset({Mode.FULL}), 20, 5000)),
+                (
+                    _interleavings(frozenset({Mode.ALL}), 1, 25),
+                    _interleavings(frozenset({Mode.FULL}), 20, 2000, _FAULTS),
+                ),
                 _ON_VLLM, pin,
             ),
             Stage(
                 f"connector-{pin}", f"the connector on {pin}", Runner.VLLM,
-                (Form(_ALL, 1, (_CONNECTOR, _SCHEDULER, f"--ignore={_INTERLEAVINGS}", *_STORES)),), _ON_VLLM, pin,
+                (Form(_ALL, 1, (_CONNECTOR, _SCHEDULER, *_ELSEWHERE, *_STORES)),), _ON_VLLM, pin,
             ),
         ]  # fmt: skip
     found += [

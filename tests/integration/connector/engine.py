@@ -1,10 +1,9 @@
 # ruff: noqa: D102 - stand-ins are named and shaped like what they stand in for
 """A vLLM engine without a model: the real schedulers and the real connector, over KV memory that proves itself.
 
-Every KV entry is a number derived from all tokens (and images) up to its position, which is what real KV depends on.
-Before a request computes a token, every entry before it is compared with what it must be; the next token is derived
-from the last entry. So a block that was not loaded, was loaded from another prompt, was overwritten, or was saved after
-it had changed hands, shows at once, and an answer is right exactly when it equals ``reference``.
+Before a request computes a token, every KV entry before it is compared with what it must be (``simulation/oracle.py``);
+the next token is derived from the last entry. So a block with wrong content shows at once, and an answer is right
+exactly when it equals ``reference``.
 
 Transfers are carried out by the test, one by one, at moments it chooses: nothing depends on the clock.
 """
@@ -14,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import json
 import random
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,43 +34,19 @@ from vllm_ascend.distributed.yuanrong.metrics import Metrics
 from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler, RecoveringScheduler
 from vllm_ascend.distributed.yuanrong.worker import WorkerSide
 
+from tests.integration.connector.simulation.oracle import MASK, VOCABULARY, Item, block_bytes, entries, reference
 from tests.integration.vllm_objects import (
     attention_spec,
     blocks_of,
     items_of,
     make_request,
     model_output,
+    window_spec,
     with_transfers,
 )
 from tests.unit.connector.fakes import FakeTensor, MemoryTransport
 
-VOCABULARY = 50
-MASK = (1 << 64) - 1
-
-
-def entry(previous: int, token: int, image: str) -> int:
-    """Return the KV entry that follows ``previous``."""
-    return (hash((previous, token, image)) ^ (previous * 0x9E3779B97F4A7C15)) & MASK
-
-
-def image_at(items: list[tuple[str, int, int]], position: int) -> str:
-    return next((h for h, offset, length in items if offset <= position < offset + length), "")
-
-
-def entries(tokens: list[int], items: list[tuple[str, int, int]]) -> list[int]:
-    out, last = [], 1
-    for position, token in enumerate(tokens):
-        last = entry(last, token, image_at(items, position))
-        out.append(last)
-    return out
-
-
-def reference(prompt: list[int], items: list[tuple[str, int, int]], count: int) -> list[int]:
-    """Return the answer of an engine without any cache."""
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(entries(tokens, items)[-1] % VOCABULARY)
-    return tokens[len(prompt) :]
+__all__ = ["MASK", "VOCABULARY", "Counting", "Engine", "Setup", "reference"]
 
 
 _MODEL = {
@@ -107,6 +81,12 @@ class Setup:
     seqs: int = 4
     ranks: int = 1
     caching: bool = True
+    policy: str = "fcfs"
+    window: int = 0  # of the attention; 0: none
+    kind: str = "host"  # of the simulation's DataSystem client: host or npu
+    form: str = ""  # "nz": keys and values the other way round in each block, as another inner form
+    keys_per_call: int = 8000
+    longest: int = 64  # prompt
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -115,7 +95,7 @@ class _Running:
     """What the model runner keeps of a request: it learns nothing but what the scheduler's output says."""
 
     tokens: list[int]
-    items: list[tuple[str, int, int]]
+    items: list[Item]
     blocks: list[int]
     computed: int
 
@@ -137,6 +117,8 @@ class Engine:
         } | setup.extra
         self.config = self._vllm_config(folder, extra)
         spec = attention_spec(setup.block_size, 1, 1)
+        if setup.window:
+            spec = window_spec(setup.block_size, 1, 1, setup.window)
         cache = KVCacheConfig(setup.blocks, [], [KVCacheGroupSpec(["layer.0"], spec)])
         self._patch(store)
         kind = RecoveringAscendScheduler if setup.ascend else RecoveringScheduler
@@ -150,13 +132,13 @@ class Engine:
         self._watch_stalls()
         self.running: dict[str, _Running] = {}
         self.answers: dict[str, list[int]] = {}
-        self.requests: dict[str, tuple[list[int], list[tuple[str, int, int]], int]] = {}
+        self.requests: dict[str, tuple[list[int], list[Item], int]] = {}
         self.aborted: set[str] = set()
         self.steps = 0
 
     # -- what a test does ----------------------------------------------------------------------------------------------
 
-    def add(self, rid: str, prompt: list[int], count: int, items: list[tuple[str, int, int]] | None = None) -> None:
+    def add(self, rid: str, prompt: list[int], count: int, items: list[Item] | None = None) -> None:
         items = items or []
         request = make_request(rid, prompt, items, count, self.setup.block_size)
         self.requests[rid] = (prompt, items, count)
@@ -210,6 +192,15 @@ class Engine:
             self.step()
         self.pump(1)
         self.step()
+        self.check_nothing_left()
+        for rid, (prompt, items, count) in self.requests.items():
+            want = reference(prompt, items, count)
+            got = self.answers[rid]
+            assert got == (want[: len(got)] if rid in self.aborted else want), rid
+            self._check_store(prompt + want, items)
+
+    def check_nothing_left(self) -> None:
+        """Prove that every block is free and nothing is remembered."""
         pool = self.scheduler.kv_cache_manager.block_pool
         assert pool.get_num_free_blocks() == self.free_at_start
         side = self.scheduler.connector._scheduler
@@ -224,11 +215,6 @@ class Engine:
             assert not [job for job in worker._saves if not job.ended]
         assert not self.aggregator._recv_remaining_count
         assert not self.aggregator._send_remaining_count
-        for rid, (prompt, items, count) in self.requests.items():
-            want = reference(prompt, items, count)
-            got = self.answers[rid]
-            assert got == (want[: len(got)] if rid in self.aborted else want), rid
-            self._check_store(prompt + want, items)
 
     # -- inner workings ------------------------------------------------------------------------------------------------
 
@@ -240,6 +226,7 @@ class Engine:
             max_model_len=256 if setup.chunked else setup.budget,
             enable_chunked_prefill=setup.chunked,
             scheduler_cls=RecoveringAscendScheduler if setup.ascend else RecoveringScheduler,
+            policy=setup.policy,
         )
         scheduler.chunked_prefill_enabled = setup.chunked
         config = VllmConfig(
@@ -253,6 +240,7 @@ class Engine:
                 kv_role=setup.role,
                 kv_connector_extra_config=extra,
             ),
+            additional_config={"torchair_graph_config": {"enable_kv_nz": True}} if setup.form == "nz" else {},
         )
         config.scheduler_config.chunked_prefill_enabled = setup.chunked
         config.cache_config.block_size = setup.block_size  # smaller than vLLM's menu
@@ -268,7 +256,7 @@ class Engine:
 
         connector_module.YuanRongConnector._connected = connected
 
-    def _check_store(self, tokens: list[int], items: list[tuple[str, int, int]]) -> None:
+    def _check_store(self, tokens: list[int], items: list[Item]) -> None:
         """Prove that whatever is stored under this prompt's keys is what they name."""
         namespace = self.scheduler.connector._scheduler._namespace
         size = self.setup.block_size
@@ -278,9 +266,9 @@ class Engine:
             block = values[index * size : (index + 1) * size]
             for rank in range(self.setup.ranks):
                 stored = self.store.get(block_key(namespace, f"{rank}of{self.setup.ranks}", digest))
-                words = [(v + rank) & MASK for v in block]
-                want = struct.pack(f"<{2 * size}Q", *words, *(w ^ MASK for w in words))
-                assert stored is None or stored == want, f"block {index} is stored with wrong content"
+                assert stored is None or stored == block_bytes(block, rank), (
+                    f"block {index} is stored with wrong content"
+                )
 
     def _count(self, name: str, amount: int) -> None:
         self.counts[name] = self.counts.get(name, 0) + amount
@@ -298,7 +286,7 @@ class Engine:
     def _worker(self, rank: int, store: dict[str, bytes]) -> WorkerSide:
         config = ConnectorConfig.from_extra(self.config.kv_transfer_config.kv_connector_extra_config, self.setup.role)
         worker = WorkerSide(
-            config, rank, self.setup.ranks, shared=False, metrics=_Counting(self.counts), agree=self._agree
+            config, rank, self.setup.ranks, shared=False, metrics=Counting(self.counts), agree=self._agree
         )
         worker._layout = KVLayout.from_caches({"layer.0": self.memories[rank]})
         worker._transport = MemoryTransport(store, worker._layout, lambda op, key: self.fault(op, key))
@@ -393,7 +381,7 @@ class _Slots:
         self.barrier = threading.Barrier(ranks)
 
 
-class _Counting(Metrics):  # type: ignore[misc]
+class Counting(Metrics):  # type: ignore[misc]
     """Counts in a dictionary, so that a test can show that it was not vacuous."""
 
     def __init__(self, counts: dict[str, int]) -> None:

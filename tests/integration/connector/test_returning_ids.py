@@ -229,35 +229,3 @@ def test_an_id_may_look_like_a_mark_or_the_name_of_a_load(tmp_path: Path) -> Non
         come_back(engine, FIRST, name)
     finish(engine)
     assert engine.counts["loaded_blocks"] > 0
-
-
-@pytest.mark.parametrize("ascend", [False, True])
-def test_ids_that_come_back_at_random_get_their_own_answers(tmp_path: Path, ascend: bool) -> None:
-    """Each of a handful of ids comes, leaves and comes back, with prompts that share what they begin with."""
-    counts = {"returned while draining": 0, "loaded": 0}
-    for seed in range(60):
-        rng = random.Random(seed)
-        engine = made(tmp_path, ascend, blocks=rng.choice([16, 40]))
-        engine.rng = rng
-        engine.speed = rng.choice([0.1, 0.5])
-        copies = Copies(engine)
-        for _ in range(60):
-            if rng.random() < 0.3:
-                copies.begin()
-            if rng.random() < 0.2:
-                copies.end(rng.choice([None, "missing"]))
-            name = f"id{rng.randrange(3)}"
-            live = engine.live()
-            if name in live:
-                if rng.random() < 0.4:
-                    engine.abort(name)
-            elif rng.random() < 0.5:
-                counts["returned while draining"] += bool(engine.scheduler._held)
-                engine.aborted.discard(name)
-                prompt = rng.choice([FIRST, OTHER, [*FIRST[: rng.randrange(4, 21)], rng.randrange(9)]])
-                engine.add(name, list(prompt), rng.randrange(1, 4))
-            engine.step()
-        copies.end()
-        finish(engine)
-        counts["loaded"] += engine.counts.get("loaded_blocks", 0)
-    assert min(counts.values()) > 20, counts
