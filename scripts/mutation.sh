@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mutation run over the connector's keys, layout and scheduler with their unit tests: `bash scripts/mutation.sh`.
+# Mutation run over the connector's keys, layout, lookups and scheduler with their unit tests: `bash scripts/mutation.sh`.
 # Takes some minutes and prints every survivor; docs/mutation.md explains them. mutmut has a lock of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,14 +12,14 @@ install_lock "$home/venv" scripts/mutation.lock
 
 # On a copy, in which the package lies right under a folder `src`, as mutmut expects.
 cp -r connector_src/yuanrong "$home/run/src/"
-cp tests/unit/connector/{fakes,test_keys,test_layout,test_scheduler}.py "$home/run/tests/unit/connector/"
+cp tests/unit/connector/{fakes,model_files,test_keys,test_layout,test_lookups,test_scheduler}.py "$home/run/tests/unit/connector/"
 cat >"$home/run/pyproject.toml" <<'TOML'
 [tool.pytest.ini_options]
 pythonpath = ["src", "."]
 addopts = ["--import-mode=importlib", "-p", "no:cacheprovider"]
 [tool.mutmut]
 source_paths = ["src/yuanrong"]
-only_mutate = ["src/yuanrong/keys.py", "src/yuanrong/layout.py", "src/yuanrong/scheduler.py"]
+only_mutate = ["src/yuanrong/keys.py", "src/yuanrong/layout.py", "src/yuanrong/lookups.py", "src/yuanrong/scheduler.py"]
 pytest_add_cli_args_test_selection = ["tests/unit/connector"]
 also_copy = ["src", "tests"]
 TOML
