@@ -12,7 +12,8 @@ from yrpd.environment import require_environment_or_exit
 
 require_environment_or_exit(_ROOT)
 
+from workshop.tasks import COMMANDS as WORKSHOP
 from yrpd.tasks import COMMANDS
 from yrpd.tasks.declaring import collection
 
-ns = collection(COMMANDS)
+ns = collection((*COMMANDS, *WORKSHOP))

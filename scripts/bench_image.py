@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from yrpd.bench.image import main
+from workshop.bench.image import main
 
 if __name__ == "__main__":
     main()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Inventory, load_inventory
-from yrpd.deploying.planner import Site, plan
+from yrpd.deploying.planning.planner import Site, plan
+from yrpd.documents.image_record import ImageRecord
 from yrpd.project import Project
 
 IMAGE = ImageRecord("yrpd:bench", "sha256:" + "a" * 64, "cpu", "pin", "b" * 40)

@@ -17,7 +17,7 @@ from yrpd.environment import require_environment_or_exit
 
 require_environment_or_exit(_SCRIPTS.parent)
 
-from yrpd.deploying.front import main
+from yrpd.commands.front import main
 from yrpd.project import Project
 
 if __name__ == "__main__":

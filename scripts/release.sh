@@ -6,4 +6,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 make_venv
-PYTHONPATH=scripts exec .venv/bin/python -m yrpd.publishing "$@"
+PYTHONPATH=scripts exec .venv/bin/python -m workshop.publishing "$@"

@@ -73,7 +73,7 @@ install_with_uv() { # FOLDER LOCK
     local uv=$1/bin/uv words environment
     "$1/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
         -r <(sed -n '/^uv==/,/[^\\]$/p' requirements.lock) || return
-    words=$("$1/bin/python" scripts/yrpd/pip_config.py) && environment=$("$1/bin/python" scripts/yrpd/pip_config.py environment) \
+    words=$("$1/bin/python" scripts/yrpd/wheels/pip_config.py) && environment=$("$1/bin/python" scripts/yrpd/wheels/pip_config.py environment) \
         || return
     local -a options=() variables=()
     eval "options=($words)" # quoted by shlex.join
@@ -98,29 +98,28 @@ find_python() {
 
 # A machine without a Docker engine gets a private one for building; `invoke lab.down` takes it away.
 build_engine() {
-    if PYTHONPATH=scripts .venv/bin/python -c 'from yrpd.building.engine import connect; connect()' 2>/dev/null; then
+    if PYTHONPATH=scripts .venv/bin/python -c 'from yrpd.docker.connection import connect; connect()' 2>/dev/null; then
         say "kept: the Docker engine that answers"
     else
         .venv/bin/invoke lab.builder
     fi
 }
 
-# docker's buildx, for its tests: Debian has it from 13 on, and its program runs on 12. Unpacked, not installed.
-fetch_docker_of_13() { # FOLDER: gets Debian 13's engine in bin/ (its programs run on Debian 12), and is a DOCKER_CONFIG with buildx
+# Debian 13's Docker engine, for tests with a newer one than this machine's: its programs run on 12. Unpacked, not installed.
+fetch_docker_of_13() { # FOLDER: gets the programs in bin/
     local work mirror
-    [ -x "$1/cli-plugins/docker-buildx" ] && return
-    say "--> fetching Debian 13's Docker engine and buildx"
+    [ -x "$1/bin/containerd-shim-runc-v2" ] && return
+    say "--> fetching Debian 13's Docker engine"
     work=$(mktemp -d)
-    mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial" "$1"/{bin,cli-plugins}
+    mkdir -p "$work"/{lists,cache}/partial "$work/cache/archives/partial" "$1/bin"
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | sed -n 1p)
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$work/sources.list"
     apt_of_13() {
         apt-get -qq -o APT::Sandbox::User=root -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- \
             -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" "$@"
     }
-    (cd "$work" && apt_of_13 update && apt_of_13 download docker.io containerd docker-buildx \
+    (cd "$work" && apt_of_13 update && apt_of_13 download docker.io containerd \
         && for package in *.deb; do dpkg-deb --extract "$package" root; done)
     install -m 755 "$work"/root/usr/sbin/dockerd "$work"/root/usr/bin/containerd{,-shim-runc-v2} "$1/bin"
-    install -m 755 "$work/root/usr/libexec/docker/cli-plugins/docker-buildx" "$1/cli-plugins"
     rm -rf "$work"
 }

@@ -25,5 +25,5 @@ case $mode in
 esac
 [ ${#packages[@]} -eq 0 ] || install_debian_packages "${packages[@]}" || say "       without them some stages are left out"
 make_venv
-unset YRPD_PIN YRPD_HOSTS YRPD_ENGINE  # the tests choose
+unset YRPD_PIN YRPD_HOSTS  # the tests choose
 YRPD_TEST_PACKAGES="${packages[*]}" PYTHONPATH=scripts:. exec .venv/bin/python -m tests.suite "$mode" "$@"

@@ -54,13 +54,6 @@ HOSTS = Option(
     parameter="hosts_file",
 )
 LAB_HOSTS = replace(HOSTS, help="Inventory file of the lab; else YRPD_HOSTS, else lab.toml.", default="lab.toml")
-ENGINE = Option(
-    "engine",
-    "What builds: sdk (the classic builder) or buildx; else YRPD_ENGINE, else sdk.",
-    "sdk",
-    "YRPD_ENGINE",
-    choices=("sdk", "buildx"),
-)
 RELEASE = Option("release", "Name in dist/ or folder of a release; the last image's when empty.")
 HOST = Option("host", "A host of the inventory; this machine's engine when empty.")
 

@@ -17,15 +17,15 @@ from typing import Any
 
 from invoke.exceptions import ParseError
 from invoke.parser import Parser, ParserContext
-from yrpd.deploying.front import parse as parse_front
-from yrpd.deploying.inventory import load_inventory
-from yrpd.deploying.verification.questions import CHAT, COMPLETIONS
-from yrpd.errors import YrpdError
-from yrpd.options import Command, resolve
-from yrpd.project import Project
 
 from tasks import ns
 from tests.documents.blocks import ROOT, Block, commands
+from yrpd.commands.front import parse as parse_front
+from yrpd.deploying.inventory import load_inventory
+from yrpd.deploying.verifying.questions import CHAT, COMPLETIONS
+from yrpd.errors import YrpdError
+from yrpd.options import Command, resolve
+from yrpd.project import Project
 
 CORE = {"--list", "--help", "--version"}
 # Words of the shell, and programs that every Debian machine has; what they do is checked by running them or not at all.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import trustme
-from yrpd.project import Project
-from yrpd.release import load_release
-from yrpd.serving.models import model_python
 
 from tests.e2e.running import ROOT
+from workshop.models import model_python
+from yrpd.project import Project
+from yrpd.release import load_release
 
 ENDPOINT = "10.77.0.1"
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 import requests
-from yrpd.deploying.lab.faults.cases import FAULTS, Fault
-from yrpd.deploying.lab.faults.commands import site_of
-from yrpd.deploying.lab.faults.leftovers import leftovers
-from yrpd.deploying.lab.faults.measuring import measure
-from yrpd.deploying.lab.faults.site import Site
-from yrpd.deploying.lab.faults.stream import Stream
-from yrpd.deploying.verification.client import ask
-from yrpd.deploying.verification.run import Known
-from yrpd.project import Project
-from yrpd.reporting import Reporter
 
 from tests.e2e.inventories import lab_inventory
 from tests.e2e.running import FULL, ROOT, Run, tail
+from workshop.faults.cases import FAULTS, Fault
+from workshop.faults.commands import site_of
+from workshop.faults.leftovers import leftovers
+from workshop.faults.measuring import measure
+from workshop.faults.site import Site
+from workshop.faults.stream import Stream
+from yrpd.deploying.verifying.client import ask
+from yrpd.deploying.verifying.run import Known
+from yrpd.project import Project
+from yrpd.reporting import Reporter
 
 PREFILL = "http://10.77.0.1:8100"
 DECODE = "http://10.77.0.2:8200"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from yrpd.deploying.verification.counters import read_counters
 
 from tests.e2e.inventories import DECODE_PORTS, lab_inventory
 from tests.e2e.running import ROOT, Run, command, tail
+from yrpd.deploying.status.counters import read_counters
 
 TUTORIAL_PROMPT = "介绍一下北京故宫，从地理位置、历史地位以及政治地位角度来说明"
 

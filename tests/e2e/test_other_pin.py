@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from yrpd.project import Project
-from yrpd.release import load_release
 
 from tests.e2e.running import Run, tail
+from yrpd.project import Project
+from yrpd.release import load_release
 
 RELEASE = load_release(Project.here().release_file)
 OTHERS = [pin for pin in RELEASE.pins if pin != RELEASE.release.default_pin]

@@ -11,14 +11,14 @@ import docker
 import pytest
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
-from yrpd.deploying.verification.answers import compare
-from yrpd.deploying.verification.client import Server, ask, get_text
-from yrpd.deploying.verification.counters import read_counters
-from yrpd.deploying.verification.questions import COMPLETIONS, Question, prose
 
 from tests.e2e.guards import guards
 from tests.e2e.inventories import lab_inventory
 from tests.e2e.running import Run, tail
+from yrpd.deploying.status.counters import read_counters
+from yrpd.deploying.verifying.answers import compare
+from yrpd.deploying.verifying.client import Server, ask, get_text
+from yrpd.deploying.verifying.questions import COMPLETIONS, Question, prose
 
 
 @dataclass(frozen=True)

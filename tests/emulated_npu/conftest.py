@@ -56,7 +56,7 @@ def reference(models: Path) -> Any:
 @pytest.fixture(scope="session")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real DataSystem: etcd and one worker, which a test may kill and start again."""
-    from yrpd import datasystem
+    from workshop import datasystem
 
     home = tmp_path_factory.mktemp("datasystem")
     (home / "worker").mkdir()

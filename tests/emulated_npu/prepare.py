@@ -14,11 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from workshop.models import ensure_models, model_python
 from yrpd.building.runtime import Locks, provide_router
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
-from yrpd.serving.models import ensure_models, model_python
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.emulated_npu import device

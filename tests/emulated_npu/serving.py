@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from yrpd.datasystem import Daemon, free_ports, running
-from yrpd.serving.command_lines import KvTransfer, VllmServe, router, vllm_serve
 
 from tests.emulated_npu.engine import environment
 from tests.integration.engines import rig
+from workshop.datasystem import Daemon, free_ports, running
+from yrpd.serving.command_lines import KvTransfer, VllmServe, router, vllm_serve
 
 #: Announces a load before it begins, and is otherwise the connector (tests/integration/engines/inside).
 GATE = Path(rig.__file__).with_name("inside")

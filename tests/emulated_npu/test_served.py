@@ -13,11 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yrpd import datasystem
-from yrpd.datasystem import Daemon
-from yrpd.deploying.verification.client import ask_streaming
-from yrpd.deploying.verification.questions import Question, picture_questions
-from yrpd.serving.command_lines import KvTransfer
 
 from tests.emulated_npu import mutations
 from tests.emulated_npu.conftest import ASCEND
@@ -33,6 +28,11 @@ from tests.integration.engines.test_load_faults import (
     truncate,
 )
 from tests.integration.engines.test_load_faults import Scene as Fault
+from workshop import datasystem
+from workshop.datasystem import Daemon
+from yrpd.deploying.verifying.client import ask_streaming
+from yrpd.deploying.verifying.questions import Question, picture_questions
+from yrpd.serving.command_lines import KvTransfer
 
 pytestmark = pytest.mark.emulated
 MEMORY_MB = 128

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from git import Repo
-from yrpd.project import Project, read_state
-from yrpd.release import load_release
 
 from tests.emulated_npu import upstream
+from yrpd.project import Project, read_state
+from yrpd.release import load_release
 
 pytestmark = pytest.mark.emulated
 BUILD_INFO = Path("vllm_ascend/_build_info.py")

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from docker import DockerClient
 from docker.errors import DockerException
-from yrpd.building.engine import candidates, connect
-from yrpd.deploying import lab
+
+from workshop import lab
+from yrpd.docker.connection import candidates, connect
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from yrpd.project import Project
 
 INVOKE = str(Path(sys.executable).parent / "invoke")

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from yrpd.project import Project
-from yrpd.release import load_release
-
 from tests.suite.machine import lacking
 from tests.suite.results import Result, counts, summary
 from tests.suite.stages import Mode, Planned, Runner, announcement, plan, stages
+from yrpd.project import Project
+from yrpd.release import load_release
 
 ENVIRONMENT_FAILURE = 8
 _BIN = Path(sys.executable).parent

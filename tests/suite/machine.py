@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 import requests
 from docker import DockerClient
 from docker.errors import DockerException
-from yrpd.building.engine import candidates
-from yrpd.package_index import pip_settings
 
 from tests.suite.stages import Need
+from yrpd.docker.connection import candidates
+from yrpd.wheels.package_index import pip_settings
 
 _TIMEOUT_S = 20
 

@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import pytest
+
 from yrpd import errors
 from yrpd.cli import execute
 from yrpd.errors import ConfigurationError, YrpdError

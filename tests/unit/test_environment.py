@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from yrpd.environment import STAMP, require_environment
 from yrpd.errors import EnvironmentFailure
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from yrpd.errors import EnvironmentFailure
 from yrpd.launcher import command_line
 

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from workshop.tasks import COMMANDS as WORKSHOP
 from yrpd.errors import ConfigurationError
 from yrpd.options import FLAVOUR, HOSTS, LAB_HOSTS, PIN, SHARED, Command, Option, find_hosts_file, resolve
 from yrpd.project import Project
-from yrpd.tasks import COMMANDS
+from yrpd.tasks import COMMANDS as PRODUCT
+
+COMMANDS = (*PRODUCT, *WORKSHOP)
 
 HERE = Project.here()
 ALL = Command("all", "Take all.", "module:function", (FLAVOUR, PIN, HOSTS, Option("count", "How many.", 3)))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from yrpd.project import Project, read_state, update_state, write_json
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 from yrpd.release import load_release

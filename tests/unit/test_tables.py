@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
 from yrpd.reporting import Reporter
 from yrpd.tables import fitted
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.toml_lines import line_of
 
 from tests.unit.deploying.inventories import GOOD
+from yrpd.toml_lines import line_of
 
 
 def leaves(value: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:

@@ -1,27 +1,25 @@
-"""``invoke build`` and ``invoke image``: each returns its JSON document."""
+"""``invoke build`` and ``invoke image.lock``, and the image alone: each returns its JSON document."""
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 from yrpd.building.cpu_image import make_stack, plan_stack
 from yrpd.building.debian import cached_root
-from yrpd.building.engine import connect
-from yrpd.building.engines import Engine, open_engine
+from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer, explain
 from yrpd.building.npu_base import lock_base, pinned_base, provide_base
 from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer
 from yrpd.building.openyuanrong import OpenYuanrong, verify_openyuanrong
-from yrpd.building.patched import Patched, load_patched
 from yrpd.building.rebuild import execute_build, plan_build
-from yrpd.building.record import previous_inputs, read_record, write_record
+from yrpd.building.record import previous_inputs, write_record
 from yrpd.building.runtime import Locks, verify_wheels
+from yrpd.docker.connection import connect
+from yrpd.documents.image_record import read_record
+from yrpd.documents.patched import Patched, load_patched
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour, FlavourTable, Release, load_release
-from yrpd.releasing.making import provide_release
-from yrpd.releasing.standalone import provide_standalone
 from yrpd.reporting import Reporter
 
 
@@ -49,29 +47,22 @@ def image(
     reporter: Reporter,
     flavour: Flavour,
     pin: str = "",
-    engine: str = "",
     openyuanrong: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Make the container image of a flavour and its release folder, unless they are there.
+    """Make the container image of a flavour, unless it is there.
 
     Raises:
         YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
-            failed, 8 no engine answers, or buildx was asked for and is not installed.
+            failed, 8 no engine answers.
     """
     release, patched = load_patched(project, pin)
     make = _image_cpu if flavour == "cpu" else _image_npu
-    document = make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, engine, dry_run)
-    if dry_run:
-        return document
-    with closing(connect()) as client:
-        folder = provide_release(project, patched, document, client, reporter)
-    provide_standalone(project, folder, reporter)
-    return {**document, "release": folder.name}
+    return make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, dry_run)
 
 
 def lock(
-    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", engine: str = "", dry_run: bool = False
+    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", dry_run: bool = False
 ) -> dict[str, Any]:
     """Resolve the base image's tag to a digest, through the engine's registry, and record it in release.toml.
 
@@ -87,7 +78,7 @@ def lock(
         )
     name, _ = release.pin(pin)
     table = release.flavour(name, "npu")
-    opened = open_engine(engine, reporter, project.build / "logs" / "image-lock.log")
+    opened = ImageEngine(connect(), reporter, project.build / "logs" / "image-lock.log")
     with reporter.step(f"ask the registry for {table.base}"):
         document = lock_base(project, name, table, opened, dry_run=dry_run)
     reporter.say(f"    {document['base_digest']} ({document['state']})")
@@ -102,7 +93,6 @@ def _image_cpu(
     patched: Patched,
     yuanrong: OpenYuanrong,
     reporter: Reporter,
-    engine_name: str,
     dry_run: bool,
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "cpu")
@@ -114,7 +104,7 @@ def _image_cpu(
     previous = previous_inputs(read_record(project, "cpu", patched.name), patched.name)
     if dry_run:
         return _planned(reporter, list(stack.layers), explain(previous, stack.final.inputs))
-    engine = _engine(project, patched, "cpu", engine_name, reporter)
+    engine = _engine(project, patched, "cpu", reporter)
     found = engine.find(stack.final)
     if found:
         return _unchanged(project, reporter, "cpu", patched, stack.final, found, stack.base.image)
@@ -130,7 +120,6 @@ def _image_npu(
     patched: Patched,
     yuanrong: OpenYuanrong,
     reporter: Reporter,
-    engine_name: str,
     dry_run: bool,
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "npu")
@@ -141,7 +130,7 @@ def _image_npu(
         layer = plan_layer(project, release, patched, yuanrong, base)
         return {**_planned(reporter, [layer], explain(previous, layer.inputs)), "findings": missing}
     base = pinned_base(table, patched.name)
-    engine = _engine(project, patched, "npu", engine_name, reporter)
+    engine = _engine(project, patched, "npu", reporter)
     base_id = provide_base(engine, table, reporter, patched.name)
     layer = plan_layer(project, release, patched, yuanrong, base_id)
     found = engine.find(layer)
@@ -167,8 +156,8 @@ def _missing_base(table: FlavourTable, pin: str, reporter: Reporter) -> list[dic
     return []
 
 
-def _engine(project: Project, patched: Patched, flavour: Flavour, name: str, reporter: Reporter) -> Engine:
-    return open_engine(name, reporter, project.pin_build(patched.name) / "logs" / f"image-{flavour}.log")
+def _engine(project: Project, patched: Patched, flavour: Flavour, reporter: Reporter) -> ImageEngine:
+    return ImageEngine(connect(), reporter, project.pin_build(patched.name) / "logs" / f"image-{flavour}.log")
 
 
 def _built(

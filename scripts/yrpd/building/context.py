@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError
 
 CHUNK = 1 << 20
@@ -162,9 +162,3 @@ class Context:
         else:
             info.size = entry.length
         return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def digest_of(document: Mapping[str, object]) -> str:
-    """Return the sha256 of a document's canonical JSON."""
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()

@@ -10,16 +10,16 @@ from pathlib import Path
 from yrpd.building.assembly import Archive, Part, file_part
 from yrpd.building.context import Context
 from yrpd.building.debian import Root, provide_root
-from yrpd.building.engines import Engine
 from yrpd.building.environment import add_environment, environment_recipe
+from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, openyuanrong_wheels
-from yrpd.building.patched import Patched, archive
 from yrpd.building.runtime import Locks, runtime_wheels
-from yrpd.building.wheelhouse import hash_file, provide
+from yrpd.documents.patched import Patched, archive
 from yrpd.project import Project
 from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
+from yrpd.wheels.wheelhouse import hash_file, provide
 
 VLLM, ROUTER, OPENYUANRONG = "/opt/vllm", "/opt/router", "/opt/openyuanrong"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,8 +45,9 @@ class CpuStack:
 def serving_context(context: Context, project: Project, prefix: str) -> None:
     """Add the part of this project's package that runs inside containers, and the import test."""
     package = project.root / "scripts" / "yrpd"
-    files = [package / "__init__.py", package / "errors.py", *sorted((package / "serving").rglob("*.py"))]
-    for path in files:
+    # Empty, so that nothing outside of serving/ changes an image.
+    context.add_bytes(f"{prefix}/yrpd/__init__.py", b"")
+    for path in sorted((package / "serving").rglob("*.py")):
         context.add_file(f"{prefix}/yrpd/{path.relative_to(package)}", path)
     context.add_file(f"{prefix}/{IMPORT_TEST}", project.docker / IMPORT_TEST)
 
@@ -189,7 +190,7 @@ def make_stack(
     patched: Patched,
     locks: Locks,
     yuanrong: OpenYuanrong,
-    engine: Engine,
+    engine: ImageEngine,
     reporter: Reporter,
 ) -> tuple[CpuStack, str]:
     """Make what is missing of the four layers.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from yrpd.building.compiler import compile_shared
 from yrpd.building.elf import Wanted, needed, wanted_symbols
-from yrpd.building.wheelfile import pure_metadata, write_wheel
+from yrpd.wheels.wheelfile import pure_metadata, write_wheel
 
 # Part of the image's inputs: raise it whenever the result changes.
 RECIPE = "cuda-stubs-2"

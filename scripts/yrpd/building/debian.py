@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from yrpd.building.context import digest_of
 from yrpd.building.toolbox import run_logged
-from yrpd.building.wheelhouse import hash_file
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
+from yrpd.wheels.wheelhouse import hash_file
 
 # Raise it whenever the archive's content changes for the same packages.
 RECIPE = 1

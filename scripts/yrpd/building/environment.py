@@ -31,13 +31,14 @@ from installer.sources import WheelFile
 from installer.utils import Scheme, construct_record_file, fix_shebang
 
 from yrpd.building import bytecode
-from yrpd.building.context import Context, digest_of
-from yrpd.building.index import PYTHON_VERSION
+from yrpd.building.context import Context
 from yrpd.building.prepared import kept, making
-from yrpd.building.wheelfile import record_row
-from yrpd.building.wheelhouse import Stored, hash_file
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError
 from yrpd.project import Project
+from yrpd.wheels.index import PYTHON_VERSION
+from yrpd.wheels.wheelfile import record_row
+from yrpd.wheels.wheelhouse import Stored, hash_file
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection

@@ -10,11 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yrpd.building.context import digest_of
-
-INPUTS_LABEL = "yrpd.inputs"
-DIGEST_LABEL = "yrpd.inputs-digest"
-LAYER_LABEL = "yrpd.layer"
+from yrpd.documents.inputs import DIGEST_LABEL, INPUTS_LABEL, LAYER_LABEL, digest_of
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import tomlkit
-from docker import DockerClient
-from docker.errors import ImageNotFound
-from docker.utils import parse_repository_tag
 
-from yrpd.building.engines import Engine
+from yrpd.building.image_engine import ImageEngine
+from yrpd.docker.sdk import DockerClient, ImageNotFound, parse_repository_tag
 from yrpd.errors import ImageError
 from yrpd.project import Project, write_text
 from yrpd.release import FlavourTable
@@ -48,7 +46,7 @@ def pinned_base(table: FlavourTable, pin: str = "") -> str:
     return f"{repository}@{table.base_digest}"
 
 
-def provide_base(engine: Engine, table: FlavourTable, reporter: Reporter, pin: str = "") -> str:
+def provide_base(engine: ImageEngine, table: FlavourTable, reporter: Reporter, pin: str = "") -> str:
     """Return the id of the base image on the engine, pulling it by digest when it is not there.
 
     Raises:
@@ -71,7 +69,7 @@ def provide_base(engine: Engine, table: FlavourTable, reporter: Reporter, pin: s
         ) from error
 
 
-def lock_base(project: Project, pin: str, table: FlavourTable, engine: Engine, *, dry_run: bool) -> dict[str, Any]:
+def lock_base(project: Project, pin: str, table: FlavourTable, engine: ImageEngine, *, dry_run: bool) -> dict[str, Any]:
     """Ask the registry for the base's digest and record it; without a change the file keeps its bytes.
 
     Args:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import docker
-
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels, serving_context
 from yrpd.building.layers import Layer, tag_version
-from yrpd.building.locks import NPU, ROUTER, read_lock
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
-from yrpd.building.patched import Patched, pin_listing
-from yrpd.building.wheelhouse import Target, hash_file, provide, requirement_lines
+from yrpd.docker.sdk import DockerClient
+from yrpd.documents.patched import Patched, pin_listing
 from yrpd.errors import ImageError
 from yrpd.project import Project
 from yrpd.release import Release
 from yrpd.reporting import Reporter
+from yrpd.wheels.locks import NPU, ROUTER, read_lock
+from yrpd.wheels.wheelhouse import Target, hash_file, provide, requirement_lines
 
 SCRIPTS = ("apply_series.sh", "rebuild.sh")
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -109,7 +108,7 @@ def make_context(
     return context
 
 
-def machine_of(client: docker.DockerClient) -> str:
+def machine_of(client: DockerClient) -> str:
     """Return what the engine runs on: ``x86_64`` or ``aarch64``.
 
     Raises:

@@ -11,12 +11,16 @@ from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from yrpd.building.context import Context, digest_of
-from yrpd.building.index import Wheel, supported_tags
-from yrpd.building.locks import OPENYUANRONG, Lock, read_lock
+from yrpd.building.context import Context
 from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
 from yrpd.building.prepared import kept, making, with_build_tag
-from yrpd.building.wheelhouse import (
+from yrpd.documents.inputs import digest_of
+from yrpd.errors import BuildError, ConfigurationError
+from yrpd.project import Project
+from yrpd.reporting import Reporter
+from yrpd.wheels.index import Wheel, supported_tags
+from yrpd.wheels.locks import OPENYUANRONG, Lock, read_lock
+from yrpd.wheels.wheelhouse import (
     X86_64,
     Stored,
     Target,
@@ -25,9 +29,6 @@ from yrpd.building.wheelhouse import (
     requirement_lines,
     verify_present,
 )
-from yrpd.errors import BuildError, ConfigurationError
-from yrpd.project import Project
-from yrpd.reporting import Reporter
 
 BUILD_TAG = "1yrpd"
 LAUNCHER = "yr"

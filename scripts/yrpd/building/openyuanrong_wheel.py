@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from yrpd.building.elf import needed
 from yrpd.building.toolbox import find_tool
-from yrpd.building.wheelfile import executables, read_wheel, write_wheel
 from yrpd.errors import BuildError
+from yrpd.wheels.wheelfile import executables, read_wheel, write_wheel
 
 NAME = "openyuanrong"
 FOLDER = "yr"

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from yrpd.building.index import Wheel
-from yrpd.building.wheelhouse import Stored, hash_file
 from yrpd.project import write_json
+from yrpd.wheels.index import Wheel
+from yrpd.wheels.wheelhouse import Stored, hash_file
 
 
 def kept(folder: Path, name: str, version: str, file: str) -> Stored | None:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yrpd.building.context import digest_of
 from yrpd.building.develop import Rebuild, choose_rebuild, rebuild_environment
-from yrpd.building.patched import Patched, dirt
 from yrpd.building.runtime import Locks, provide_environment, provide_npu_tools, uv_environment
 from yrpd.building.toolbox import run_logged
-from yrpd.building.wheelhouse import hash_file
+from yrpd.documents.inputs import digest_of
+from yrpd.documents.patched import Patched, edits
 from yrpd.errors import BuildError
 from yrpd.project import Project, read_state, update_state
 from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
+from yrpd.wheels.wheelhouse import hash_file
 
 IN_IMAGE = "in the image: Dockerfile.npu rebuilds over the base image's kernels and ends with the import test"
 
@@ -75,10 +75,10 @@ def _install_tree(plan: BuildPlan, python: Path, rebuild: Rebuild) -> None:
     shutil.rmtree(plan.patched.worktree / "vllm_ascend.egg-info", ignore_errors=True)
     command = [str(python), *rebuild.arguments]
     run_logged(command, plan.log, what=rebuild.method, environment=environment, folder=plan.patched.worktree)
-    edited = dirt(plan.patched)
+    edited = edits(plan.patched)
     if edited:
         raise BuildError(
-            f"{rebuild.method} left files in the work tree that git does not ignore: {edited.split()[1]}.",
+            f"{rebuild.method} left files in the work tree that git does not ignore: {edited[0]}.",
             next_command=f"git -C {plan.patched.worktree} status",
         )
 

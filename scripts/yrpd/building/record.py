@@ -1,29 +1,14 @@
-"""``dist/image-*.json``, one a flavour and pin: what deploy reads, and what the next ``invoke image`` compares with."""
+"""Writes ``dist/image-*.json``, one a flavour and pin; ``documents.image_record`` reads it."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from yrpd.building.layers import Layer
-from yrpd.building.patched import Patched
+from yrpd.documents.image_record import record_file
+from yrpd.documents.patched import Patched
 from yrpd.project import Project, write_json
-from yrpd.release import Flavour, load_release
-
-
-def record_file(project: Project, flavour: Flavour, pin: str) -> Path:
-    """Return the record's path."""
-    return project.dist / load_release(project.release_file).image_record(flavour, pin)
-
-
-def read_record(project: Project, flavour: Flavour, pin: str = "") -> dict[str, Any] | None:
-    """Return the record of a pin's last image, ``None`` when there is none that can be read."""
-    try:
-        loaded = json.loads(record_file(project, flavour, pin).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
+from yrpd.release import Flavour
 
 
 def previous_inputs(record: dict[str, Any] | None, pin: str) -> dict[str, Any] | None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from yrpd.building.compiler import compile_shared
 from yrpd.building.elf import rename_version_need, version_needs
 from yrpd.building.toolbox import find_tool
-from yrpd.building.wheelfile import read_wheel, write_wheel
 from yrpd.errors import BuildError
+from yrpd.wheels.wheelfile import read_wheel, write_wheel
 
 LIBRARY = "libstdc++.so.6"
 WANTED = "GLIBCXX_3.4.32"

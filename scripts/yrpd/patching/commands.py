@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from yrpd.documents.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
 from yrpd.errors import EnvironmentFailure, PinMismatchError
+from yrpd.git.repository import GitError
 from yrpd.patching import apply
 from yrpd.patching import lint as linting
-from yrpd.patching.git import GitError
-from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
 from yrpd.patching.source import check_cached_sdist, ensure_source, say_fetch
 from yrpd.project import Project, read_state, update_state
 from yrpd.release import Pin, load_release
@@ -193,7 +193,7 @@ def status(project: Project, reporter: Reporter, pin: str = "") -> Document:
     """
     from rich.table import Table
 
-    from yrpd.patching import standing
+    from yrpd.patching import status as standing
 
     name, wanted = load_release(project.release_file).pin(pin)
     with failures():

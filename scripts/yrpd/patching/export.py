@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from yrpd.documents.series import LOCK, SERIES, Base, Lock, LockedPatch, LockedPin, Point, Series
 from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
-from yrpd.patching import apply, generate, mail, worktree
-from yrpd.patching.git import Commit, Repository
-from yrpd.patching.series import LOCK, SERIES, Base, Lock, LockedPatch, LockedPin, Point, Series
+from yrpd.git import mail
+from yrpd.git.repository import Commit, Repository
+from yrpd.patching import apply, generate, worktree
 from yrpd.patching.source import Source
 from yrpd.patching.worktree import Condition
 from yrpd.project import Project

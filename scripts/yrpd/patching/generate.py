@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yrpd.errors import ConfigurationError
-from yrpd.patching.git import Repository, Signature
-from yrpd.patching.mail import file_name
+from yrpd.git.mail import file_name
+from yrpd.git.repository import Repository, Signature
 from yrpd.patching.source import IDENTITY
 from yrpd.project import Project
 

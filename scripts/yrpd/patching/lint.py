@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yrpd.documents.series import LOCK, SERIES, Lock, Series, begin, load_lock, parse_series
 from yrpd.errors import ConfigurationError
-from yrpd.patching import apply, generate, mail
-from yrpd.patching.git import GitError, Repository
-from yrpd.patching.series import LOCK, SERIES, Lock, Series, begin, load_lock, parse_series
+from yrpd.git import mail
+from yrpd.git.repository import GitError, Repository
+from yrpd.patching import apply, generate
 from yrpd.project import Project
 from yrpd.release import Pin
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from rich.table import Table
 
+from yrpd.documents.series import Series, load_lock, load_series, require_locked
 from yrpd.errors import YrpdError
+from yrpd.git.repository import GitError, Repository
 from yrpd.patching import apply, merging
 from yrpd.patching.commands import failures
-from yrpd.patching.git import GitError, Repository
-from yrpd.patching.series import Series, load_lock, load_series, require_locked
 from yrpd.patching.source import BASE_AUTHOR, Source, ensure_source
 from yrpd.project import Project
 from yrpd.release import load_release

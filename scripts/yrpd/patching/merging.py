@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from yrpd.patching.git import GitError, Repository
+from yrpd.git.repository import GitError, Repository
 
 
 def pick(repository: Repository, commit: str) -> bool:

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from yrpd.documents.series import Lock, Series
 from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
+from yrpd.git.repository import GitError, Repository
 from yrpd.patching import conflicts, export, generate, merging, worktree
 from yrpd.patching.conflicts import Conflict
-from yrpd.patching.git import GitError, Repository
-from yrpd.patching.series import Lock, Series
 from yrpd.patching.source import BASE_REF, Source
 from yrpd.project import Project, write_json
 from yrpd.release import Pin

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yrpd.errors import ConfigurationError, EnvironmentFailure, PinMismatchError
-from yrpd.patching.git import GitError, Repository, Signature
+from yrpd.git.repository import GitError, Repository, Signature
 from yrpd.project import Project
 from yrpd.release import Pin
 from yrpd.reporting import Reporter
@@ -142,7 +142,7 @@ def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporte
     except GitError as error:
         unreachable = error.reason
         reporter.say(f"    git: {unreachable}; taking the sdist from the package index")
-    from yrpd import package_index as index  # here, because the HTTP stack takes longer to load than a no-op run takes
+    from yrpd.wheels import package_index as index
 
     wanted = index.Wanted(pin.sdist.project, pin.sdist.file, pin.sdist.sha256)
     path = cached_sdist(project, pin)

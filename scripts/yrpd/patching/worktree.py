@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from yrpd.documents.series import LOCK, Lock, Series, load_lock
 from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
-from yrpd.patching import mail
-from yrpd.patching.git import Commit, GitError, Repository
-from yrpd.patching.series import LOCK, Lock, Series, load_lock
+from yrpd.git import mail
+from yrpd.git.repository import Commit, GitError, Repository
 from yrpd.patching.source import BASE_REF, Source
 
 BRANCH = "series"

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
+from yrpd.documents.manifest import Config, config_of
+from yrpd.documents.release_folder import CHUNK
 from yrpd.errors import ImageError
-from yrpd.releasing.folder import CHUNK
-from yrpd.releasing.manifest import Config, config_of
 from yrpd.releasing.trees import EXECUTABLE, LINK, REGULAR, TreeFile, blob_id
 
 INDEX = "manifest.json"

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
 from rich.table import Table
 
-from yrpd.building import engine
-from yrpd.building.record import read_record
-from yrpd.deploying import engines
-from yrpd.deploying.inventory import load_inventory
+from yrpd.docker.connection import connect
+from yrpd.docker.sdk import DockerClient
+from yrpd.documents.image_record import read_record
+from yrpd.documents.manifest import Manifest, read_manifest
+from yrpd.documents.release_folder import MANIFEST, ReleaseFolder, release_name
 from yrpd.errors import ConfigurationError, ImageError, VerificationError
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.releasing import loading, registry, saving, signing
-from yrpd.releasing.folder import MANIFEST, ReleaseFolder, release_name
 from yrpd.releasing.layers import layers_of
-from yrpd.releasing.manifest import Manifest, read_manifest
 from yrpd.releasing.verifying import Link, verify_container, verify_folder, verify_image, verify_tarball
 from yrpd.reporting import Reporter
+
+#: Gives a client of an engine.
+Connect = Callable[[], DockerClient]
 
 
 def find_release(project: Project, flavour: Flavour, release: str = "", pin: str = "") -> ReleaseFolder:
@@ -61,7 +63,7 @@ def save(
     if dry_run:
         reporter.say(f"save {manifest.image} to {folder.tarball}")
         return {"state": "planned", "release": folder.name, "tarball": str(folder.tarball)}
-    with closing(engine.connect()) as client:
+    with closing(connect()) as client:
         manifest = saving.save(client, folder, reporter)
     signed = signing.sign(folder, reporter)
     return {"state": "saved", "signed": signed, **_summary(manifest)}
@@ -74,8 +76,7 @@ def load(
     flavour: Flavour,
     release: str = "",
     pin: str = "",
-    host: str = "",
-    hosts_file: Path,
+    engine_of: Connect = connect,
     pull: bool = False,
     tarball: str = "",
     dry_run: bool = False,
@@ -88,8 +89,7 @@ def load(
         flavour: Whose last release, when none is named.
         release: Name or folder of the release.
         pin: Of which pin, when no release is named; empty means the default one.
-        host: A host of the inventory; empty for this machine's engine (``DOCKER_HOST``).
-        hosts_file: The inventory.
+        engine_of: Connects to the engine; without it it is this machine's (``DOCKER_HOST``).
         pull: From the registry instead of the tarball.
         tarball: From this archive of the image, instead of the release's own.
         dry_run: Say what would be done.
@@ -103,9 +103,9 @@ def load(
     folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
     if dry_run:
-        reporter.say(f"{'pull' if pull else 'load'} {manifest.image} on {host or 'this engine'}")
-        return {"state": "planned", "release": folder.name, "host": host}
-    with closing(_connect(host, hosts_file)) as client:
+        reporter.say(f"{'pull' if pull else 'load'} {manifest.image}")
+        return {"state": "planned", "release": folder.name}
+    with closing(engine_of()) as client:
         other = Path(tarball) if tarball else None
         done = (
             loading.pull(client, manifest, reporter)
@@ -114,7 +114,7 @@ def load(
         )
     if done.moved_bytes:
         reporter.say(f"    {done.moved_bytes / 1e6:.1f} MB sent, {done.kept_layers} layers were there already")
-    return {"host": host, **asdict(done), **_summary(manifest)}
+    return {**asdict(done), **_summary(manifest)}
 
 
 def push(
@@ -140,7 +140,7 @@ def push(
     if dry_run:
         reporter.say(f"push {read_manifest(folder).image} to {to}")
         return {"state": "planned", "release": folder.name, "to": to}
-    with closing(engine.connect()) as client:
+    with closing(connect()) as client:
         manifest, pushed = registry.push(client, folder, to, reporter)
     signed = signing.sign(folder, reporter)
     reporter.say(f"{pushed.repository}@{pushed.digest}")
@@ -157,8 +157,7 @@ def verify(
     tarball: str = "",
     image: str = "",
     container: str = "",
-    host: str = "",
-    hosts_file: Path,
+    engine_of: Connect = connect,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Prove the chain from the series to what is named: a tarball, an image, a container.
@@ -181,7 +180,7 @@ def verify(
     if tarball:
         links += verify_tarball(folder, manifest, Path(tarball))
     if image or container:
-        with closing(_connect(host, hosts_file)) as client:
+        with closing(engine_of()) as client:
             links += verify_image(client, folder, manifest, image) if image else []
             links += verify_container(client, folder, manifest, container) if container else []
     reporter.render(_table(folder.name, links))
@@ -210,7 +209,7 @@ def inspect(
         YrpdError: 6 there is no such release or image, 8 no engine answers.
     """
     if image:
-        with closing(engine.connect()) as client:
+        with closing(connect()) as client:
             layers = layers_of(client, image)
     else:
         manifest = read_manifest(find_release(project, flavour, release, pin))
@@ -230,17 +229,6 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "tarball": json.loads(manifest.tarball.model_dump_json(exclude={"layers"})) if manifest.tarball else None,
         "pushed": [one.model_dump() for one in manifest.pushed],
     }
-
-
-def _connect(host: str, hosts_file: Path) -> DockerClient:
-    if not host:
-        return engine.connect()
-    inventory = load_inventory(hosts_file)
-    for one in inventory.hosts:
-        if one.name == host:
-            return engines.connect(one, timeout_s=engine.timeout_seconds())
-    names = ", ".join(one.name for one in inventory.hosts)
-    raise ConfigurationError(f"{hosts_file} has no host {host!r}; it has: {names}.", next_command="invoke deploy.plan")
 
 
 def _table(release: str, links: list[Link]) -> Table:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from yrpd.patching.mail import Message
+from yrpd.documents.manifest import Manifest
+from yrpd.git.mail import Message
 from yrpd.releasing.inventory import Inventory
-from yrpd.releasing.manifest import Manifest
 
 
 @dataclass(frozen=True)

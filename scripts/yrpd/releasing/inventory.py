@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from docker import DockerClient
-from docker.errors import DockerException
-from docker.types import LogConfig
 
+from yrpd.docker.sdk import DockerClient, DockerException, LogConfig
 from yrpd.errors import ImageError
 from yrpd.releasing import list_packages
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from docker import DockerClient
-from docker.errors import ImageNotFound
-
+from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient, ImageNotFound
+from yrpd.documents.manifest import ManifestLayer
 from yrpd.errors import ImageError
-from yrpd.releasing.failures import engine_failures
-from yrpd.releasing.manifest import ManifestLayer
 
 # A text of the instruction that made a layer; what the layer holds; what changes it. The first that fits counts.
 REASONS = (

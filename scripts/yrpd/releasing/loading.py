@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import zstandard
-from docker import DockerClient
-from docker.errors import ImageNotFound
 
-from yrpd.building.engine import by_manifest, read_stream
+from yrpd.docker.connection import by_manifest, read_stream
+from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient, ImageNotFound
+from yrpd.documents.manifest import Manifest, Tarball, TarballLayer
+from yrpd.documents.release_folder import CHUNK, ReleaseFolder
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import GZIP, ChunkReader, read_archive
-from yrpd.releasing.failures import engine_failures
-from yrpd.releasing.folder import CHUNK, ReleaseFolder
-from yrpd.releasing.manifest import Manifest, Tarball, TarballLayer
 from yrpd.releasing.matching import archive_faults, is_image
 from yrpd.reporting import Reporter
 

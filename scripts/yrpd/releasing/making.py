@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import Any
 
-from docker import DockerClient
-from git import Repo
 from packaging.utils import canonicalize_name
 
-from yrpd.building.patched import Patched, tree_listing
-from yrpd.errors import ImageError, PinMismatchError
-from yrpd.patching.mail import parse_message
-from yrpd.patching.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
-from yrpd.project import Project
-from yrpd.release import Pin
-from yrpd.releasing.facts import PatchText, ReleaseFacts
-from yrpd.releasing.folder import (
+from yrpd.docker.sdk import DockerClient
+from yrpd.documents.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
+from yrpd.documents.patched import Patched, committed, tree_listing
+from yrpd.documents.release_folder import (
     LICENCES,
     MANIFEST,
     NOTES,
@@ -28,9 +21,14 @@ from yrpd.releasing.folder import (
     release_name,
     write_folder,
 )
+from yrpd.documents.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
+from yrpd.errors import ImageError, PinMismatchError
+from yrpd.git.mail import parse_message
+from yrpd.project import Project
+from yrpd.release import Pin
+from yrpd.releasing.facts import PatchText, ReleaseFacts
 from yrpd.releasing.inventory import Inventory, take_inventory
 from yrpd.releasing.layers import layers_of
-from yrpd.releasing.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
 from yrpd.reporting import Reporter
 
 # What a reader of the manifest and the notes asks for; the SBOM has everything.
@@ -72,9 +70,7 @@ def provide_release(
         inventory = take_inventory(client, str(record["id"]))
         manifest = _manifest(folder.name, patched, series, record, client, inventory)
         patches = tuple(PatchText(name, series.read(name), parse_message(series.read(name))) for name in series.names)
-        with Repo(patched.worktree) as repository:
-            date = repository.commit(patched.commit).committed_datetime.astimezone(UTC)
-        files = render_release(ReleaseFacts(manifest, inventory, patches, date), tree_listing(patched))
+        files = render_release(ReleaseFacts(manifest, inventory, patches, committed(patched)), tree_listing(patched))
         files |= {f"{PATCHES}/{name}": (series.folder / name).read_bytes() for name in (SERIES, LOCK)}
         write_folder(folder.path, files)
     return folder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from yrpd.documents.manifest import Manifest
 from yrpd.releasing.archive import ArchiveFacts
-from yrpd.releasing.manifest import Manifest
 
 
 def is_image(attributes: dict[str, Any], manifest: Manifest, *, names_by_config: bool) -> bool:

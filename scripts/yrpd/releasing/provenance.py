@@ -12,9 +12,9 @@ from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
+from yrpd.documents.manifest import Manifest
+from yrpd.documents.release_folder import PATCHES, SBOM
 from yrpd.errors import ImageError
-from yrpd.releasing.folder import PATCHES, SBOM
-from yrpd.releasing.manifest import Manifest
 
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:yrpd:build:image:v1"

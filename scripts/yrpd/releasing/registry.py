@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import requests
-from docker import DockerClient
-from docker.errors import DockerException, ImageNotFound
 
-from yrpd.building.engine import read_stream
+from yrpd.docker.connection import read_stream
+from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient, DockerException, ImageNotFound
+from yrpd.documents.manifest import Manifest, Pushed, read_manifest
+from yrpd.documents.release_folder import ReleaseFolder
 from yrpd.errors import ConfigurationError, ImageError
-from yrpd.releasing.failures import engine_failures
-from yrpd.releasing.folder import ReleaseFolder
-from yrpd.releasing.manifest import Manifest, Pushed, read_manifest
 from yrpd.releasing.saving import record
 from yrpd.reporting import Reporter
 

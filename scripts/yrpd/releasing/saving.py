@@ -9,12 +9,11 @@ from types import MappingProxyType
 from typing import IO, Any
 
 import zstandard
-from docker import DockerClient
 
-from yrpd.errors import ImageError
-from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
-from yrpd.releasing.failures import engine_failures
-from yrpd.releasing.folder import (
+from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import DockerClient
+from yrpd.documents.manifest import Manifest, Tarball, TarballLayer, read_manifest
+from yrpd.documents.release_folder import (
     MANIFEST,
     PROVENANCE,
     SBOM,
@@ -23,7 +22,8 @@ from yrpd.releasing.folder import (
     replacing,
     update_folder,
 )
-from yrpd.releasing.manifest import Manifest, Tarball, TarballLayer, read_manifest
+from yrpd.errors import ImageError
+from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
 from yrpd.releasing.provenance import render_provenance
 from yrpd.reporting import Reporter
 

@@ -28,9 +28,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
+from yrpd.documents.release_folder import PATCHES
 from yrpd.errors import ImageError
 from yrpd.releasing.facts import ReleaseFacts
-from yrpd.releasing.folder import PATCHES
 from yrpd.releasing.inventory import PythonPackage, SystemPackage
 
 UPSTREAM = "vllm-ascend"

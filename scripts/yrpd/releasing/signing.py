@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 
+from yrpd.documents.release_folder import CHECKSUMS, SIGNATURE, ReleaseFolder, replacing
 from yrpd.errors import ImageError
-from yrpd.releasing.folder import CHECKSUMS, SIGNATURE, ReleaseFolder, replacing
 from yrpd.releasing.verifying import Link
 from yrpd.reporting import Reporter
 

@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
 
-from yrpd.building.locks import DEPLOY, Lock, read_lock
-from yrpd.building.wheelfile import EPOCH, EXECUTABLE, MODE
-from yrpd.building.wheelhouse import Stored, Target, provide_each
+from yrpd.documents.manifest import Manifest, Standalone, read_manifest
+from yrpd.documents.release_folder import LICENCES_DEPLOY, STANDALONE, ReleaseFolder
 from yrpd.project import Project
-from yrpd.releasing.folder import LICENCES_DEPLOY, STANDALONE, ReleaseFolder
 from yrpd.releasing.list_packages import licence_of
-from yrpd.releasing.manifest import Manifest, Standalone, read_manifest
 from yrpd.releasing.saving import record
 from yrpd.releasing.texts import UNKNOWN, table
 from yrpd.reporting import Reporter
+from yrpd.wheels.locks import DEPLOY, Lock, read_lock
+from yrpd.wheels.wheelfile import EPOCH, EXECUTABLE, MODE
+from yrpd.wheels.wheelhouse import Stored, Target, provide_each
 
 # The Python that the project itself needs, and the two after it; glibc of the oldest systems that still have them.
 TARGETS = tuple(Target(machine, (3, minor), (2, 28)) for machine in ("x86_64", "aarch64") for minor in (11, 12, 13))
 # What the deployment commands import of this package, besides its own modules.
-PACKAGES = ("building", "deploying", "releasing", "serving")
-MAIN = Path(__file__).with_name("standalone_main.py")
+PACKAGES = ("commands", "deploying", "docker", "documents", "releasing", "serving", "tasks")
+MAIN = Path(__file__).resolve().parents[1] / "commands" / "standalone_main.py"
 SHEBANG = b"#!/usr/bin/env python3\n"
 
 

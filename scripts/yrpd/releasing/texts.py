@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from yrpd.documents.release_folder import STANDALONE
 from yrpd.releasing.facts import PatchText, ReleaseFacts
-from yrpd.releasing.folder import STANDALONE
 
 TRAILERS = ("Why", "Upstream", "Removal")
 UNKNOWN = "not stated by the package"

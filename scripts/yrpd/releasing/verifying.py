@@ -14,19 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from docker import DockerClient
-from docker.errors import ImageNotFound, NotFound
-from docker.models.containers import Container
-
-from yrpd.building.context import digest_of
-from yrpd.building.engine import by_manifest
-from yrpd.building.layers import DIGEST_LABEL
-from yrpd.errors import ConfigurationError, ImageError
-from yrpd.patching.mail import parse_changes
-from yrpd.patching.series import LOCK, SERIES, load_lock, parse_series
-from yrpd.releasing.archive import ChunkReader, read_archive, walk_files
-from yrpd.releasing.failures import engine_failures
-from yrpd.releasing.folder import (
+from yrpd.docker.connection import by_manifest
+from yrpd.docker.failures import engine_failures
+from yrpd.docker.sdk import Container, DockerClient, ImageNotFound, NotFound
+from yrpd.documents.inputs import DIGEST_LABEL, digest_of
+from yrpd.documents.manifest import Manifest, config_of
+from yrpd.documents.release_folder import (
     CHECKSUMS,
     MANIFEST,
     PATCHES,
@@ -39,8 +32,11 @@ from yrpd.releasing.folder import (
     listed_files,
     parse_checksums,
 )
+from yrpd.documents.series import LOCK, SERIES, load_lock, parse_series
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.git.mail import parse_changes
+from yrpd.releasing.archive import ChunkReader, read_archive, walk_files
 from yrpd.releasing.loading import is_zstd, unpacked
-from yrpd.releasing.manifest import Manifest, config_of
 from yrpd.releasing.matching import archive_faults, is_image, layer_faults
 from yrpd.releasing.provenance import validate_provenance
 from yrpd.releasing.sbom import validate_sbom

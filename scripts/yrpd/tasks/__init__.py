@@ -1,11 +1,7 @@
-"""The commands that Invoke offers, one module a namespace: tables of name, options and the function that does the work.
-
-Those of ``deploy`` are in its own room, since ``scripts/deploy.py`` and ``deploy.pyz`` offer them, too.
-"""
+"""The product's commands, one module a namespace: tables of name, options and the function that does the work."""
 
 from __future__ import annotations
 
-from yrpd.deploying import command_table as deploy
-from yrpd.tasks import bench, image, lab, patch
+from yrpd.tasks import deploy, image, patch
 
-COMMANDS = (*image.COMMANDS, *bench.COMMANDS, *patch.COMMANDS, *lab.COMMANDS, *deploy.COMMANDS)
+COMMANDS = (*image.COMMANDS, *patch.COMMANDS, *deploy.COMMANDS)

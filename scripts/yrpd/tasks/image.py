@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yrpd.options import ENGINE, FLAVOUR, HOST, HOSTS, PIN, RELEASE, Command, Option
+from yrpd.options import FLAVOUR, HOST, HOSTS, PIN, RELEASE, Command, Option
 
 _IMAGE = Option("image", "An image on the engine, by name or id.")
 _HERE = {"hosts": "it works on this machine's engine"}
@@ -18,11 +18,10 @@ COMMANDS = (
     Command(
         "image.make",
         "Make the container image of a flavour.",
-        "yrpd.building.commands:image",
+        "yrpd.commands.image:make",
         (
             FLAVOUR,
             PIN,
-            ENGINE,
             Option("openyuanrong", "A wheel of openyuanrong to install in place of the locked one."),
         ),
         refuses=_HERE,
@@ -32,7 +31,7 @@ COMMANDS = (
         "image.lock",
         "Ask the registry once for the digest of the npu image's base, and record it in release.toml.",
         "yrpd.building.commands:lock",
-        (FLAVOUR, PIN, ENGINE),
+        (FLAVOUR, PIN),
         refuses=_HERE,
     ),
     Command(
@@ -45,7 +44,7 @@ COMMANDS = (
     Command(
         "image.load",
         "Bring a release's image to a host; layers that the host has are not sent.",
-        "yrpd.releasing.commands:load",
+        "yrpd.commands.image:load",
         (
             RELEASE,
             HOST,
@@ -66,7 +65,7 @@ COMMANDS = (
     Command(
         "image.verify",
         "Prove the chain from the series to a tarball, an image or a container, or name the broken link.",
-        "yrpd.releasing.commands:verify",
+        "yrpd.commands.image:verify",
         (
             RELEASE,
             Option("tarball", "A saved image."),

@@ -12,6 +12,7 @@ import pytest
 import requests
 from rich.console import Console
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from yrpd.reporting import Reporter
 
 CONFIGURATION = """version: 0.1

@@ -1,4 +1,4 @@
-"""Debian 13's Docker: an engine that is newer than this machine's, and buildx."""
+"""Debian 13's Docker: an engine that is newer than this machine's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from yrpd.deploying import lab
+
+from workshop import lab
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 
@@ -17,7 +18,7 @@ LAB = "yrpd-newer"
 
 
 def docker_of_13() -> Path:
-    """Return the folder with its programs, fetched once; it is a ``DOCKER_CONFIG``, too."""
+    """Return the folder of its programs, fetched once."""
     folder = Project.here().build / "docker-13"
     fetch = ["bash", "-euc", 'source scripts/setup.sh; fetch_docker_of_13 "$0"', str(folder)]
     subprocess.run(fetch, cwd=Project.here().root, check=True)
@@ -33,7 +34,6 @@ def newer_engine() -> Iterator[str]:
             patch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
             address = str(lab.builder(project=Project.here(), reporter=Reporter(), lab_name=LAB)["engine"])
             patch.setenv("DOCKER_HOST", address)
-            patch.setenv("DOCKER_CONFIG", str(folder))
             yield address
     finally:
         lab.down(project=Project.here(), reporter=Reporter(), lab_name=LAB)

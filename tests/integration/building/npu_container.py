@@ -11,7 +11,8 @@ from typing import Any
 
 import docker
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
-from yrpd.deploying.verification.counters import read_counters
+
+from yrpd.deploying.status.counters import read_counters
 from yrpd.serving.command_lines import (
     WORKER_READY,
     KvTransfer,

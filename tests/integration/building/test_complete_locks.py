@@ -7,12 +7,13 @@ import io
 import pytest
 from packaging.utils import canonicalize_name
 from rich.console import Console
-from yrpd.building.completeness import gaps, marker_environment, read_requirements, stated_by_wheel
-from yrpd.building.locks import DEPLOY, NPU, every_lock, read_lock
-from yrpd.building.wheelhouse import IMAGE, provide_each
+
 from yrpd.project import Project
 from yrpd.releasing.standalone import TARGETS
 from yrpd.reporting import Reporter
+from yrpd.wheels.completeness import gaps, marker_environment, read_requirements, stated_by_wheel
+from yrpd.wheels.locks import DEPLOY, NPU, every_lock, read_lock
+from yrpd.wheels.wheelhouse import IMAGE, provide_each
 
 PROJECT = Project.here()
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from yrpd.building.locks import Lock, Locked
-from yrpd.building.wheelhouse import provide, wheels_folder
+
 from yrpd.errors import ConfigurationError, EnvironmentFailure, PinMismatchError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
+from yrpd.wheels.locks import Lock, Locked
+from yrpd.wheels.wheelhouse import provide, wheels_folder
 
 
 def _wheel(*requires: str) -> bytes:

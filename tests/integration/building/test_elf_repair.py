@@ -8,12 +8,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from yrpd.building.compiler import compile_shared
 from yrpd.building.cuda_stubs import make_stubs
 from yrpd.building.elf import needed, rename_version_need, version_needs
 from yrpd.building.openyuanrong_wheel import prepare_wheel
 from yrpd.building.repair import SHIM, repair_wheel
-from yrpd.building.wheelfile import executables, pure_metadata, read_wheel, write_wheel
+from yrpd.wheels.wheelfile import executables, pure_metadata, read_wheel, write_wheel
 
 
 def _compile(folder: Path, source: str, output: str, *options: str) -> Path:

@@ -14,13 +14,14 @@ from pathlib import Path
 import docker
 import pytest
 from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_fixed
+
+from workshop import lab
+from workshop.lab.model import BUILDER, named_lab
 from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
-from yrpd.building.engine import TIMEOUT_VARIABLE, connect
+from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer
-from yrpd.building.sdk_engine import SdkEngine
-from yrpd.deploying import lab
-from yrpd.deploying.lab.model import BUILDER, named_lab
+from yrpd.docker.connection import TIMEOUT_VARIABLE, connect
 from yrpd.errors import ImageError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
@@ -55,15 +56,15 @@ def faulty() -> Iterator[str]:
 
 
 @pytest.fixture
-def sdk(faulty: str, reporter: Reporter, tmp_path: Path) -> Iterator[SdkEngine]:
+def engine(faulty: str, reporter: Reporter, tmp_path: Path) -> Iterator[ImageEngine]:
     _bring_up()
     client = connect()
-    yield SdkEngine(client, reporter, tmp_path / "image.log")
+    yield ImageEngine(client, reporter, tmp_path / "image.log")
     client.close()
 
 
 @pytest.fixture
-def base(sdk: SdkEngine, tmp_path: Path) -> Layer:
+def base(engine: ImageEngine, tmp_path: Path) -> Layer:
     """A root with the two programs."""
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         for name, body in (("end", END), ("forever", FOREVER)):
@@ -71,7 +72,7 @@ def base(sdk: SdkEngine, tmp_path: Path) -> Layer:
             subprocess.run(["gcc", "-static", "-nostdlib", "-o", name, f"{name}.c"], cwd=tmp_path, check=True)
             tar.add(tmp_path / name, arcname=name)
     layer = Layer("base", "yrpd-fault", "base-", {"root": "programs"}, {})
-    sdk.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
+    engine.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
     return layer
 
 
@@ -97,59 +98,59 @@ def _nothing_left(client: docker.DockerClient, layer: Layer) -> None:
     assert list((FOLDERS.data / "docker" / "tmp").glob("docker-builder*")) == []
 
 
-def _builds(sdk: SdkEngine, base: Layer, name: str) -> None:
+def _builds(engine: ImageEngine, base: Layer, name: str) -> None:
     """The engine is as good as before."""
     layer = _layer(name)
-    assert sdk.build(layer, _context("end"), "Dockerfile", {"BASE": base.image}) == sdk.find(layer)
+    assert engine.build(layer, _context("end"), "Dockerfile", {"BASE": base.image}) == engine.find(layer)
 
 
-def test_a_full_disk_is_named_and_the_same_engine_builds_again(sdk: SdkEngine, base: Layer) -> None:
+def test_a_full_disk_is_named_and_the_same_engine_builds_again(engine: ImageEngine, base: Layer) -> None:
     layer = _layer("full")
     with pytest.raises(ImageError, match="no space left on device") as caught:
-        sdk.build(layer, _context("end", size=(DISK_MB + 16) << 20), "Dockerfile", {"BASE": base.image})
+        engine.build(layer, _context("end", size=(DISK_MB + 16) << 20), "Dockerfile", {"BASE": base.image})
     assert caught.value.exit_code == 6
-    assert caught.value.next_command == f"less {sdk.log}"
-    _nothing_left(sdk.client, layer)
-    _builds(sdk, base, "after-full")
+    assert caught.value.next_command == f"less {engine.log}"
+    _nothing_left(engine.client, layer)
+    _builds(engine, base, "after-full")
 
 
-def test_a_disk_that_fills_up_within_a_layer_leaves_no_image(sdk: SdkEngine, base: Layer) -> None:
+def test_a_disk_that_fills_up_within_a_layer_leaves_no_image(engine: ImageEngine, base: Layer) -> None:
     layer = _layer("filling")
     # The context fits beside nothing: its copy into the layer does not.
     with pytest.raises(ImageError, match="no space left on device"):
-        sdk.build(layer, _context("end", size=(DISK_MB * 2 // 3) << 20), "Dockerfile", {"BASE": base.image})
-    _nothing_left(sdk.client, layer)
-    _builds(sdk, base, "after-filling")
+        engine.build(layer, _context("end", size=(DISK_MB * 2 // 3) << 20), "Dockerfile", {"BASE": base.image})
+    _nothing_left(engine.client, layer)
+    _builds(engine, base, "after-filling")
 
 
 def test_an_engine_that_says_nothing_is_given_up_and_stops_the_build_itself(
-    sdk: SdkEngine, base: Layer, monkeypatch: pytest.MonkeyPatch
+    engine: ImageEngine, base: Layer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, "3")
-    patient = SdkEngine(connect(), sdk.reporter, sdk.log)
+    patient = ImageEngine(connect(), engine.reporter, engine.log)
     layer = _layer("silent")
     with pytest.raises(ImageError, match="said nothing for 3 s") as caught:
         patient.build(layer, _context("forever"), "Dockerfile", {"BASE": base.image})
     assert caught.value.exit_code == 6
     assert TIMEOUT_VARIABLE in caught.value.message
-    _nothing_left(sdk.client, layer)
-    _builds(sdk, base, "after-silent")
+    _nothing_left(engine.client, layer)
+    _builds(engine, base, "after-silent")
 
 
 def test_an_engine_that_dies_within_a_build_is_an_error_and_comes_back_without_the_tag(
-    sdk: SdkEngine, base: Layer
+    engine: ImageEngine, base: Layer
 ) -> None:
     layer, caught = _layer("dying"), list[BaseException]()
 
     def build() -> None:
         try:
-            sdk.build(layer, _context("forever"), "Dockerfile", {"BASE": base.image})
+            engine.build(layer, _context("forever"), "Dockerfile", {"BASE": base.image})
         except BaseException as error:
             caught.append(error)
 
     building = threading.Thread(target=build)
     building.start()
-    _wait(lambda: bool(sdk.client.containers.list()))
+    _wait(lambda: bool(engine.client.containers.list()))
     os.kill(int(FOLDERS.pid_file.read_text()), signal.SIGKILL)
     building.join(timeout=60)
     assert not building.is_alive()
@@ -157,7 +158,7 @@ def test_an_engine_that_dies_within_a_build_is_an_error_and_comes_back_without_t
     assert isinstance(error, ImageError)
     assert error.exit_code == 6
     assert "broke off" in error.message
-    assert error.next_command == f"less {sdk.log}"
+    assert error.next_command == f"less {engine.log}"
     assert "RUN" in error.detail
     _bring_up()
     client = connect()
@@ -165,15 +166,15 @@ def test_an_engine_that_dies_within_a_build_is_an_error_and_comes_back_without_t
     assert list((FOLDERS.data / "docker" / "tmp").glob("docker-builder*")) == []
     for container in client.containers.list(all=True):
         container.remove(force=True)
-    _builds(SdkEngine(client, sdk.reporter, sdk.log), base, "after-dying")
+    _builds(ImageEngine(client, engine.reporter, engine.log), base, "after-dying")
 
 
-def test_loading_layers_onto_a_full_disk_leaves_no_base(sdk: SdkEngine, tmp_path: Path) -> None:
+def test_loading_layers_onto_a_full_disk_leaves_no_base(engine: ImageEngine, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         info = tarfile.TarInfo("large")
         info.size = (DISK_MB + 16) << 20
         tar.addfile(info, io.BytesIO(bytes(info.size)))
     layer = Layer("base", "yrpd-fault", "large-", {"root": "large"}, {})
     with pytest.raises(ImageError, match="no space left on device"):
-        sdk.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
-    assert sdk.find(layer) == ""
+        engine.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
+    assert engine.find(layer) == ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from yrpd.project import Project
 
 DOCKER = Project.here().docker

@@ -15,22 +15,22 @@ import docker
 import pytest
 from git import Repo
 from rich.console import Console
-from yrpd.building import commands
-from yrpd.building.context import Context
-from yrpd.building.layers import Layer
-from yrpd.building.npu_base import with_digest
-from yrpd.building.patched import Patched, load_patched
-from yrpd.building.sdk_engine import SdkEngine
-from yrpd.project import Project
-from yrpd.releasing.folder import STANDALONE, ReleaseFolder
-from yrpd.releasing.manifest import read_manifest
-from yrpd.releasing.verifying import verify_folder, verify_image
-from yrpd.reporting import Reporter
-from yrpd.serving.models import ensure_models, model_python, models_folder
 
 from tests.emulated_npu import device
 from tests.integration.building.npu_container import serving
 from tests.integration.images import remove_images
+from workshop.models import ensure_models, model_python, models_folder
+from yrpd.building import commands
+from yrpd.building.context import Context
+from yrpd.building.image_engine import ImageEngine
+from yrpd.building.layers import Layer
+from yrpd.building.npu_base import with_digest
+from yrpd.documents.manifest import read_manifest
+from yrpd.documents.patched import Patched, load_patched
+from yrpd.documents.release_folder import STANDALONE, ReleaseFolder
+from yrpd.project import Project
+from yrpd.releasing.verifying import verify_folder, verify_image
+from yrpd.reporting import Reporter
 
 KERNELS = ("vllm_ascend/vllm_ascend_C.cpython-311-x86_64-linux-gnu.so", "vllm_ascend/lib/libcust_opapi.so")
 BUILD_INFO = "__soc_version__ = 'ASCEND910B1'\n__sleep_mode_enabled__ = False\n"
@@ -85,7 +85,7 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
     commands.image(project=here, reporter=Reporter(), flavour="cpu")
     runtimes = client.images.list(filters={"label": "yrpd.layer=runtime"})
     base = Layer("base", f"yrpd-test-{uuid.uuid4().hex[:12]}", "base-", {"stand-in": "npu"}, {})
-    engine = SdkEngine(client, Reporter(), folder / "stand-in.log")
+    engine = ImageEngine(client, Reporter(), folder / "stand-in.log")
     reporter = Reporter()
     reporter.console = Console(file=io.StringIO(), width=300)
     try:

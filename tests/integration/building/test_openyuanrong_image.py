@@ -10,6 +10,7 @@ from typing import cast
 import docker
 import pytest
 from docker.models.containers import Container
+
 from yrpd.building import commands
 from yrpd.project import Project
 from yrpd.reporting import Reporter

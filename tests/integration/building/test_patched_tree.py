@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+
 from yrpd.building import commands
-from yrpd.building.patched import archive, load_patched, pin_listing
+from yrpd.documents.patched import archive, load_patched, pin_listing
 from yrpd.errors import ConfigurationError, PinMismatchError
 from yrpd.project import Project, update_state
 from yrpd.reporting import Reporter

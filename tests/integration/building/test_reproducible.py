@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
-from yrpd.building.wheelfile import pure_metadata, write_wheel
-from yrpd.project import Project
 
 from tests.integration.images import remove_images
 from tests.integration.patching.conftest import Tiny, add_series, git, make_tiny
+from yrpd.project import Project
+from yrpd.wheels.wheelfile import pure_metadata, write_wheel
 
 HERE = Project.here()
 NAME = "yrpd-test-reproducible"
@@ -32,11 +32,11 @@ from yrpd.building.context import Context
 from yrpd.building.cpu_image import ENVIRONMENT, final_context, plan_stack
 from yrpd.building.debian import Root
 from yrpd.building.environment import add_environment
-from yrpd.building.index import Wheel
+from yrpd.wheels.index import Wheel
 from yrpd.building.openyuanrong import OpenYuanrong
-from yrpd.building.patched import load_patched
+from yrpd.documents.patched import load_patched
 from yrpd.building.runtime import Locks
-from yrpd.building.wheelhouse import Stored, hash_file
+from yrpd.wheels.wheelhouse import Stored, hash_file
 from yrpd.patching import commands
 from yrpd.project import Project
 from yrpd.reporting import Reporter

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
-from yrpd.datasystem import Daemon, etcd, free_ports, worker
+
+from workshop.datasystem import Daemon, etcd, free_ports, worker
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")

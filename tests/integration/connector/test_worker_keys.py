@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yrpd import datasystem
+
+from workshop import datasystem
 from yrpd.serving import curve_keys
 
 pytestmark = pytest.mark.vllm

@@ -12,7 +12,8 @@ from urllib.error import URLError
 
 import pytest
 import trustme
-from yrpd import datasystem
+
+from workshop import datasystem
 from yrpd.errors import EnvironmentFailure
 from yrpd.serving import command_lines
 from yrpd.serving.command_lines import Certificates

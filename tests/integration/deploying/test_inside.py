@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from docker import DockerClient
-from yrpd.deploying import findings, surveying
+
 from yrpd.deploying.inventory import Host
+from yrpd.deploying.preflight import findings
+from yrpd.deploying.preflight import host_survey as surveying
+from yrpd.deploying.preflight.host_survey import Survey
 from yrpd.deploying.spec import ContainerSpec, Mount
-from yrpd.deploying.surveying import Survey
 
 
 @pytest.fixture

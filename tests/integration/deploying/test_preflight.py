@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 from docker import DockerClient
-from yrpd.deploying import model_folder, ports, transfer
-from yrpd.deploying.findings import demand_nothing_in_the_way
-from yrpd.deploying.image_record import ImageRecord
-from yrpd.deploying.image_source import BuildEngine
-from yrpd.deploying.inventory import Inventory, load_inventory
-from yrpd.deploying.preflight import inspect
-from yrpd.deploying.reconcile import Change
-from yrpd.deploying.rollout import Rollout
-from yrpd.deploying.situation import Situation
-from yrpd.deploying.spec import ContainerSpec, Mount
-from yrpd.errors import EnvironmentFailure, ImageError
-from yrpd.reporting import Reporter
 
 from tests.integration.one_host import one_host
+from yrpd.deploying.hosts import model_folder, transfer
+from yrpd.deploying.image_source import BuildEngine
+from yrpd.deploying.inventory import Inventory, load_inventory
+from yrpd.deploying.planning import ports
+from yrpd.deploying.preflight.checks import inspect
+from yrpd.deploying.preflight.context import Situation
+from yrpd.deploying.preflight.findings import demand_nothing_in_the_way
+from yrpd.deploying.reconcile import Change
+from yrpd.deploying.rollout.rollout import Rollout
+from yrpd.deploying.spec import ContainerSpec, Mount
+from yrpd.documents.image_record import ImageRecord
+from yrpd.errors import EnvironmentFailure, ImageError
+from yrpd.reporting import Reporter
 
 
 @pytest.fixture

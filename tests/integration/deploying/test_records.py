@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from docker import DockerClient
-from yrpd.deploying import containers, log_reading, records
-from yrpd.deploying.auditing import audited, previous_release, release_id
+
+from yrpd.deploying.hosts import containers, records
 from yrpd.deploying.reconcile import Change, decide
-from yrpd.deploying.rollout import ASIDE, Rollout
+from yrpd.deploying.rollout.audit import audited, previous_release, release_id
+from yrpd.deploying.rollout.rollout import ASIDE, Rollout
 from yrpd.deploying.spec import ContainerSpec, HttpProbe
+from yrpd.deploying.status import logs as log_reading
 from yrpd.errors import DeployError
 from yrpd.project import Project
 from yrpd.reporting import Reporter

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -14,73 +12,29 @@ from pathlib import Path
 import pytest
 import trustme
 from docker import DockerClient
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
-from yrpd.deploying.engines import connect
+
+from tests.integration.deploying.conftest import HOST
+from tests.integration.sshd import Ssh, make_key, sshd, wait_for_port
+from yrpd.deploying.hosts.engines import connect
 from yrpd.deploying.inventory import Host, Tls
 from yrpd.deploying.reconcile import decide
-from yrpd.deploying.rollout import Rollout, remove_all
+from yrpd.deploying.rollout.rollout import Rollout, remove_all
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter
-
-from tests.integration.deploying.conftest import HOST
-
-SSHD = "/usr/sbin/sshd"
 
 
 def remote(engine: str, tls: Tls | None = None) -> Host:
     return Host(name=HOST, engine=engine, address="127.0.0.1", tls=tls)
 
 
-def key(folder: Path, name: str) -> Path:
-    """Make a key pair; return the private one."""
-    line = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-    subprocess.run(line, check=True)
-    return folder / name
-
-
-@dataclass(frozen=True)
-class Ssh:
-    """A running sshd of this test alone, and the folder of the user's keys."""
-
-    engine: str
-    home: Path
-
-
 @pytest.fixture
 def ssh(tmp_path: Path, engine: str, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Ssh]:
     """An sshd that lets one key in; paramiko finds key and known host in a home of the test's own."""
-    port, home = free_port(), tmp_path / "home" / ".ssh"
-    home.mkdir(parents=True, mode=0o700)
-    host_key, user_key = key(tmp_path, "host"), key(home, "id_ed25519")
-    authorized = tmp_path / "authorized_keys"
-    shutil.copy(user_key.with_suffix(".pub"), authorized)
-    configuration = tmp_path / "sshd_config"
-    configuration.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nAuthorizedKeysFile {authorized}\n"
-        f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-        f"SetEnv DOCKER_HOST={engine}\n",
-        encoding="utf-8",
-    )
-    public = host_key.with_suffix(".pub").read_text(encoding="utf-8")
-    (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}", encoding="utf-8")
-    monkeypatch.setenv("HOME", str(home.parent))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    Path("/run/sshd").mkdir(exist_ok=True)
-    with (tmp_path / "sshd.log").open("wb") as log:
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(configuration)], stdout=log, stderr=log)
-    try:
-        wait_for_port(port, server)
-        yield Ssh(f"ssh://{getpass.getuser()}@127.0.0.1:{port}", home)
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-@retry(retry=retry_if_exception_type(OSError), stop=stop_after_delay(60), wait=wait_fixed(0.1), reraise=True)
-def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
-    assert server.poll() is None, "the server has ended"
-    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    with sshd(tmp_path / "server", tmp_path / "home", engine, free_port()) as server:
+        yield server
 
 
 def roll_out(client: DockerClient, spec: ContainerSpec, logs: Path) -> None:
@@ -104,7 +58,7 @@ def test_a_container_is_deployed_and_removed_through_ssh(
 
 
 def test_a_host_key_that_changed_is_refused(ssh: Ssh, tmp_path: Path) -> None:
-    other = key(tmp_path, "other").with_suffix(".pub").read_text(encoding="utf-8")
+    other = make_key(tmp_path, "other").with_suffix(".pub").read_text(encoding="utf-8")
     known = ssh.home / "known_hosts"
     known.write_text(f"{known.read_text(encoding='utf-8').split()[0]} {other}", encoding="utf-8")
     with pytest.raises(EnvironmentFailure, match="does not answer"):
@@ -114,7 +68,7 @@ def test_a_host_key_that_changed_is_refused(ssh: Ssh, tmp_path: Path) -> None:
 def test_a_key_that_the_host_does_not_know_is_refused(ssh: Ssh) -> None:
     for file in ("id_ed25519", "id_ed25519.pub"):
         (ssh.home / file).unlink()
-    key(ssh.home, "id_ed25519")
+    make_key(ssh.home, "id_ed25519")
     with pytest.raises(EnvironmentFailure, match="does not answer"):
         connect(remote(ssh.engine))
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from tenacity import Retrying, stop_after_delay, wait_fixed
-from yrpd.deploying import containers
-from yrpd.deploying.draining import drain
-from yrpd.deploying.ports import answers
+
+from tests.integration.deploying.conftest import SERVER
+from yrpd.deploying.hosts import containers
+from yrpd.deploying.planning.ports import answers
 from yrpd.deploying.reconcile import Change, decide
-from yrpd.deploying.rollout import ASIDE, Rollout, remove_all
+from yrpd.deploying.rollout.draining import drain
+from yrpd.deploying.rollout.rollout import ASIDE, Rollout, remove_all
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec, FileProbe, HttpProbe, Mount
 from yrpd.errors import DeployError
 from yrpd.reporting import Reporter
 from yrpd.serving.command_lines import DRAINING
-
-from tests.integration.deploying.conftest import SERVER
 
 HOST = "here"
 # Its listener closes when it is told so, and the process stays, as Envoy's does.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tests.documents.blocks import ROOT, all_blocks, commands, documents
+from tests.documents.judging import HARDWARE, Task, is_invoke, simple_commands, tasks_of
 from yrpd import cli
 from yrpd.project import Project
 from yrpd.reporting import Reporter
-
-from tests.documents.blocks import ROOT, all_blocks, commands, documents
-from tests.documents.judging import HARDWARE, Task, is_invoke, simple_commands, tasks_of
 
 ALONE = ("bench.measure", "bench.dataset", "patch.check", "patch.export", "patch.matrix", "patch.lint", "lab.faults")
 

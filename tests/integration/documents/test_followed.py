@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.documents.blocks import ROOT, Block, all_blocks, commands, documents
+from tests.documents.judging import FRESH, Task, is_invoke, simple_commands, tasks_of
 from yrpd import cli
 from yrpd.building.npu_base import with_digest
-from yrpd.deploying.command_table import COMMANDS
 from yrpd.errors import YrpdError
 from yrpd.options import resolve
 from yrpd.project import Project, write_json
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
-
-from tests.documents.blocks import ROOT, Block, all_blocks, commands, documents
-from tests.documents.judging import FRESH, Task, is_invoke, simple_commands, tasks_of
+from yrpd.tasks.deploy import COMMANDS
 
 FOLLOWED = [block for block in all_blocks(documents()) if FRESH in block.how]
 PLAN = next(command for command in COMMANDS if command.name == "deploy.plan")
@@ -42,7 +42,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in PARTS:
         shutil.copy2(ROOT / name, tmp_path / name)
-    for variable in ("YRPD_PIN", "YRPD_FLAVOUR", "YRPD_HOSTS", "YRPD_ENGINE"):
+    for variable in ("YRPD_PIN", "YRPD_FLAVOUR", "YRPD_HOSTS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("YRPD_CACHE", str(Project(ROOT).cache))
     monkeypatch.chdir(tmp_path)

@@ -8,14 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from yrpd.datasystem import Daemon, etcd, worker
-from yrpd.project import Project
-from yrpd.release import load_release
-from yrpd.reporting import Reporter
-from yrpd.serving.models import ensure_models
 
 from tests import served_coverage
 from tests.integration.engines import rig
+from workshop.datasystem import Daemon, etcd, worker
+from workshop.models import ensure_models
+from yrpd.project import Project
+from yrpd.release import load_release
+from yrpd.reporting import Reporter
 
 if not rig.FULL and not served_coverage.paths():
     collect_ignore = ["test_held_up.py"]

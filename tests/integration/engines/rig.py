@@ -17,15 +17,15 @@ from typing import Any
 
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-from yrpd.datasystem import Daemon, free_ports
-from yrpd.deploying.verification.answers import Answer, compare, scale
-from yrpd.deploying.verification.client import ask
-from yrpd.deploying.verification.counters import read_counters
-from yrpd.deploying.verification.questions import COMPLETIONS, Question
-from yrpd.deploying.verification.tolerance import Shape, logprob_tolerance, shape_of
-from yrpd.project import Project
 
 from tests import served_coverage
+from workshop.datasystem import Daemon, free_ports
+from yrpd.deploying.status.counters import read_counters
+from yrpd.deploying.verifying.answers import Answer, compare, scale
+from yrpd.deploying.verifying.client import ask
+from yrpd.deploying.verifying.questions import COMPLETIONS, Question
+from yrpd.deploying.verifying.tolerance import Shape, logprob_tolerance, shape_of
+from yrpd.project import Project
 
 ROOT = Project.here().root
 MODEL = ROOT / "build" / "models" / "qwen2_5_vl"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from yrpd.deploying.verification.pictures import two_pictures
-from yrpd.deploying.verification.questions import CHAT, Question
+
+from yrpd.deploying.verifying.pictures import two_pictures
+from yrpd.deploying.verifying.questions import CHAT, Question
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from yrpd.deploying.verification.questions import Question
+
+from yrpd.deploying.verifying.questions import Question
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from yrpd.datasystem import Daemon
+
+from workshop.datasystem import Daemon
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")

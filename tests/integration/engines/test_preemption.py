@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from yrpd.deploying.verification.questions import Question
+
+from yrpd.deploying.verifying.questions import Question
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")

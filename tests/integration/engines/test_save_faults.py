@@ -7,7 +7,8 @@ import uuid
 from typing import Any
 
 import pytest
-from yrpd.datasystem import Daemon
+
+from workshop.datasystem import Daemon
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")

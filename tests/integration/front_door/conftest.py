@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from yrpd.building.locks import parse_lock
-from yrpd.package_index import Wanted, download, pip_settings
+
+from tests.integration.front_door.next_year import Newer, NextYear, OnlyLocked, Real
 from yrpd.project import Project
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
-
-from tests.integration.front_door.next_year import Newer, NextYear, OnlyLocked, Real
+from yrpd.wheels.locks import parse_lock
+from yrpd.wheels.package_index import Wanted, download, pip_settings
 
 PROJECT = Project.here()
 # Debian 12's pip, and the one that CPython 3.11.4 to 3.11.7 bring.

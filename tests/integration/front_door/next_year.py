@@ -24,7 +24,8 @@ from urllib.parse import quote, unquote
 
 from packaging.utils import canonicalize_name
 from pypi_simple import NoSuchProjectError, PyPISimple
-from yrpd.package_index import IndexSettings, open_session
+
+from yrpd.wheels.package_index import IndexSettings, open_session
 
 CHUNK = 1 << 20
 NEWER = "9999.0"

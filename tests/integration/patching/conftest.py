@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yrpd.patching import commands, moving
+
+from yrpd.patching import commands
+from yrpd.patching import rebase_commands as moving
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 
+#: A thousand patches take two minutes: the long form.
+collect_ignore = [] if os.environ.get("YRPD_TEST_FULL") else ["test_thousand.py"]
 UPSTREAM = {
     "README.md": "upstream\n",
     "setup.py": "print('setup')\n",

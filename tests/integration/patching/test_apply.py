@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
-from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
-from yrpd.patching.git import Repository
-from yrpd.patching.series import load_lock
-from yrpd.project import Project
 
 from tests.integration.patching.conftest import Tiny, git
+from yrpd.documents.series import load_lock
+from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
+from yrpd.git.repository import Repository
+from yrpd.project import Project
 
 
 def test_the_tree_is_what_the_lock_names_and_the_state_is_recorded(tiny: Tiny) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from yrpd.errors import PinMismatchError
-from yrpd.patching.series import load_lock
 
 from tests.integration.patching.conftest import Tiny
+from yrpd.documents.series import load_lock
+from yrpd.errors import PinMismatchError
 
 HOOK_PATH = "patches/v1/hook-it-in.patch"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
 
 from tests.integration.patching.conftest import HOOK, Tiny, git
+from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
 
 
 def _hook(tiny: Tiny) -> bytes:

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from yrpd.patching.git import Repository, Signature
 
 from tests.integration.patching.conftest import Tiny, git, put
+from yrpd.git.repository import Repository, Signature
 
 AUTHOR = Signature("Añ Author", "a@x.invalid", "2026-01-05T00:00:00+0100")
 # Each alone changes exported bytes (the first thirteen) or commit ids (the next two) of an unprotected git.

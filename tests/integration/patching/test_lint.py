@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from yrpd.errors import PinMismatchError
 
 from tests.integration.patching.conftest import Tiny
+from yrpd.errors import PinMismatchError
 
 
 def findings(tiny: Tiny) -> list[tuple[str, str, int]]:

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from yrpd.documents.series import load_lock
 from yrpd.patching import commands
-from yrpd.patching.series import load_lock
 from yrpd.project import Project
 from yrpd.release import load_release
 from yrpd.reporting import Reporter

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
-from yrpd.patching import rebase
-from yrpd.patching.series import load_lock
 
 from tests.integration.patching.conftest import Tiny, git
+from yrpd.documents.series import load_lock
+from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
+from yrpd.patching import rebase
 
 HOOKED = "vllm_ascend/distributed/__init__.py"
 

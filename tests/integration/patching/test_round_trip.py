@@ -9,8 +9,9 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from yrpd.patching.git import Repository, Signature
-from yrpd.patching.mail import file_name, message_cuts, parse_changes, parse_message
+
+from yrpd.git.mail import file_name, message_cuts, parse_changes, parse_message
+from yrpd.git.repository import Repository, Signature
 
 FULL = bool(os.environ.get("YRPD_TEST_FULL"))
 NAMES = st.sampled_from(

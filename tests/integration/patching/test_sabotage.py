@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from yrpd.errors import EnvironmentFailure, PinMismatchError
-from yrpd.patching.apply import trees
-from yrpd.patching.git import Repository
-from yrpd.patching.series import load_lock
-from yrpd.project import Project
 
 from tests.integration.patching.conftest import Tiny, git, put
+from yrpd.documents.series import load_lock
+from yrpd.errors import EnvironmentFailure, PinMismatchError
+from yrpd.git.repository import Repository
+from yrpd.patching.apply import trees
+from yrpd.project import Project
 
 
 def _shallow_clone(tiny: Tiny, into: Path) -> Path:

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from yrpd.errors import ConfigurationError, EnvironmentFailure, PinMismatchError
-from yrpd.patching import source
-from yrpd.patching.git import GitError, Repository
-from yrpd.patching.source import cached_sdist
-from yrpd.release import Pin, load_release
 
 from tests.integration.patching.conftest import UPSTREAM, Tiny, git, make_sdist
+from yrpd.errors import ConfigurationError, EnvironmentFailure, PinMismatchError
+from yrpd.git.repository import GitError, Repository
+from yrpd.patching import source
+from yrpd.patching.source import cached_sdist
+from yrpd.release import Pin, load_release
 
 
 def _commit(tiny: Tiny) -> str:

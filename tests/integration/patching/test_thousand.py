@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import time
-
-from yrpd.patching import figures
-from yrpd.patching.series import load_series
-from yrpd.reporting import Reporter
 
 from tests.integration.patching.conftest import Tiny
+from workshop.bench import patching as figures
+from yrpd.documents.series import load_series
+from yrpd.reporting import Reporter
 
 COUNT = 1000
 MESSAGE = "Change number {0:04}\n\nWhy: because\nUpstream: no\nRemoval: later\n"
-NO_OP_SECONDS = 2.0  # under load; the figures command has the goal
 
 
 def commit_many(tiny: Tiny) -> None:
@@ -46,9 +43,7 @@ def test_a_thousand_patches_are_exported_applied_and_checked_and_come_back_the_s
     assert len(document["patches"]) == len(names) == COUNT + 2
     assert list(names[2:]) == [f"change-number-{number:04}.patch" for number in range(COUNT)]
     assert tiny.run("patch")["tree"] == document["tree"]
-    begun = time.monotonic()
     assert tiny.run("patch")["state"] == "unchanged"
-    assert time.monotonic() - begun < NO_OP_SECONDS
     assert tiny.run("check")["passed"]
 
 

@@ -17,21 +17,22 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from rich.console import Console
-from yrpd.building.assembly import file_part
-from yrpd.building.context import Context
-from yrpd.building.cpu_image import release_labels
-from yrpd.building.layers import Layer
-from yrpd.building.patched import Patched, archive, load_patched
-from yrpd.building.record import read_record, write_record
-from yrpd.building.sdk_engine import SdkEngine
-from yrpd.project import Project
-from yrpd.releasing.folder import ReleaseFolder
-from yrpd.releasing.making import provide_release
-from yrpd.releasing.manifest import Manifest, read_manifest
-from yrpd.reporting import Reporter
 
 from tests.integration.images import remove_images
 from tests.integration.patching.conftest import add_series, make_tiny
+from yrpd.building.assembly import file_part
+from yrpd.building.context import Context
+from yrpd.building.cpu_image import release_labels
+from yrpd.building.image_engine import ImageEngine
+from yrpd.building.layers import Layer
+from yrpd.building.record import write_record
+from yrpd.documents.image_record import read_record
+from yrpd.documents.manifest import Manifest, read_manifest
+from yrpd.documents.patched import Patched, archive, load_patched
+from yrpd.documents.release_folder import ReleaseFolder
+from yrpd.project import Project
+from yrpd.releasing.making import provide_release
+from yrpd.reporting import Reporter
 
 DOCKERFILE = "ARG BASE\nFROM ${BASE}\nLABEL yrpd.stage=cpu\nCOPY vllm-ascend /vllm-workspace/vllm-ascend\n"
 # What an interpreter does without.
@@ -116,7 +117,7 @@ class Released:
         for name, text in files.items():
             context.add_bytes(name, text.encode())
         layer = Layer("cpu", self.repository, "derived-", {"id": uuid.uuid4().hex}, self.manifest.config.labels)
-        engine = SdkEngine(self.client, quiet(), self.project.build / "derive.log")
+        engine = ImageEngine(self.client, quiet(), self.project.build / "derive.log")
         engine.build(layer, context, "Dockerfile", {})
         return layer.image
 
@@ -134,7 +135,7 @@ def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         project = add_series(make_tiny(folder, patch)).project
     release, patched = load_patched(project)
-    engine = SdkEngine(client, quiet(), project.build / "image.log")
+    engine = ImageEngine(client, quiet(), project.build / "image.log")
     base = Layer("base", repository, "base-", {"root": "python"}, {})
     write_python_root(folder / "root.tar")
     try:

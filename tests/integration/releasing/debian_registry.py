@@ -11,6 +11,7 @@ import pytest
 import requests
 from docker.errors import ImageNotFound
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from yrpd.errors import ImageError
 from yrpd.releasing import registry
 

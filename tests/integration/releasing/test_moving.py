@@ -13,15 +13,16 @@ import requests
 import zstandard
 from docker import DockerClient
 from docker.errors import ImageNotFound
-from yrpd.building.engine import candidates
-from yrpd.errors import ConfigurationError, ImageError
-from yrpd.releasing import commands, loading, registry, saving
-from yrpd.releasing.archive import ChunkReader, read_archive
-from yrpd.releasing.folder import TARBALL, ReleaseFolder, parse_checksums
-from yrpd.releasing.manifest import Manifest
 
 from tests.integration.images import remove_images
 from tests.integration.one_host import one_host
+from yrpd.commands import image
+from yrpd.docker.connection import candidates
+from yrpd.documents.manifest import Manifest
+from yrpd.documents.release_folder import TARBALL, ReleaseFolder, parse_checksums
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.releasing import loading, registry, saving
+from yrpd.releasing.archive import ChunkReader, read_archive
 
 from .broken_line import BrokenLine
 from .conftest import Released, quiet
@@ -188,7 +189,7 @@ def test_a_host_of_the_inventory_that_dies_or_hangs_while_loading_is_named_in_ti
         BrokenLine(_socket(), str(socket), up=3 << 20, silent=silent) as line,
         pytest.raises(ImageError, match=why) as caught,
     ):
-        commands.load(host="here", hosts_file=hosts, **options)
+        image.load(host="here", hosts_file=hosts, **options)
     assert line.broken.is_set()
     assert caught.value.exit_code == 6
     assert not _has(absent.client, absent.manifest)

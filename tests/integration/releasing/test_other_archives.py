@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
-from yrpd.errors import ConfigurationError, ImageError
-from yrpd.releasing import commands, loading, saving
-from yrpd.releasing.verifying import verify_tarball
 
 from tests.integration.building.newer import newer_engine
 from tests.integration.images import remove_images
+from yrpd.errors import ConfigurationError, ImageError
+from yrpd.releasing import commands, loading, saving
+from yrpd.releasing.verifying import verify_tarball
 
 from .conftest import Released, quiet
 from .test_verifying import broken
@@ -172,13 +172,12 @@ def test_a_file_that_is_no_archive_is_said(saved: Released, tmp_path: Path, data
         )
 
 
-def test_a_registry_and_an_archive_are_two_sources(saved: Released, tmp_path: Path) -> None:
+def test_a_registry_and_an_archive_are_two_sources(saved: Released) -> None:
     with pytest.raises(ConfigurationError, match="two sources"):
         commands.load(
             project=saved.project,
             reporter=quiet(),
             flavour="cpu",
-            hosts_file=tmp_path / "none",
             pull=True,
             tarball="x",
         )

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_fixed
-from yrpd.errors import ImageError
-from yrpd.releasing import registry
 
 from tests.integration.images import remove_images
+from yrpd.errors import ImageError
+from yrpd.releasing import registry
 
 from .conftest import Released, mounted_disk, quiet
 from .debian_registry import Registry, free_port, push_fails, start

@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from yrpd.building.record import read_record
+
+from yrpd.documents import release_folder as folders
+from yrpd.documents.image_record import read_record
+from yrpd.documents.release_folder import NOTES, PROVENANCE, SBOM, TREE, ReleaseFolder
 from yrpd.errors import ImageError, PinMismatchError
-from yrpd.releasing import folder as folders
-from yrpd.releasing.folder import NOTES, PROVENANCE, SBOM, TREE, ReleaseFolder
 from yrpd.releasing.making import provide_release
 from yrpd.releasing.provenance import validate_provenance
 from yrpd.releasing.sbom import validate_sbom

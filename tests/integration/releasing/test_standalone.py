@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
-from yrpd.building.engine import candidates
-from yrpd.deploying.spec import DEPLOYMENT
-from yrpd.project import Project
-from yrpd.releasing import saving
-from yrpd.releasing.folder import LICENCES_DEPLOY, PROVENANCE, STANDALONE, TARBALL, parse_checksums
-from yrpd.releasing.standalone import provide_standalone
-from yrpd.releasing.verifying import verify_folder
 
 from tests.integration.images import remove_images
 from tests.integration.one_host import one_host
+from yrpd.deploying.spec import DEPLOYMENT
+from yrpd.docker.connection import candidates
+from yrpd.documents.release_folder import LICENCES_DEPLOY, PROVENANCE, STANDALONE, TARBALL, parse_checksums
+from yrpd.project import Project
+from yrpd.releasing import saving
+from yrpd.releasing.standalone import provide_standalone
+from yrpd.releasing.verifying import verify_folder
 
 from .conftest import Released, quiet
 
@@ -126,9 +126,9 @@ def test_a_plan_needs_a_python_and_the_folder(site: Site, complete: Released) ->
     assert document["image"] == {"reference": complete.manifest.image, "id": complete.manifest.id}
     roles = [one["role"] for one in document["containers"]]
     assert sorted(roles) == ["decode", "endpoint", "etcd", "prefill", "router", "worker"]
-    compose = site.run("plan", "--format", "compose")
-    assert compose.returncode == 0
-    assert complete.manifest.image in compose.stdout
+    manifests = site.run("plan", "--format", "kubernetes")
+    assert manifests.returncode == 0
+    assert complete.manifest.image in manifests.stdout
 
 
 def test_first_runs_at_the_same_time_unpack_once(site: Site, tmp_path: Path) -> None:

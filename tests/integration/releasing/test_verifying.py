@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import zstandard
 from docker.models.containers import Container
+
+from yrpd.documents.release_folder import MANIFEST, PROVENANCE, SBOM, SIGNATURE, TREE, update_folder, write_file
 from yrpd.errors import VerificationError
 from yrpd.releasing import commands, saving, signing
 from yrpd.releasing.archive import ChunkReader, read_archive
-from yrpd.releasing.folder import MANIFEST, PROVENANCE, SBOM, SIGNATURE, TREE, update_folder, write_file
 from yrpd.releasing.verifying import TREE_FOLDER, Link, verify_container, verify_folder, verify_image, verify_tarball
 
 from .conftest import Released, quiet

@@ -1,8 +1,9 @@
 """Intervals of few resamples: what is drawn, sorted and written is the same, in a hundredth of the time."""
 
 import pytest
-from yrpd.bench import statistics
-from yrpd.bench.reporting import intervals
+
+from workshop.bench import statistics
+from workshop.bench.reporting import intervals
 
 
 @pytest.fixture(autouse=True)

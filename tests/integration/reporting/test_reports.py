@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yrpd.bench.reporting.commands import collect, report
-from yrpd.bench.reporting.raw import arm_result
-from yrpd.bench.reporting.regression import regressions
-from yrpd.bench.reporting.targets import first_token, targets
-from yrpd.bench.runs.ledger import Ledger
+
+from tests.unit.workshop.bench.raw_results import CONFIGURATION, made_up_run, raw
+from workshop.bench.reporting.commands import collect, report
+from workshop.bench.reporting.raw import arm_result
+from workshop.bench.reporting.regression import regressions
+from workshop.bench.reporting.targets import first_token, targets
+from workshop.bench.runs.ledger import Ledger
 from yrpd.errors import ConfigurationError, VerificationError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
-
-from tests.unit.bench.raw_results import CONFIGURATION, made_up_run, raw
 
 
 def made(tmp_path: Path, **options: Any) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from tests.integration.serving.engines import Engine, running
 from yrpd.building.runtime import Locks, provide_router
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 from yrpd.serving import command_lines
 from yrpd.serving.endpoint import Settings
-
-from tests.integration.serving.engines import Engine, running
 
 ROOT = Path(__file__).resolve().parents[3]
 

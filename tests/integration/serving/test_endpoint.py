@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
-from yrpd.deploying.verification.client import AskError, Server, ask_plainly
-from yrpd.serving import command_lines
-from yrpd.serving.endpoint import Settings
 
 from tests.integration.serving.conftest import Front, start
+from yrpd.deploying.verifying.client import AskError, Server, ask_plainly
+from yrpd.serving import command_lines
+from yrpd.serving.endpoint import Settings
 
 BODY = {"model": "m", "prompt": "x", "max_tokens": 3}
 

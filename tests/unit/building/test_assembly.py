@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.building.assembly import Part, Settings, file_part, image_archive
 from yrpd.building.context import Context
 from yrpd.errors import BuildError

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.building.context import Context, digest_of
+
+from yrpd.building.context import Context
+from yrpd.documents.inputs import digest_of
 
 folders = st.lists(st.sampled_from(["a", "b", "c" * 90, "d" * 120]), max_size=2)
 file_names = st.tuples(folders, st.sampled_from(["x.py", "y" * 100])).map(lambda parts: "/".join([*parts[0], parts[1]]))

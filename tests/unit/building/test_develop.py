@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from yrpd.building.develop import choose_rebuild, rebuild_environment
-from yrpd.building.patched import touches_compiled
+from yrpd.documents.patched import touches_compiled
 
 
 @pytest.mark.parametrize("version", ["79.0.1", "65.5.0", "79.9"])

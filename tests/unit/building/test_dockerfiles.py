@@ -8,9 +8,10 @@ from typing import IO, cast
 
 import pytest
 from dockerfile_parse import DockerfileParser
+
 from yrpd.building.cpu_image import OPENYUANRONG, ROUTER, VLLM
 from yrpd.building.npu_image import build_arguments
-from yrpd.building.patched import Patched
+from yrpd.documents.patched import Patched
 from yrpd.project import Project
 from yrpd.release import load_release
 

@@ -12,13 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from yrpd.building.context import Context
 from yrpd.building.environment import add_environment
-from yrpd.building.index import Wheel
-from yrpd.building.wheelfile import pure_metadata, record_row, write_wheel
-from yrpd.building.wheelhouse import Stored, hash_file
 from yrpd.errors import BuildError
 from yrpd.project import Project
+from yrpd.wheels.index import Wheel
+from yrpd.wheels.wheelfile import pure_metadata, record_row, write_wheel
+from yrpd.wheels.wheelhouse import Stored, hash_file
 
 PREFIX = "/opt/some"
 PACKAGES = "opt/some/lib/python3.11/site-packages"

@@ -7,6 +7,7 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.building.debian import mirror_of
 from yrpd.building.layers import Layer, explain, tag_version
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from yrpd.building.locks import Lock
+
 from yrpd.building.openyuanrong import OpenYuanrong, openyuanrong_wheels
 from yrpd.building.openyuanrong_wheel import NAME
 from yrpd.building.prepared import with_build_tag
-from yrpd.building.wheelfile import executables, pure_metadata, write_wheel
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
+from yrpd.wheels.locks import Lock
+from yrpd.wheels.wheelfile import executables, pure_metadata, write_wheel
 
 TAG = "cp311-cp311-manylinux_2_34_x86_64"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yrpd.deploying.image_record import ImageRecord
 from yrpd.deploying.inventory import Inventory, load_inventory
-from yrpd.deploying.planner import Site
+from yrpd.deploying.planning.planner import Site
+from yrpd.documents.image_record import ImageRecord
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU_IMAGE = ImageRecord("yrpd:1-cpu", "sha256:" + "a" * 64, "cpu", "v0.10.0rc1", "b" * 40)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from yrpd.deploying.planner import plan
-from yrpd.deploying.reconcile import OTHER_IMAGE, Change, Observed, decide
-from yrpd.deploying.rollout import one_at_a_time
-from yrpd.deploying.spec import ContainerSpec
 
 from tests.unit.deploying.inventories import CPU_IMAGE, SITE, shipped
+from yrpd.deploying.planning.planner import plan
+from yrpd.deploying.reconcile import OTHER_IMAGE, Change, Observed, decide
+from yrpd.deploying.rollout.rollout import one_at_a_time
+from yrpd.deploying.spec import ContainerSpec
 
 SPECS = plan(shipped("lab.toml"), CPU_IMAGE, SITE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.patching.conflicts import kind, regions
 
 LINES = st.lists(st.sampled_from(["a", "b", "", "=====", "<<<", "x = 1"]), max_size=6)

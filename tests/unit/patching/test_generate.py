@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.errors import ConfigurationError
 from yrpd.patching.apply import Reason
 from yrpd.patching.generate import DESTINATION, blob_id, connector_files, subject

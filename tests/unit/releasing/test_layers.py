@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from yrpd.releasing.layers import explained
 
 NOP = "/bin/sh -c #(nop) "

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.releasing.trees import EXECUTABLE, LINK, REGULAR, TreeFile, blob_id, parse_listing, render_listing, tree_id
 
 PART = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/\n"), min_size=1, max_size=8)

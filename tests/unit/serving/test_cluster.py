@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import replace
 
 import pytest
+
 from yrpd.serving.cluster import Settings, dialect, start_line
 
 FIRST = Settings("10.0.0.1", "10.0.0.1", 22440, 22441, 12123, 31501, 1024, "/run/uds", "/ready", {"v": "1"})

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from yrpd.serving.draining import Draining, Message, Receive, Scope, Send
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.serving import endpoint
 from yrpd.serving.endpoint import Settings, configuration, keys_in, read_keys
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from yrpd.serving import command_lines
 from yrpd.serving.secrets import read_secrets, split
 

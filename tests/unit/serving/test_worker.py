@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from yrpd.serving.worker import clear_leftovers, parse, worker_argv, worker_environment, worker_flags
 
 DEFAULTS = {

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from invoke import Context
 from invoke.parser import Parser
+
+from workshop.tasks import COMMANDS as WORKSHOP
 from yrpd.errors import ConfigurationError
 from yrpd.options import FLAVOUR, HOSTS, PIN, Command, Option
 from yrpd.project import Project
 from yrpd.reporting import Reporter
-from yrpd.tasks import COMMANDS
+from yrpd.tasks import COMMANDS as PRODUCT
 from yrpd.tasks.declaring import CommandTask, collection
+
+COMMANDS = (*PRODUCT, *WORKSHOP)
 
 REFUSES = {option.name: "it has none" for option in (FLAVOUR, PIN, HOSTS)}
 

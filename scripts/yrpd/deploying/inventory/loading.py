@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from yrpd.deploying.inventory.whole import Inventory
+from yrpd.deploying.inventory.inventory import Inventory
 from yrpd.errors import ConfigurationError
 from yrpd.toml_lines import line_of
 

@@ -1,0 +1,1 @@
+"""What runs several stages: the commands that compose them."""

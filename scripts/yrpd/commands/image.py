@@ -1,0 +1,87 @@
+"""``invoke image``, ``image.load`` and ``image.verify``, which need more than one stage."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from yrpd.building import commands as building
+from yrpd.deploying.hosts import engines
+from yrpd.deploying.inventory import load_inventory
+from yrpd.docker.connection import connect, timeout_seconds
+from yrpd.docker.sdk import DockerClient
+from yrpd.documents.patched import load_patched
+from yrpd.errors import ConfigurationError
+from yrpd.project import Project
+from yrpd.release import Flavour
+from yrpd.releasing import commands as releasing
+from yrpd.releasing.making import provide_release
+from yrpd.releasing.standalone import provide_standalone
+from yrpd.reporting import Reporter
+
+
+def make(
+    *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", dry_run: bool = False, **options: str
+) -> dict[str, Any]:
+    """Make the container image of a flavour and its release folder, unless they are there.
+
+    Raises:
+        YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
+            failed, 8 no engine answers.
+    """
+    document = building.image(project=project, reporter=reporter, flavour=flavour, pin=pin, dry_run=dry_run, **options)
+    if dry_run:
+        return document
+    _, patched = load_patched(project, pin)
+    with closing(connect()) as client:
+        folder = provide_release(project, patched, document, client, reporter)
+    provide_standalone(project, folder, reporter)
+    return {**document, "release": folder.name}
+
+
+def load(
+    *, reporter: Reporter, host: str = "", hosts_file: Path, dry_run: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Bring a release's image to an engine of the inventory, or to this machine's; see ``releasing.commands.load``.
+
+    Raises:
+        YrpdError: 2 no such host, or both a registry and an archive; 6 the tarball is not the release's, or the engine
+            or registry failed; 8 the engine does not answer.
+    """
+    engine_of = partial(connect_host, host, hosts_file)
+    done = releasing.load(reporter=reporter, engine_of=engine_of, dry_run=dry_run, **options)
+    if dry_run:
+        reporter.say(f"    on {host or 'this machine'}")
+    return {"host": host, **done}
+
+
+def verify(*, host: str = "", hosts_file: Path, dry_run: bool = False, **options: Any) -> dict[str, Any]:
+    """Prove the chain from the series to what is named, on an engine of the inventory or on this machine's.
+
+    Raises:
+        YrpdError: 2 no such host, 6 there is no release, 8 no engine answers, 9 a link does not hold.
+    """
+    return releasing.verify(engine_of=partial(connect_host, host, hosts_file), dry_run=dry_run, **options)
+
+
+def connect_host(host: str, hosts_file: Path) -> DockerClient:
+    """Return a client of a host's engine; of this machine's when no host is named.
+
+    Args:
+        host: A host of the inventory, or empty.
+        hosts_file: The inventory.
+
+    Raises:
+        ConfigurationError: The inventory has no such host.
+        EnvironmentFailure: The engine does not answer.
+    """
+    if not host:
+        return connect()
+    inventory = load_inventory(hosts_file)
+    for one in inventory.hosts:
+        if one.name == host:
+            return engines.connect(one, timeout_s=timeout_seconds())
+    names = ", ".join(one.name for one in inventory.hosts)
+    raise ConfigurationError(f"{hosts_file} has no host {host!r}; it has: {names}.", next_command="invoke deploy.plan")

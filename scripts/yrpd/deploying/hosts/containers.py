@@ -1,0 +1,110 @@
+"""The edge to one engine's containers: make, list, end, read."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from yrpd.deploying.reconcile import Observed
+from yrpd.deploying.spec import DEPLOYMENT, ROLE, SPEC, ContainerSpec
+from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, LogConfig, Mount, NotFound
+from yrpd.errors import DeployError
+
+LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "50m", "max-file": "3"})
+GONE_STATUS = 404
+CONFLICT_STATUS = 409  # docker: "removal of container is already in progress"
+
+
+def listed(client: DockerClient, host: str, deployment: str) -> list[tuple[Observed, Container]]:
+    """Return the containers of a deployment on one host, running or not."""
+    found = client.containers.list(all=True, filters={"label": f"{DEPLOYMENT}={deployment}"}, ignore_removed=True)
+    return [(observe(container, host), container) for container in found]
+
+
+def observe(container: Container, host: str) -> Observed:
+    """Return what the engine says of a container."""
+    attributes: dict[str, Any] = container.attrs
+    labels, state = attributes["Config"].get("Labels") or {}, attributes["State"]
+    return Observed(
+        host=host,
+        name=str(container.name),
+        role=labels.get(ROLE, ""),
+        status=str(state["Status"]),
+        exit_code=int(state.get("ExitCode") or 0),
+        spec=labels.get(SPEC, ""),
+        image_id=str(attributes["Image"]),
+        started_at=str(state.get("StartedAt") or ""),
+    )
+
+
+def start(client: DockerClient, spec: ContainerSpec) -> Container:
+    """Create and start a container.
+
+    Raises:
+        DeployError: The engine refuses; nothing of it is left.
+    """
+    try:
+        container = client.containers.create(**creation(spec))
+    except ImageNotFound as error:
+        raise DeployError(f"{spec.host} has no image {spec.image} ({spec.image_id}).") from error
+    except APIError as error:
+        raise DeployError(f"{spec.host} refuses to create {spec.name}: {error.explanation}.") from error
+    try:
+        container.start()
+    except APIError as error:
+        container.remove(force=True, v=True)
+        raise DeployError(f"{spec.host} refuses to start {spec.name}: {error.explanation}.") from error
+    return container
+
+
+def creation(spec: ContainerSpec) -> dict[str, Any]:
+    """Return what the docker library is asked for."""
+    binds = [Mount(each.target, each.source, type="bind", read_only=each.read_only) for each in spec.mounts]
+    volumes = [
+        Mount(each.target, each.name, type="volume", labels={DEPLOYMENT: spec.deployment}) for each in spec.volumes
+    ]
+    return {
+        "image": spec.image_id,
+        "command": list(spec.argv),
+        "name": spec.name,
+        "detach": True,
+        "network_mode": "host",
+        "init": True,
+        "environment": dict(spec.env),
+        "mounts": [*binds, *volumes],
+        "tmpfs": dict(spec.tmpfs),
+        "devices": [f"{device}:{device}:rw" for device in spec.devices],
+        "user": spec.user,
+        "privileged": spec.privileged,
+        "cap_drop": [] if spec.privileged else ["ALL"],
+        "cap_add": list(spec.capabilities),
+        "security_opt": [] if spec.privileged else ["no-new-privileges"],
+        # Docker itself waits twice as long after every failure, from 0.1 s to a minute.
+        "restart_policy": {"Name": spec.restart, "MaximumRetryCount": spec.restart_attempts},
+        "shm_size": f"{spec.shm_mb}m",
+        "labels": spec.labels,
+        "log_config": LOG,
+        "stop_signal": "SIGTERM",
+        "healthcheck": {"test": ["NONE"]},
+        # Proxies of whoever deploys are no business of the service.
+        "use_config_proxy": False,
+    }
+
+
+def end(container: Container, grace_s: int) -> None:
+    """Stop and remove a container; one that is already gone is fine."""
+    try:
+        container.stop(timeout=grace_s)
+        container.remove(force=True, v=True)
+    except NotFound:
+        return
+    except APIError as error:
+        if error.status_code not in (GONE_STATUS, CONFLICT_STATUS):
+            raise
+
+
+def log_text(container: Container, tail: int | Literal["all"] = "all") -> str:
+    """Return the last lines that a container wrote; empty when it is gone."""
+    try:
+        return bytes(container.logs(stdout=True, stderr=True, tail=tail)).decode("utf-8", "replace")
+    except (NotFound, APIError):
+        return ""

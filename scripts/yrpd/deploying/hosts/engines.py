@@ -1,0 +1,114 @@
+"""Connections to the hosts' Docker engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from paramiko.ssh_exception import SSHException
+
+from yrpd.deploying.inventory import Host, Inventory
+from yrpd.docker.sdk import APIClient, DockerClient, DockerException, TLSConfig
+from yrpd.errors import EnvironmentFailure
+
+# For one answer. Moving an image uses a connection of its own with more patience.
+TIMEOUT_S = 60
+# Where `invoke lab.up` puts the engines of the hosts that it makes.
+LAB_ENGINES = "unix:///run/yrpd-"
+
+
+def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
+    """Return a client of a host's engine that has answered.
+
+    Raises:
+        EnvironmentFailure: It does not answer; the sentence says why.
+    """
+    engine = host.engine
+    try:
+        client = DockerClient(base_url=engine, timeout=cast(Any, timeout_s), tls=_tls(host))
+        client.ping()
+    except (DockerException, SSHException, OSError, ImportError, TypeError) as error:
+        raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(engine, error)}") from error
+    return client
+
+
+class _OnlyThisAuthority(TLSConfig):
+    """Keeps away ``REQUESTS_CA_BUNDLE`` and proxies of the environment, which requests prefers to a session's own."""
+
+    def configure_client(self, client: APIClient) -> None:
+        """Set up a client's session."""
+        super().configure_client(client)
+        client.trust_env = False
+
+
+def _tls(host: Host) -> TLSConfig | bool:
+    if host.tls is None:
+        return False
+    return _OnlyThisAuthority(client_cert=(host.tls.certificate, host.tls.key), ca_cert=host.tls.ca, verify=True)
+
+
+def next_command(engine: str) -> str:
+    """Return what to type when an engine does not answer."""
+    return "invoke lab.up" if engine.startswith(LAB_ENGINES) else f"docker -H {engine} info"
+
+
+def lab_is_gone(inventory: Inventory) -> bool:
+    """Return whether every host is one of a lab on this machine, and none of their sockets exists."""
+    return all(
+        host.engine.startswith(LAB_ENGINES) and not Path(host.engine.removeprefix("unix://")).exists()
+        for host in inventory.hosts
+    )
+
+
+@contextmanager
+def connect_answering(inventory: Inventory) -> Iterator[tuple[Mapping[str, DockerClient], Mapping[str, str]]]:
+    """Connect to the hosts' engines that answer, for as long as the block runs.
+
+    Yields:
+        Clients by host, and for every host that does not answer the reason.
+    """
+    silent: dict[str, str] = {}
+    with ExitStack() as stack:
+        clients: dict[str, DockerClient] = {}
+        for host in inventory.hosts:
+            try:
+                clients[host.name] = connect(host)
+            except EnvironmentFailure as error:
+                silent[host.name] = error.message
+            else:
+                stack.callback(clients[host.name].close)
+        yield clients, silent
+
+
+@contextmanager
+def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
+    """Connect to all hosts' engines, for as long as the block runs.
+
+    Raises:
+        EnvironmentFailure: Some do not answer; all of them are named.
+    """
+    with connect_answering(inventory) as (clients, silent):
+        if silent:
+            first = next(host.engine for host in inventory.hosts if host.name in silent)
+            raise EnvironmentFailure(
+                "; ".join(f"{host}: {why}" for host, why in silent.items()) + ".", next_command=next_command(first)
+            )
+        yield clients
+
+
+def _reason(engine: str, error: BaseException) -> str:
+    if engine.startswith("ssh://") and "paramiko" in str(error).lower():
+        return "the docker library needs paramiko for ssh:// (pip install 'docker[ssh]')"
+    text = str(error)
+    for known, sentence in (
+        ("FileNotFoundError", "there is no such socket"),
+        ("No such file", "there is no such socket"),
+        ("Connection refused", "nothing listens there"),
+        ("PermissionError", "this user may not open the socket"),
+        ("Permission denied", "this user may not open the socket"),
+    ):
+        if known in text:
+            return sentence
+    return text

@@ -1,0 +1,130 @@
+"""Looks at a model folder on a host: is it there, and which model is it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from yrpd.deploying.inventory import Host
+from yrpd.docker.sdk import APIError, Container, DockerClient, Mount, NotFound
+
+CONFIG = "config.json"
+WEIGHTS = (".safetensors", ".bin", ".pt")
+HASHED_WHOLE = 1 << 30  # larger files count by name, size and time
+EMPTY_TAR = b"\0" * 1024
+EMPTY_IMAGE = "yrpd-looks-at-folders"
+LOOK_AT = "/seen"
+
+
+def is_local(host: Host) -> bool:
+    """Return whether the host's file system is this machine's."""
+    return host.engine.startswith("unix://")
+
+
+def local_problem(folder: Path) -> str:
+    """Return what is wrong with a model folder of this machine; empty when nothing is."""
+    if not folder.is_dir():
+        return f"the model folder {folder} does not exist"
+    if not (folder / CONFIG).is_file():
+        return f"the model folder {folder} has no {CONFIG}"
+    if not any(entry.suffix in WEIGHTS for entry in folder.iterdir()):
+        return f"the model folder {folder} has no weights ({', '.join(WEIGHTS)})"
+    return ""
+
+
+def local_digest(folder: Path) -> str:
+    """Return the identity of a model's files, or empty when the folder is not one of this machine."""
+    if not folder.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
+        status = path.stat()
+        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0".encode())
+        if status.st_size < HASHED_WHOLE:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        else:
+            digest.update(str(status.st_mtime_ns).encode())
+    return digest.hexdigest()
+
+
+def remote_problems(client: DockerClient, folder: str, mounts: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with the model folder and the other mounts of a host that only its engine can see.
+
+    An empty ``folder`` is not looked at.
+
+    A container is created from an empty image, never started, and removed: creating it makes the engine look.
+    """
+    problems = [f"{path} does not exist" for path in mounts if not _can_mount(client, path)]
+    if not folder:
+        return problems
+    with _looking(client, folder) as container:
+        if container is None:
+            problems.append(f"the model folder {folder} does not exist")
+        elif read_file(container, f"{LOOK_AT}/{CONFIG}") is None:
+            problems.append(f"the model folder {folder} has no {CONFIG}")
+    return problems
+
+
+def read_file(container: Container, path: str) -> bytes | None:
+    """Return a small file of a container, started or not; ``None`` when it is not there."""
+    try:
+        stream, _ = container.get_archive(path)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+            member = archive.next()
+            extracted = archive.extractfile(member) if member and member.isfile() else None
+            return extracted.read() if extracted else None
+    except (NotFound, APIError, tarfile.TarError):
+        return None
+
+
+def read_config(container: Container, folder: str) -> dict[str, Any]:
+    """Return a model's ``config.json`` out of a container that has it; empty when it cannot be read."""
+    content = read_file(container, f"{folder}/{CONFIG}")
+    if content is None:
+        return {}
+    try:
+        loaded = json.loads(content)
+    except ValueError:
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def read_local_config(folder: Path) -> dict[str, Any]:
+    """Return the ``config.json`` of a model folder of this machine; empty when it cannot be read."""
+    try:
+        loaded = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _can_mount(client: DockerClient, path: str) -> bool:
+    with _looking(client, path) as container:
+        return container is not None
+
+
+@contextmanager
+def _looking(client: DockerClient, path: str) -> Iterator[Container | None]:
+    client.api.import_image_from_data(EMPTY_TAR, repository=EMPTY_IMAGE, tag="empty")
+    try:
+        try:
+            container = client.containers.create(
+                f"{EMPTY_IMAGE}:empty", ["/nothing"], mounts=[Mount(LOOK_AT, path, type="bind", read_only=True)]
+            )
+        except APIError as error:
+            if "does not exist" not in str(error.explanation):
+                raise
+            yield None
+            return
+        try:
+            yield container
+        finally:
+            container.remove(force=True, v=True)
+    finally:
+        client.images.remove(f"{EMPTY_IMAGE}:empty", force=True)

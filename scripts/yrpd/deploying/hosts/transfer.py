@@ -1,0 +1,130 @@
+"""Brings an image to hosts that do not have it: one engine saves, the other loads, nothing is written in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Full, Queue
+from threading import Event
+from typing import Any, cast
+
+from yrpd.deploying.hosts.engines import connect
+from yrpd.deploying.inventory import Host
+from yrpd.docker.sdk import DockerClient, DockerException, ImageNotFound
+from yrpd.documents.image_record import ImageRecord
+from yrpd.errors import ImageError
+from yrpd.reporting import Advance, Reporter
+
+LOAD_TIMEOUT_S = 3600  # the engine answers only after it has unpacked everything
+CHUNK = 4 << 20
+QUEUED_CHUNKS = 4
+PATIENCE_S = 0.5  # how often a slow reader is looked at for having gone
+
+
+def has_image(client: DockerClient, image: ImageRecord) -> bool:
+    """Return whether an engine has exactly this image."""
+    try:
+        client.images.get(image.id)
+    except ImageNotFound:
+        return False
+    return True
+
+
+def image_bytes(client: DockerClient, image: ImageRecord) -> int:
+    """Return the unpacked size of an image that the engine has."""
+    return int(client.images.get(image.id).attrs.get("Size") or 0)
+
+
+def move(source: DockerClient, hosts: Sequence[Host], image: ImageRecord, reporter: Reporter) -> None:
+    """Copy an image from one engine to others, with its name, and make sure that it is the same image there.
+
+    The image is read once, however many hosts get it.
+
+    Args:
+        source: The engine that has it.
+        hosts: The hosts that get it.
+        image: Which image.
+        reporter: Shows progress.
+
+    Raises:
+        ImageError: It did not arrive, or what arrived is something else.
+    """
+    names = ", ".join(host.name for host in hosts)
+    title = f"moving {image.reference} to {names}"
+    try:
+        with reporter.step(title), reporter.progress(title, image_bytes(source, image), in_bytes=True) as advance:
+            stream = source.images.get(image.id).save(chunk_size=CHUNK, named=image.reference)
+            readers = [_Reader() for _ in hosts]
+            with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
+                loads = [pool.submit(_load, *pair, image) for pair in zip(hosts, readers, strict=True)]
+                _distribute(stream, readers, advance)
+                for load in loads:
+                    load.result()
+    except (DockerException, OSError) as error:
+        raise ImageError(
+            f"{image.reference} could not be moved to {names}: {error}.",
+            next_command=f"invoke image --flavour {image.flavour}",
+        ) from error
+
+
+class _Reader:
+    """One of several readers of one stream; it may stop before the end without blocking the others."""
+
+    def __init__(self) -> None:
+        self.chunks: Queue[bytes | BaseException | None] = Queue(maxsize=QUEUED_CHUNKS)
+        self.gone = Event()
+
+    def give(self, chunk: bytes | BaseException | None) -> None:
+        """Hand over a chunk, the end (``None``) or what went wrong; a reader that is gone gets nothing."""
+        while not self.gone.is_set():
+            try:
+                self.chunks.put(chunk, timeout=PATIENCE_S)
+            except Full:
+                continue
+            return
+
+    def read(self) -> Iterator[bytes]:
+        """Yield chunks to the end.
+
+        Raises:
+            OSError: The stream broke off.
+        """
+        while (chunk := self.chunks.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise OSError(f"the image could not be read to its end: {chunk}")
+            yield chunk
+
+
+def _distribute(stream: Iterator[bytes], readers: Sequence[_Reader], advance: Advance) -> None:
+    end: BaseException | None = None
+    try:
+        for chunk in stream:
+            advance(len(chunk))
+            for reader in readers:
+                reader.give(chunk)
+            if all(reader.gone.is_set() for reader in readers):
+                break
+    except BaseException as error:
+        end = error
+        raise
+    finally:
+        for reader in readers:
+            reader.give(end)
+
+
+def _load(host: Host, reader: _Reader, image: ImageRecord) -> None:
+    try:
+        target = connect(host, timeout_s=LOAD_TIMEOUT_S)
+        try:
+            # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
+            target.images.load(cast(Any, reader.read()))
+            if not has_image(target, image):
+                raise ImageError(
+                    f"What arrived on {host.name} is not {image.reference} ({image.id}).",
+                    next_command=f"invoke image --flavour {image.flavour}",
+                )
+            target.images.get(image.id).tag(image.reference)
+        finally:
+            target.close()
+    finally:
+        reader.gone.set()

@@ -1,6 +1,0 @@
-"""Two or more real Docker hosts on one machine."""
-
-from yrpd.deploying.lab.commands import builder, down, up
-from yrpd.deploying.lab.model import DEFAULT_LAB, named_lab, read_lab
-
-__all__ = ["DEFAULT_LAB", "builder", "down", "named_lab", "read_lab", "up"]

@@ -1,0 +1,1 @@
+"""From the inventory to the containers: pure, but for reading the model's folder."""

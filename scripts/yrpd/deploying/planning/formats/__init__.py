@@ -1,0 +1,42 @@
+"""A plan in the words of other tools: docker lines, Kubernetes manifests. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from yrpd.deploying.planning.formats import kubernetes, monitoring
+from yrpd.deploying.spec import ContainerSpec, docker_line
+from yrpd.errors import ConfigurationError
+
+Format = Literal["table", "run", "json", "kubernetes", "monitoring"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+
+def check_format(name: str) -> str:
+    """Return the format.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+    """
+    if name not in FORMATS:
+        raise ConfigurationError(
+            f"There is no plan format {name!r}; there are: {', '.join(FORMATS)}.",
+            next_command="invoke deploy.plan --format table",
+        )
+    return name
+
+
+def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[str, str]:
+    """Return the files of a plan in a format: file name to text.
+
+    Args:
+        name: ``run``, ``kubernetes`` or ``monitoring``.
+        deployment: The deployment's name.
+        specs: Every container, in start order.
+    """
+    if name == "run":
+        return {f"{deployment}-run.sh": "".join(f"{docker_line(spec)}\n" for spec in specs)}
+    if name == "monitoring":
+        return monitoring.files(deployment, specs)
+    return {f"{deployment}-kubernetes.yaml": kubernetes.text(deployment, specs)}

@@ -1,0 +1,412 @@
+"""From an inventory and an image to container specs: a pure function, the same for two hosts and for two hundred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from yrpd.deploying.inventory import Host, Instance, Inventory
+from yrpd.deploying.planning import placement, private_files, vllm_settings
+from yrpd.deploying.spec import WAVES, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
+from yrpd.documents.image_record import ImageRecord
+from yrpd.serving import cluster, command_lines
+from yrpd.serving.endpoint import Settings
+
+# Reads model files whatever their owner; all other capabilities of root are dropped.
+VLLM_CAPABILITIES = ("DAC_READ_SEARCH",)
+# Lets the worker raise the priority of its own I/O threads, without which a busy host makes saves and loads late.
+WORKER_CAPABILITIES = ("SYS_NICE",)
+LOOPBACK = "127.0.0.1"
+# Nobody, on Debian and openEuler alike: what needs no device and reads no file of the host.
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the plan takes from the place it is made at.
+
+    Attributes:
+        model_folder: The model's folder on the hosts, absolute.
+        cores: CPU cores of this machine; bounds the bindings of hosts whose engine is on this machine.
+        model_digest: Identity of the model's files, where they can be read from here: P and D that have loaded others
+            under the same path are recreated.
+    """
+
+    model_folder: str
+    cores: int
+    model_digest: str = ""
+
+
+def _user(mounts: tuple[Mount, ...]) -> str:
+    """Return nobody's numbers, and the image's user where there are keys that only the host's root may read."""
+    return "" if mounts else f"{NOBODY}:{NOBODY}"
+
+
+def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[ContainerSpec, ...]:
+    """Return every container of a deployment, in start order.
+
+    Args:
+        inventory: Where to deploy what.
+        image: What every container runs.
+        site: What is particular to this machine.
+
+    Raises:
+        ConfigurationError: The flavour and the inventory do not fit, such as no NPU for an npu image.
+    """
+    if image.flavour == "cpu":
+        placement.demand_one_rank_each(inventory)
+    devices = placement.assign_devices(inventory) if image.flavour == "npu" else {}
+    factory = _Factory(inventory, image, site, devices)
+    etcd, workers = factory.stores()
+    vllms = [
+        factory.vllm(role, index, instance, workers[instance.host]) for role, index, instance in inventory.instances()
+    ]
+    others = [each for each in workers.values() if each is not etcd]
+    specs = [etcd, *others, *vllms, factory.router(), factory.endpoint()]
+    order = {role: position for position, wave in enumerate(WAVES) for role in wave}
+    return tuple(sorted(specs, key=lambda spec: order[spec.role]))
+
+
+def reference(inventory: Inventory, image: ImageRecord, site: Site, port: int) -> ContainerSpec:
+    """Return the container of plain vLLM that verification compares with: no connector, no cache, no scheduler of ours.
+
+    Raises:
+        ConfigurationError: No host has room for it.
+    """
+    host = placement.reference_host(inventory, image.flavour)
+    wanted = inventory.decode[-1].tensor_parallel
+    devices = (
+        {("reference", 0): tuple(placement.spare_devices(inventory)[host][:wanted])} if image.flavour == "npu" else {}
+    )
+    instance = inventory.decode[-1].model_copy(
+        update={"host": host, "port": port, "cores": "", "data_parallel": 1, "devices": ()}
+    )
+    return _Factory(inventory, image, site, devices).reference(instance)
+
+
+_Kind = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class _Factory:
+    """Makes the specs; holds what they share."""
+
+    inventory: Inventory
+    image: ImageRecord
+    site: Site
+    devices: Mapping[tuple[str, int], tuple[int, ...]]
+
+    def host(self, name: str) -> Host:
+        """Return a host by name, at once however many there are."""
+        return self.hosts[name]
+
+    @cached_property
+    def hosts(self) -> Mapping[str, Host]:
+        """The hosts by name."""
+        return {host.name: host for host in self.inventory.hosts}
+
+    def stores(self) -> tuple[ContainerSpec, Mapping[str, ContainerSpec]]:
+        """Return what has etcd, and what has the worker of each serving host; with ``yr``, the master has both."""
+        hosts = self.inventory.serving_hosts()
+        if self.inventory.datasystem.started_by == "dscli":
+            etcd = self.etcd()
+            return etcd, {host.name: self.worker(host, etcd) for host in hosts}
+        master = self.node(self.host(self.inventory.etcd.host), None)
+        others = [host for host in hosts if host.name != master.host]
+        return master, {master.host: master, **{host.name: self.node(host, master) for host in others}}
+
+    def node(self, host: Host, master: ContainerSpec | None) -> ContainerSpec:
+        """Return a host's part of the cluster that ``yr start`` makes; without a master it is the master."""
+        table, etcd = self.inventory.datasystem, self.inventory.etcd
+        settings = cluster.Settings(
+            address=host.address,
+            master=self.host(etcd.host).address,
+            etcd_port=etcd.port,
+            etcd_peer_port=etcd.peer_port,
+            master_port=table.master_port,
+            worker_port=table.port,
+            memory_mb=table.memory_mb,
+            sockets=command_lines.SOCKETS,
+            ready=f"{command_lines.WORKER_HOME}/ready",
+            # The figures of its tiers, which `yr` leaves out and `dscli` does not.
+            worker_flags={"log_monitor": "true", **private_files.worker_flags(self.inventory)},
+        )
+        return self._spec(
+            host,
+            "worker" if master else "etcd",
+            "worker" if master else "master",
+            command_lines.openyuanrong(settings),
+            FileProbe(settings.ready, host.address, table.port, deadline_s=self.inventory.deadlines.worker),
+            ports=(table.port,) if master else (etcd.port, etcd.peer_port, table.master_port, table.port),
+            mounts=private_files.worker_mounts(self.inventory),
+            volumes=(self._sockets(),),
+            tmpfs=((command_lines.WORKER_HOME, "size=64m,mode=0755"),),
+            capabilities=WORKER_CAPABILITIES,
+            needs=((master.name, master.digest),) if master else (),
+        )
+
+    def etcd(self) -> ContainerSpec:
+        table = self.inventory.etcd
+        host = self.host(table.host)
+        mounts, certificates = private_files.etcd_certificates(self.inventory)
+        return self._spec(
+            host,
+            "etcd",
+            "etcd",
+            command_lines.etcd(
+                f"{self.inventory.name}-etcd",
+                host.address,
+                table.port,
+                table.peer_port,
+                certificates,
+                table.metrics_port,
+            ),
+            # With certificates the client port refuses whoever has none; health and metrics have a port of their own.
+            HttpProbe(
+                f"http://{host.address}:{table.metrics_port if table.tls else table.port}/health",
+                contains=('"health":"true"',),
+                deadline_s=self.inventory.deadlines.etcd,
+            ),
+            ports=(table.port, table.peer_port, *((table.metrics_port,) if table.tls else ())),
+            mounts=mounts,
+            user=_user(mounts),
+            # Ascend hosts are often arm64, where etcd 3.4 wants to be told that this is meant.
+            env=(("ETCD_UNSUPPORTED_ARCH", "arm64"),) if self.image.flavour == "npu" else (),
+        )
+
+    def worker(self, host: Host, etcd: ContainerSpec) -> ContainerSpec:
+        table = self.inventory.datasystem
+        etcd_host = self.host(self.inventory.etcd.host)
+        return self._spec(
+            host,
+            "worker",
+            "worker",
+            command_lines.datasystem_worker(
+                f"{host.address}:{table.port}",
+                f"{etcd_host.address}:{self.inventory.etcd.port}",
+                table.memory_mb,
+                private_files.worker_flags(self.inventory),
+            ),
+            FileProbe(command_lines.WORKER_READY, host.address, table.port, deadline_s=self.inventory.deadlines.worker),
+            ports=(table.port,),
+            mounts=private_files.worker_mounts(self.inventory),
+            volumes=(self._sockets(),),
+            capabilities=WORKER_CAPABILITIES,
+            needs=((etcd.name, etcd.digest),),
+        )
+
+    def vllm(self, role: _Kind, index: int, instance: Instance, worker: ContainerSpec) -> ContainerSpec:
+        host = self.host(instance.host)
+        transfer = command_lines.KvTransfer(
+            role="kv_producer" if role == "prefill" else "kv_consumer",
+            worker_address=f"{host.address}:{self.inventory.datasystem.port}",
+            tag="",  # the connector itself finds out what computed a block
+            scheduler=self.inventory.scheduler,
+            by_module=self.image.flavour == "cpu",
+            settings=(
+                *self.inventory.connector.settings(),
+                ("worker_resource_log", f"{command_lines.WORKER_LOGS}/resource.log"),
+            ),
+        )
+        return self._vllm(role, index, instance, transfer, after=(worker.name,))
+
+    def reference(self, instance: Instance) -> ContainerSpec:
+        spec = self._vllm("reference", 0, instance, None)
+        return replace(spec, restart="no")
+
+    def router(self) -> ContainerSpec:
+        table = self.inventory.router
+        host = self.host(table.host)
+        prefill, decode = (
+            [f"http://{self.host(each.host).address}:{each.port}" for each in instances]
+            for instances in (self.inventory.prefill, self.inventory.decode)
+        )
+        policies = {
+            "policy": table.policy,
+            "prefill-policy": table.prefill_policy,
+            "decode-policy": table.decode_policy,
+        }
+        mounts, files = private_files.api_key(self.inventory, "OPENAI_API_KEY")
+        return self._spec(
+            host,
+            "router",
+            "router",
+            command_lines.with_secrets(
+                files,
+                command_lines.router(
+                    LOOPBACK,
+                    table.port,
+                    host.address,
+                    table.metrics_port,
+                    prefill,
+                    decode,
+                    {name: policy for name, policy in policies.items() if policy},
+                    table.health_interval_s,
+                    table.options,
+                ),
+            ),
+            # Through the endpoint: the router's own port is for its host alone.
+            HttpProbe(
+                f"http://{host.address}:{self.inventory.endpoint.metrics_port}/readiness",
+                contains=(
+                    f'"healthy":{len(prefill)},"total":{len(prefill)}',
+                    f'"healthy":{len(decode)},"total":{len(decode)}',
+                ),
+                deadline_s=self.inventory.deadlines.router,
+            ),
+            ports=(table.port, table.metrics_port),
+            mounts=mounts,
+            user=_user(mounts),
+        )
+
+    def endpoint(self) -> ContainerSpec:
+        table, router = self.inventory.endpoint, self.inventory.router
+        host = self.host(router.host)
+        decode = [f"{self.host(each.host).address}:{each.port}" for each in self.inventory.decode]
+        mounts, files = private_files.endpoint_files(self.inventory)
+        settings = Settings(
+            address=host.address,
+            port=table.port,
+            metrics_port=table.metrics_port,
+            router=f"{LOOPBACK}:{router.port}",
+            decode=tuple(decode) if table.decode_alone else (),
+            tries=table.tries,
+            retry_after_s=table.retry_after_s,
+            idle_timeout_s=table.idle_timeout_s,
+            repeatable_mb=table.repeatable_mb,
+            **files,
+        )
+        return self._spec(
+            host,
+            "endpoint",
+            "endpoint",
+            command_lines.endpoint(settings),
+            HttpProbe(
+                f"http://{host.address}:{table.metrics_port}/ready",
+                contains=("LIVE",),
+                deadline_s=self.inventory.deadlines.router,
+            ),
+            ports=(table.port, table.metrics_port),
+            mounts=mounts,
+            user=_user(mounts),
+            tmpfs=((settings.folder, "size=1m,mode=0700" + ("" if mounts else f",uid={NOBODY},gid={NOBODY}")),),
+        )
+
+    def _vllm(
+        self,
+        role: Role,
+        index: int,
+        instance: Instance,
+        transfer: command_lines.KvTransfer | None,
+        after: tuple[str, ...] = (),
+    ) -> ContainerSpec:
+        host, model = self.host(instance.host), self.inventory.model
+        serve = command_lines.VllmServe(
+            model=self.model_in_container,
+            served_name=model.served_name,
+            address=host.address,
+            port=instance.port,
+            dtype=model.dtype,
+            max_model_len=model.max_model_len,
+            block_size=model.block_size,
+            tensor_parallel=instance.tensor_parallel,
+            data_parallel=instance.data_parallel,
+            expert_parallel=instance.expert_parallel,
+            cpu=self.image.flavour == "cpu",
+            drainable=transfer is not None,
+            options=vllm_settings.options(self.inventory, self.image, instance, connected=transfer is not None),
+        )
+        devices = self.devices.get((role, index), ())
+        # Plain vLLM, which verification asks itself, asks for no key.
+        secret_mounts, secret_files = private_files.vllm_secrets(self.inventory) if transfer else ((), {})
+        guarded = bool(self.inventory.secrets.vllm_api_key and transfer)
+        return self._spec(
+            host,
+            role,
+            f"{role}-{index}" if role != "reference" else "reference",
+            command_lines.with_secrets(secret_files, command_lines.vllm_serve(serve, transfer)),
+            # With a key, /v1/models is refused to whoever has none; the plan has none.
+            HttpProbe(
+                f"http://{host.address}:{instance.port}/{'health' if guarded else 'v1/models'}",
+                contains=() if guarded else (f'"id":"{model.served_name}"',),
+                deadline_s=self.inventory.deadlines.vllm,
+            ),
+            ports=(instance.port,),
+            env=vllm_settings.environment(self.inventory, self.image, host, instance, devices, self.site.cores),
+            mounts=(
+                Mount(self.site.model_folder, self.model_in_container),
+                *(Mount(path, path) for path in (host.driver_mounts if devices else ())),
+                *secret_mounts,
+            ),
+            volumes=(self._sockets(),) if transfer else (),
+            tmpfs=((command_lines.METRICS, "size=64m,mode=0700"),),
+            devices=(*(f"/dev/davinci{number}" for number in devices), *(host.device_nodes if devices else ())),
+            capabilities=tuple(sorted({*VLLM_CAPABILITIES, *self.inventory.containers.capabilities})),
+            shm_mb=self.inventory.containers.shm_mb,
+            privileged=self.inventory.containers.privileged,
+            after=after,
+            reads=self.site.model_digest if transfer else "",
+        )
+
+    @property
+    def model_in_container(self) -> str:
+        """The model's folder inside every container: the same string everywhere, since image hashes depend on it."""
+        return f"/models/{self.site.model_folder.rstrip('/').rsplit('/', 1)[-1]}"
+
+    def _sockets(self) -> Volume:
+        # Worker and vLLM are separate containers that share this folder: the memory pool reaches vLLM as file
+        # descriptors over the worker's socket, without a copy.
+        return Volume(f"{self.inventory.name}-sockets", command_lines.SOCKETS)
+
+    def _spec(
+        self,
+        host: Host,
+        role: Role,
+        name: str,
+        argv: tuple[str, ...],
+        probe: Probe,
+        *,
+        ports: tuple[int, ...],
+        env: tuple[tuple[str, str], ...] = (),
+        mounts: tuple[Mount, ...] = (),
+        volumes: tuple[Volume, ...] = (),
+        tmpfs: tuple[tuple[str, str], ...] = (),
+        devices: tuple[str, ...] = (),
+        capabilities: tuple[str, ...] = (),
+        shm_mb: int = 64,
+        privileged: bool = False,
+        needs: tuple[tuple[str, str], ...] = (),
+        after: tuple[str, ...] = (),
+        user: str = "",
+        reads: str = "",
+    ) -> ContainerSpec:
+        containers = self.inventory.containers
+        return ContainerSpec(
+            host=host.name,
+            engine=host.engine,
+            deployment=self.inventory.name,
+            role=role,
+            name=f"{self.inventory.name}-{name}",
+            image=self.image.reference,
+            image_id=self.image.id,
+            argv=argv,
+            probe=probe,
+            ports=ports,
+            env=env,
+            mounts=mounts,
+            volumes=volumes,
+            tmpfs=tmpfs,
+            devices=devices,
+            capabilities=capabilities,
+            restart=containers.restart,
+            restart_attempts=containers.restart_attempts,
+            privileged=privileged,
+            shm_mb=shm_mb,
+            stop_seconds=containers.stop_seconds,
+            needs=needs,
+            after=after,
+            user=user,
+            reads=reads,
+        )

@@ -1,0 +1,78 @@
+"""Environment and options of a P or D. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from yrpd.deploying.inventory import Host, Instance, Inventory
+from yrpd.deploying.planning.placement import bound_cores
+from yrpd.deploying.planning.private_files import key_variables
+from yrpd.documents.image_record import ImageRecord
+from yrpd.serving import command_lines
+
+CPU_ENVIRONMENT: Mapping[str, str] = {
+    # Without it vLLM would load the Ascend platform plugin, which needs an NPU.
+    "VLLM_PLUGINS": "",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+NPU_ENVIRONMENT: Mapping[str, str] = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "HCCL_OP_EXPANSION_MODE": "AIV",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python",
+}
+VLLM_ENVIRONMENT: Mapping[str, str] = {
+    "VLLM_USE_V1": "1",
+    # Nothing may be fetched while serving, and nothing reported home.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "PROMETHEUS_MULTIPROC_DIR": command_lines.METRICS,
+}
+
+
+def environment(
+    inventory: Inventory, image: ImageRecord, host: Host, instance: Instance, devices: tuple[int, ...], cores: int
+) -> tuple[tuple[str, str], ...]:
+    """Return the environment variables of a P or D, sorted.
+
+    Args:
+        inventory: What is wanted.
+        image: What it runs.
+        host: The instance's host.
+        instance: Which one.
+        devices: Its NPUs.
+        cores: CPU cores of this machine; bounds the bindings of hosts whose engine is on this machine.
+    """
+    found = {**VLLM_ENVIRONMENT, "VLLM_HOST_IP": host.address}
+    if image.flavour == "cpu":
+        found |= CPU_ENVIRONMENT
+        found["VLLM_CPU_KVCACHE_SPACE"] = str(inventory.containers.kvcache_gib)
+        here = cores if host.engine.startswith("unix://") else 0
+        if bound := bound_cores(instance.cores, here):
+            found["VLLM_CPU_OMP_THREADS_BIND"] = bound
+    else:
+        found |= NPU_ENVIRONMENT
+        found["HCCL_IF_IP"] = host.address
+        found["ASCEND_RT_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+    found |= key_variables(inventory)
+    return tuple(sorted({**found, **inventory.containers.environment, **instance.environment}.items()))
+
+
+def options(
+    inventory: Inventory, image: ImageRecord, instance: Instance, *, connected: bool
+) -> tuple[tuple[str, str], ...]:
+    """Return the ``vllm serve`` options that the inventory sets; the instance's own win over the model's.
+
+    Args:
+        inventory: What is wanted.
+        image: What it runs.
+        instance: Which one.
+        connected: Whether it shares blocks, and so has the scheduler that the inventory names.
+    """
+    found = {**inventory.model.options, **instance.options}
+    if connected and inventory.scheduler == "ascend" and image.flavour == "npu":
+        additional = dict(found.get("additional-config") or {})
+        additional["ascend_scheduler_config"] = {"enabled": True, **additional.get("ascend_scheduler_config", {})}
+        found["additional-config"] = additional
+    return command_lines.options_as_text(found)

@@ -1,0 +1,180 @@
+"""Looks at every host before anything is changed there, and reports all that stands in the way at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from yrpd.deploying.hosts import model_folder, transfer
+from yrpd.deploying.hosts.engines import LAB_ENGINES
+from yrpd.deploying.inventory import Host
+from yrpd.deploying.planning import ports
+from yrpd.deploying.preflight.context import Situation, held_ports, starting
+from yrpd.deploying.preflight.findings import Finding
+from yrpd.deploying.preflight.host_checks import inspect_inside
+from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
+from yrpd.docker.sdk import DockerClient, NotFound
+
+MEBI = 1 << 20
+MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"
+MINIMUM_API = (1, 41)
+DISK_RESERVE_BYTES = 2 << 30  # logs, layers, metadata beside the image
+
+
+def inspect(situation: Situation) -> list[Finding]:
+    """Return everything that stands in the way: what the engines tell, then what hosts with the image look like."""
+    findings: list[Finding] = []
+    for host, specs in starting(situation):
+        client = situation.clients[host.name]
+        information: dict[str, Any] = client.info()
+        findings += _engine(host, client)
+        findings += _image(situation, host, client, information)
+        findings += _model(situation, host, client, specs)
+        findings += _ports(situation, host, specs)
+        findings += _names(situation, host, client, specs)
+        findings += _memory(situation, host, information, specs)
+    blocked = {finding.host for finding in findings}
+    with_image = [
+        host for host, _ in starting(situation) if transfer.has_image(situation.clients[host.name], situation.image)
+    ]
+    return findings + inspect_inside(situation, [host for host in with_image if host.name not in blocked])
+
+
+def lacking_image(situation: Situation) -> list[Host]:
+    """Return the hosts where containers would be started and the image is not."""
+    return [
+        host for host, _ in starting(situation) if not transfer.has_image(situation.clients[host.name], situation.image)
+    ]
+
+
+def _engine(host: Host, client: DockerClient) -> Iterator[Finding]:
+    told = client.version()
+    version = tuple(int(part) for part in str(told.get("ApiVersion", "0")).split("."))
+    if version < MINIMUM_API:
+        yield Finding(
+            "engine-version",
+            host.name,
+            f"Docker {told.get('Version')} speaks API {told.get('ApiVersion')}, "
+            f"{'.'.join(map(str, MINIMUM_API))} (Docker 20.10) is needed",
+            "install Docker 20.10 or newer there",
+        )
+
+
+def _image(situation: Situation, host: Host, client: DockerClient, information: Mapping[str, Any]) -> Iterator[Finding]:
+    image, source = situation.image, situation.source
+    if transfer.has_image(client, image):
+        return
+    why = source.lacks()
+    if why:
+        problem = f"it does not have the image {image.reference}, and {why}"
+        yield Finding("image-missing", host.name, problem, source.remedy)
+        return
+    found = source.architecture()
+    if not _same_architecture(found, str(information.get("Architecture", ""))):
+        yield Finding(
+            "architecture",
+            host.name,
+            f"it is {information['Architecture']}, the image {image.reference} {found}",
+            f"invoke image --flavour {image.flavour}",
+        )
+    root = str(information.get("DockerRootDir", ""))
+    if model_folder.is_local(host) and Path(root).is_dir():
+        needed = source.size_bytes() + DISK_RESERVE_BYTES
+        free = shutil.disk_usage(root).free
+        if free < needed:
+            yield Finding(
+                "disk",
+                host.name,
+                f"{root} has {free // MEBI} MiB free, the image needs {needed // MEBI} MiB",
+                f"docker -H {host.engine} system prune",
+            )
+
+
+def _same_architecture(image: str, host: str) -> bool:
+    names = {"amd64": "x86_64", "arm64": "aarch64"}
+    return not image or not host or names.get(image, image) == names.get(host, host)
+
+
+def _model(situation: Situation, host: Host, client: DockerClient, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
+    mounting = [spec for spec in specs if spec.mounts]
+    if not mounting:
+        return
+    needs_model = any(mount.source == situation.folder for spec in mounting for mount in spec.mounts)
+    fix = f"scp -r MODEL {host.address}:{situation.folder}  # or correct [model] path in the inventory"
+    if host.engine.startswith(LAB_ENGINES):
+        fix = "invoke lab.up  # makes build/models; or correct [model] path in the inventory"
+    sources = {mount.source for spec in mounting for mount in spec.mounts} - {situation.folder}
+    if model_folder.is_local(host):
+        problem = model_folder.local_problem(Path(situation.folder)) if needs_model else ""
+        if problem:
+            yield Finding("model", host.name, problem, fix)
+        for source in sorted(sources):
+            if not Path(source).exists():
+                yield Finding(
+                    "mount",
+                    host.name,
+                    f"{source} does not exist",
+                    MOUNT_FIX,
+                )
+        for device in sorted({device for spec in mounting for device in spec.devices}):
+            if not Path(device).exists():
+                yield Finding("device", host.name, f"{device} does not exist", "correct devices in the inventory")
+        return
+    for problem in model_folder.remote_problems(
+        client, situation.folder if needs_model else "", tuple(sorted(sources))
+    ):
+        yield Finding("model" if "model folder" in problem else "mount", host.name, problem, fix)
+
+
+def _ports(situation: Situation, host: Host, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
+    ours = held_ports(situation, host)
+    for spec in specs:
+        for port in spec.ports:
+            if port in ours or not ports.answers(host.address, port):
+                continue
+            who = ports.holder(host.address, port) if model_folder.is_local(host) else ""
+            yield Finding(
+                "port-in-use",
+                host.name,
+                f"port {port}, wanted by {spec.name}, is in use" + (f" by {who}" if who else ""),
+                f"ss -ltnp 'sport = :{port}'  # on {host.name}; free it, or change {spec.role}'s port in the inventory",
+            )
+
+
+def _names(situation: Situation, host: Host, client: DockerClient, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
+    for spec in specs:
+        try:
+            container = client.containers.get(spec.name)
+        except NotFound:
+            continue
+        if container.labels.get(DEPLOYMENT) != situation.inventory.name:
+            yield Finding(
+                "name-taken",
+                host.name,
+                f"a container {spec.name} is there that this tool did not make",
+                f"docker -H {host.engine} rename {spec.name} {spec.name}-old, or change name in the inventory",
+            )
+
+
+def _memory(
+    situation: Situation, host: Host, information: Mapping[str, Any], specs: Sequence[ContainerSpec]
+) -> Iterator[Finding]:
+    has = int(information.get("MemTotal") or 0) // MEBI
+    pool = situation.inventory.datasystem.memory_mb
+    shared = sum(spec.shm_mb for spec in specs)
+    if has and pool > has:
+        yield Finding(
+            "memory",
+            host.name,
+            f"its {has} MiB of memory cannot hold a pool of {pool} MiB",
+            "lower datasystem.memory_mb in the inventory",
+        )
+    elif has and pool + shared > has:
+        yield Finding(
+            "shared-memory",
+            host.name,
+            f"its {has} MiB of memory cannot hold a pool of {pool} MiB and {shared} MiB of /dev/shm",
+            "lower containers.shm_mb or datasystem.memory_mb in the inventory",
+        )

@@ -1,0 +1,150 @@
+"""Findings that only a look from inside a container brings: files, ports, clocks, and the ways between hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from yrpd.deploying.inventory import Host
+from yrpd.deploying.preflight import break_even, findings
+from yrpd.deploying.preflight import host_survey as surveying
+from yrpd.deploying.preflight.context import Situation, held_ports, starting
+from yrpd.deploying.preflight.findings import Finding
+from yrpd.deploying.preflight.host_survey import Survey
+from yrpd.deploying.spec import ContainerSpec
+from yrpd.errors import EnvironmentFailure
+
+MEBI = 1 << 20
+DISK_RESERVE_BYTES = 1 << 30  # logs and writable layers
+
+
+def inspect_inside(situation: Situation, hosts: Sequence[Host]) -> list[Finding]:
+    """Return what stands in the way on hosts that have the image.
+
+    Args:
+        situation: What is wanted.
+        hosts: Those to look at.
+    """
+    specs = {host.name: wanted for host, wanted in starting(situation) if host in hosts}
+    looked = [host for host in hosts if host.name in specs]
+    if not looked:
+        return []
+    held = {host.name: held_ports(situation, host) for host in looked}
+    model = f"/models/{situation.folder.rstrip('/').rsplit('/', 1)[-1]}"
+    asked = [
+        (
+            host,
+            specs[host.name],
+            [port for spec in specs[host.name] for port in spec.ports if port not in held[host.name]],
+        )
+        for host in looked
+    ]
+    found: list[Finding] = []
+    surveys: list[Survey] = []
+    for host, survey in zip(
+        looked, surveying.look_at_all(situation.clients, asked, situation.image.id, model), strict=True
+    ):
+        if isinstance(survey, EnvironmentFailure):
+            found.append(Finding("survey", host.name, survey.message.rstrip("."), f"docker -H {host.engine} info"))
+        else:
+            surveys.append(survey)
+            found += _of_host(situation, host, survey, specs[host.name])
+    files = {survey.host: survey.report["files"] for survey in surveys if survey.report["files"]}
+    found += findings.different_models(situation.folder, files)
+    if all(each.severity == "warning" for each in found) and len(looked) > 1 and not any(held.values()):
+        found += _ways(situation, looked, specs, surveys)
+    return found
+
+
+def _of_host(situation: Situation, host: Host, survey: Survey, specs: Sequence[ContainerSpec]) -> Iterator[Finding]:
+    report = survey.report
+    yield from findings.clock_findings(host.name, float(report["time"]), survey.before, survey.after)
+    for port, why in report["busy_ports"].items():
+        reason = "its address is not one of this host" if why == "EADDRNOTAVAIL" else "something listens there"
+        yield Finding(
+            "address" if why == "EADDRNOTAVAIL" else "port-in-use",
+            host.name,
+            f"port {port} of {host.address} cannot be listened on: {reason}",
+            f"ss -ltnp 'sport = :{port}'  # on {host.name}; or correct the inventory",
+        )
+    if report["files"]:
+        fix = f"copy the model's folder to {host.name} again"
+        yield from findings.incomplete_model(host.name, situation.folder, report["files"], report["index"], fix)
+    if int(report["disk_free"]) < DISK_RESERVE_BYTES:
+        yield Finding(
+            "disk",
+            host.name,
+            f"containers have {int(report['disk_free']) // MEBI} MiB of disk left, {DISK_RESERVE_BYTES // MEBI} needed",
+            f"docker -H {host.engine} system df",
+        )
+    spill = situation.inventory.datasystem.spill
+    if spill and report["spill_free"] is not None and int(report["spill_free"]) < spill.size_mb * MEBI:
+        yield Finding(
+            "spill",
+            host.name,
+            f"{spill.directory} has {int(report['spill_free']) // MEBI} MiB free of the {spill.size_mb} MiB to spill",
+            "lower datasystem.spill.size_mb in the inventory, or name another directory",
+        )
+    pool = situation.inventory.datasystem.memory_mb
+    starts_worker = any(spec.role == "worker" for spec in specs)
+    if starts_worker and int(report["memory_available"]) < pool * MEBI:
+        yield Finding(
+            "memory-in-use",
+            host.name,
+            f"{int(report['memory_available']) // MEBI} MiB of memory are free, the pool may grow to {pool} MiB",
+            "free memory there, or lower datasystem.memory_mb in the inventory",
+            "warning",
+        )
+    if any(spec.devices for spec in specs):
+        yield from findings.hccn_findings(host.name, report["hccn"], report["hccn_tool"])
+
+
+def _ways(
+    situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[ContainerSpec]], surveys: Sequence[Survey]
+) -> Iterator[Finding]:
+    inventory = situation.inventory
+    serving = {host.name for host in inventory.serving_hosts()}
+    if not serving <= {host.name for host in hosts}:
+        return
+    try:
+        ways = surveying.try_ways(
+            situation.clients,
+            hosts,
+            situation.image.id,
+            specs,
+            needed(situation, hosts),
+        )
+    except EnvironmentFailure as error:
+        yield Finding("ways", hosts[0].name, error.message.rstrip("."), "invoke deploy --dry-run")
+        return
+    config = next((survey.report["config"] for survey in surveys if survey.report["config"]), None)
+    for way in ways:
+        for address, port, why in way.unreachable:
+            yield Finding(
+                "unreachable",
+                way.host,
+                f"it cannot reach {address}:{port}: {why}",
+                f"open port {port} between the hosts",
+            )
+        if way.bytes_per_second and config and situation.image.flavour == "npu":
+            wanted = break_even.break_even(config, inventory.model.dtype, inventory.decode[0].tensor_parallel)
+            yield from break_even.verdict(way.host, way.target, way.bytes_per_second, wanted)
+
+
+def needed(situation: Situation, hosts: Sequence[Host]) -> dict[str, list[tuple[str, int]]]:
+    """Return what each host will connect to on others: etcd, all other workers, and from the router P and D."""
+    inventory = situation.inventory
+    by_name = {host.name: host for host in hosts}
+    etcd, router = by_name.get(inventory.etcd.host), inventory.router.host
+    by_yr = inventory.datasystem.started_by == "yr"
+    master = [(etcd.address, inventory.datasystem.master_port)] if etcd and by_yr else []
+    workers = [(host.address, inventory.datasystem.port) for host in inventory.serving_hosts()]
+    wanted: dict[str, list[tuple[str, int]]] = {}
+    for host in hosts:
+        targets = [(etcd.address, inventory.etcd.port)] if etcd else []
+        targets += [*master, *workers]
+        if host.name == router:
+            targets += [
+                (by_name[each.host].address, each.port) for _, _, each in inventory.instances() if each.host in by_name
+            ]
+        wanted[host.name] = [target for target in targets if target[0] != host.address]
+    return wanted

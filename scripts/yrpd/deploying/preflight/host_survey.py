@@ -1,0 +1,217 @@
+"""Looks at hosts from inside short-lived containers of the image: what P, D and workers there would see."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from requests import RequestException
+
+from yrpd.deploying.inventory import Host
+from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
+from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, Mount
+from yrpd.errors import EnvironmentFailure
+from yrpd.serving.command_lines import SPILL
+
+PROGRAM = Path(__file__).with_name("survey_program.py")
+LOOK_S = 600  # hashing both ends of every file of a large model on a cold disk
+MEASURE_S = 60
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one host looks like.
+
+    Attributes:
+        host: Which.
+        report: What the program printed.
+        before: Our clock before, in seconds.
+        after: Our clock after.
+    """
+
+    host: str
+    report: Mapping[str, Any]
+    before: float
+    after: float
+
+
+def look(
+    client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec], ports: Sequence[int], folder: str
+) -> Survey:
+    """Return what a host looks like from inside.
+
+    Args:
+        client: Its engine, which has the image.
+        host: The host.
+        image: The image.
+        specs: What would be started there; the container sees the same files and devices.
+        ports: Ports that must be free.
+        folder: The model's folder inside of containers.
+
+    Raises:
+        EnvironmentFailure: The container could not be run, or said nothing that can be read.
+    """
+    spill = any(mount.target == SPILL for spec in specs for mount in spec.mounts)
+    asked = {
+        "address": host.address,
+        "ports": list(ports),
+        "folder": folder,
+        "spill": SPILL if spill else "",
+        "npus": list(host.devices) if any(spec.devices for spec in specs) else [],
+    }
+    before = time.time()
+    with _running(client, host, image, specs, {"look": asked}) as container:
+        report = _answer(container, host, LOOK_S)
+    return Survey(host.name, report, before, time.time())
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What one host found on its ways to others.
+
+    Attributes:
+        host: Which.
+        unreachable: Address, port and reason of what it needs and cannot reach.
+        target: Whom it sent a payload to; empty when to nobody.
+        bytes_per_second: How fast that went; ``None`` when it did not.
+    """
+
+    host: str
+    unreachable: Sequence[tuple[str, int, str]]
+    target: str
+    bytes_per_second: float | None
+
+
+def try_ways(
+    clients: Mapping[str, DockerClient],
+    hosts: Sequence[Host],
+    image: str,
+    specs: Mapping[str, Sequence[ContainerSpec]],
+    needed: Mapping[str, Sequence[tuple[str, int]]],
+) -> list[Ways]:
+    """Let every host reach what it will need of the others, and measure the way to the next one.
+
+    Every host gets one container that listens on all its ports and one that dials: as many as hosts, not as pairs.
+
+    Args:
+        clients: The hosts' engines.
+        hosts: The hosts.
+        image: The image.
+        specs: Host to what would be started there; its ports are listened on.
+        needed: Host to addresses and ports that it will connect to.
+
+    Raises:
+        EnvironmentFailure: A container could not be run.
+    """
+    with ExitStack() as stack, ThreadPoolExecutor(max_workers=32) as pool:
+        listeners = pool.map(lambda host: _start_listening(clients[host.name], host, image, specs[host.name]), hosts)
+        for listener in listeners:
+            stack.callback(listener.remove, force=True, v=True)
+
+        def dial(position: int) -> Ways:
+            host, following = hosts[position], hosts[(position + 1) % len(hosts)]
+            measured = [following.address, specs[following.name][0].ports[0]] if following.name != host.name else None
+            asked = {"targets": [list(each) for each in needed[host.name]], "measure": measured}
+            with _running(clients[host.name], host, image, specs[host.name], {"dial": asked}) as dialer:
+                answer = _answer(dialer, host, MEASURE_S)
+            unreachable = [(str(each[0]), int(each[1]), str(each[2])) for each in answer.get("unreachable", [])]
+            return Ways(host.name, unreachable, following.name if measured else "", answer.get("bytes_per_second"))
+
+        # Neighbours one after the other: two at a time would share the way that is measured.
+        return [each for begin in (0, 1) for each in pool.map(dial, range(begin, len(hosts), 2))]
+
+
+def _start_listening(client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec]) -> Container:
+    ports = sorted({port for spec in specs for port in spec.ports})
+    container = _create(client, host, image, specs, {"listen": {"address": host.address, "ports": ports}})
+    try:
+        _start(container, host)
+        # Its first line says that it listens, so nobody has to guess how long that takes.
+        first = next(iter(container.logs(stream=True, follow=True)), b"")
+        if b"listening" not in first:
+            raise EnvironmentFailure(f"{host.name}: its ports cannot be listened on: {first.decode(errors='replace')}")
+    except BaseException:
+        container.remove(force=True, v=True)
+        raise
+    return container
+
+
+def look_at_all(
+    clients: Mapping[str, DockerClient],
+    asked: Sequence[tuple[Host, Sequence[ContainerSpec], Sequence[int]]],
+    image: str,
+    folder: str,
+) -> list[Survey | EnvironmentFailure]:
+    """Look at several hosts at the same time; what went wrong on one is in its place of the list."""
+
+    def one(item: tuple[Host, Sequence[ContainerSpec], Sequence[int]]) -> Survey | EnvironmentFailure:
+        host, specs, ports = item
+        try:
+            return look(clients[host.name], host, image, specs, ports, folder)
+        except EnvironmentFailure as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=max(1, min(32, len(asked)))) as pool:
+        return list(pool.map(one, asked))
+
+
+@contextmanager
+def _running(
+    client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec], asked: Mapping[str, Any]
+) -> Iterator[Container]:
+    container = _create(client, host, image, specs, asked)
+    try:
+        _start(container, host)
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
+def _create(
+    client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec], asked: Mapping[str, Any]
+) -> Container:
+    mounts = {mount.target: mount for spec in specs for mount in spec.mounts}
+    devices = sorted({device for spec in specs for device in spec.devices})
+    try:
+        return client.containers.create(
+            image,
+            ["python3", "-I", "-c", PROGRAM.read_text(encoding="utf-8"), json.dumps(asked)],
+            detach=True,
+            network_mode="host",
+            init=True,
+            mounts=[Mount(each.target, each.source, type="bind", read_only=each.read_only) for each in mounts.values()],
+            devices=[f"{device}:{device}:rw" for device in devices],
+            labels={DEPLOYMENT: specs[0].deployment} if specs else {},
+            cap_drop=["ALL"],
+            cap_add=["DAC_READ_SEARCH"],
+            security_opt=["no-new-privileges"],
+            use_config_proxy=False,
+        )
+    except (APIError, ImageNotFound) as error:
+        raise EnvironmentFailure(f"{host.name} cannot be looked at from inside: {error.explanation}.") from error
+
+
+def _start(container: Container, host: Host) -> None:
+    try:
+        container.start()
+    except APIError as error:
+        raise EnvironmentFailure(f"{host.name} cannot be looked at from inside: {error.explanation}.") from error
+
+
+def _answer(container: Container, host: Host, patience_s: int) -> dict[str, Any]:
+    try:
+        code = container.wait(timeout=patience_s)["StatusCode"]
+    except (APIError, RequestException) as error:
+        raise EnvironmentFailure(f"{host.name} did not answer within {patience_s} s.") from error
+    said = bytes(container.logs(stdout=True, stderr=False)).decode("utf-8", "replace").strip()
+    if code != 0 or not said:
+        why = bytes(container.logs(stdout=False, stderr=True)).decode("utf-8", "replace").strip()
+        raise EnvironmentFailure(f"{host.name} cannot be looked at from inside: code {code}, {why[-200:]}.")
+    answer = json.loads(said.splitlines()[-1])
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,1 @@
+"""Bringing the hosts from what runs to what is planned."""

@@ -1,0 +1,1 @@
+"""What runs: state, figures, logs."""

@@ -1,0 +1,385 @@
+"""``deploy.verify``: asks the endpoint, asks plain vLLM, compares, and counts the blocks that travelled."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rich.table import Table
+from rich.text import Text
+
+from yrpd.deploying.hosts import model_folder
+from yrpd.deploying.hosts.engines import connect_all
+from yrpd.deploying.hosts.model_folder import read_file
+from yrpd.deploying.planning import placement, planner, ports
+from yrpd.deploying.spec import ContainerSpec
+from yrpd.deploying.status.metrics import tier_figures
+from yrpd.deploying.status.status import status_document, tiers_text
+from yrpd.deploying.verifying import checks, reference
+from yrpd.deploying.verifying import questions as asking
+from yrpd.deploying.verifying.answers import Answer
+from yrpd.deploying.verifying.checks import Attempt, Check, Outcome, Yardstick
+from yrpd.deploying.verifying.client import AskError, Server, ask_plainly, get_text
+from yrpd.deploying.verifying.curl import curl_line, key_command
+from yrpd.deploying.verifying.performing import Stage
+from yrpd.deploying.verifying.questions import Question, Scene
+from yrpd.deploying.verifying.tolerance import shape_of
+from yrpd.docker.sdk import NotFound
+from yrpd.errors import ConfigurationError, VerificationError
+from yrpd.project import write_json
+from yrpd.reporting import Reporter
+from yrpd.serving.command_lines import SECRETS
+from yrpd.serving.endpoint import keys_in
+
+if TYPE_CHECKING:
+    from yrpd.deploying.planning.deployment import Deployment
+    from yrpd.docker.sdk import DockerClient
+
+REFERENCE_PORTS = range(8300, 8400)
+SENTENCES_A_TURN = 8
+REPORT = "verify.json"
+
+
+def verify_deployment(deployment: Deployment, reporter: Reporter, *, dry_run: bool) -> dict[str, Any]:
+    """Verify a deployment and write ``dist/verify.json``.
+
+    Raises:
+        VerificationError: A check failed; the error carries the report.
+    """
+    if dry_run:
+        reporter.say(f"would ask {deployment.endpoint} and a temporary plain vLLM the same questions, and compare")
+        return {"state": "planned", "endpoint": deployment.endpoint}
+    with connect_all(deployment.inventory) as clients:
+        report = _Verification(deployment, clients, reporter).run()
+    write_json(deployment.project.dist / REPORT, report)
+    _render(report, reporter)
+    failed = [check["name"] for check in report["checks"] if not check["passed"]]
+    if failed:
+        raise VerificationError(
+            f"{len(failed)} of {len(report['checks'])} checks failed: {'; '.join(failed[:5])}"
+            f"{' and more' if len(failed) > 5 else ''}.",
+            next_command=deployment.command("deploy.logs" if report["checks"][0]["passed"] else "deploy"),
+            document=report,
+        )
+    return report
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a deployment can be asked, and the right answers.
+
+    Attributes:
+        endpoint: Where requests go.
+        model: The model's name in requests.
+        questions: By name.
+        references: Plain vLLM's answers, by the question's name.
+        yardstick: What answers are measured by.
+    """
+
+    endpoint: Server
+    model: str
+    questions: Mapping[str, Question]
+    references: Mapping[str, Answer]
+    yardstick: Yardstick
+
+
+def known_answers(deployment: Deployment, clients: Mapping[str, DockerClient], reporter: Reporter) -> Known:
+    """Return questions for a running deployment and plain vLLM's answers, those of an earlier verification if kept.
+
+    Raises:
+        VerificationError: Plain vLLM does not start or does not answer.
+    """
+    return _Verification(deployment, clients, reporter).known()
+
+
+class _Verification:
+    """One verification.
+
+    Args:
+        deployment: What is verified.
+        clients: The hosts' engines.
+        reporter: Says what is being done.
+    """
+
+    def __init__(self, deployment: Deployment, clients: Mapping[str, DockerClient], reporter: Reporter) -> None:
+        self.deployment = deployment
+        self.clients = clients
+        self.reporter = reporter
+        self.inventory = deployment.inventory
+        self.model = deployment.inventory.model.served_name
+        self.prefill = [spec for spec in deployment.specs if spec.role == "prefill"]
+        self.decode = [spec for spec in deployment.specs if spec.role == "decode"]
+        self.endpoint = self._endpoint()
+
+    def run(self) -> dict[str, Any]:
+        """Return the report."""
+        runs, answering = self._runs_check()
+        if not answering:
+            return self._report([runs], [], {}, pictures=False, cached=False)
+        yardstick, pictures, questions = self._subject()
+        attempts = self._perform(asking.scenes(questions))
+        outcomes = [outcome for group in attempts.values() for each in group for outcome in each.outcomes]
+        references, cached = self._references(questions)
+        done = [
+            runs,
+            *self._endpoint_checks(references),
+            *checks.answer_checks(outcomes, references, yardstick),
+            checks.stream_check(outcomes),
+            *checks.difference_checks(references, yardstick, pictures),
+            *(checks.scene_check(name, group) for name, group in attempts.items()),
+            checks.total_check(each for group in attempts.values() for each in group),
+            *(checks.picture_checks(outcomes, self.inventory.model.block_size) if pictures else ()),
+        ]
+        return self._report(done, outcomes, attempts, pictures=pictures, cached=cached)
+
+    def known(self) -> Known:
+        """Return questions, and what plain vLLM answers to them."""
+        yardstick, _, questions = self._subject()
+        return Known(self.endpoint, self.model, questions, self._references(questions)[0], yardstick)
+
+    def _subject(self) -> tuple[Yardstick, bool, dict[str, Question]]:
+        config = self._config()
+        yardstick = Yardstick(shape_of(config), self.inventory.model.dtype)
+        pictures = "vision_config" in config and self.inventory.model.max_model_len >= asking.ROOM_FOR_CHAT
+        return yardstick, pictures, self._questions(pictures)
+
+    def _perform(self, scenes: Sequence[Scene]) -> dict[str, list[Attempt]]:
+        stage = Stage(
+            endpoint=self.endpoint,
+            model=self.model,
+            prefill=tuple(map(_base, self.prefill)),
+            decode=tuple(map(_base, self.decode)),
+            block_size=self.inventory.model.block_size,
+        )
+        attempts: dict[str, list[Attempt]] = {}
+        try:
+            with (
+                self.reporter.step(f"asking {self.deployment.endpoint}"),
+                self.reporter.progress("asking", len(scenes)) as advance,
+            ):
+                for scene in scenes:
+                    attempts[scene.name] = stage.perform(scene)
+                    advance(1)
+        except AskError as error:
+            raise VerificationError(
+                f"The counters of prefill and decode cannot be read: {error}.",
+                next_command=self.deployment.command("deploy.logs"),
+            ) from error
+        return attempts
+
+    def _runs_check(self) -> tuple[Check, bool]:
+        """Return whether every container runs what this checkout would run, and whether asking makes sense at all."""
+        name = "every container runs what this checkout would run"
+        document = status_document(self.deployment, self.clients, {}, datetime.now(tz=UTC))
+        wanted = {spec.key for spec in self.deployment.specs}
+        entries = [each for each in document["containers"] if (each["host"], each["name"]) in wanted]
+        wrong = [
+            f"{each['name']} on {each['host']}: {', '.join(each['reasons']) or each['health']}"
+            for each in entries
+            if each["health"] != "healthy" or not each["release_matches"]
+        ]
+        answering = all(each["state"] == "running" for each in entries)
+        return Check(name, not wrong, "; ".join(wrong) or f"{len(entries)} containers"), answering
+
+    def _config(self) -> dict[str, Any]:
+        spec = self.prefill[0]
+        container = self.clients[spec.host].containers.get(spec.name)
+        config = model_folder.read_local_config(Path(self.deployment.site.model_folder)) or model_folder.read_config(
+            container, spec.mounts[0].target
+        )
+        try:
+            shape_of(config)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ConfigurationError(
+                f"{spec.mounts[0].source}/config.json on {spec.host} does not describe a decoder ({error}).",
+                next_command="give another model in the inventory",
+            ) from error
+        return config
+
+    def _questions(self, pictures: bool) -> dict[str, Question]:
+        model = self.inventory.model
+        needed = sum(asking.lengths(model.block_size, model.max_model_len).values()) + 4 * model.block_size
+        tokens: list[int] = []
+        base, turn = _base(self.prefill[0]), 0
+        try:
+            while len(tokens) < needed:
+                turn += 1
+                sentences = asking.prose(turn * SENTENCES_A_TURN)[-SENTENCES_A_TURN:]
+                body = {"model": self.model, "prompt": "".join(sentences), "add_special_tokens": False}
+                tokens += ask_plainly(base, "/tokenize", body)["tokens"]
+        except AskError as error:
+            raise VerificationError(
+                f"{self.prefill[0].name} does not tokenize: {error}.",
+                next_command=self.deployment.command("deploy.logs"),
+            ) from error
+        questions = asking.text_questions(tokens, model.block_size, model.max_model_len)
+        return {**questions, **(asking.picture_questions() if pictures else {})}
+
+    def _references(self, questions: dict[str, Question]) -> tuple[dict[str, Answer], bool]:
+        port = self._reference_port()
+        spec = planner.reference(self.inventory, self.deployment.image, self.deployment.site, port)
+        kept_under = planner.reference(
+            self.inventory, self.deployment.image, self.deployment.site, REFERENCE_PORTS.start
+        )
+        path = reference.cache_file(
+            self.deployment.project.build, kept_under, self.deployment.site.model_digest, questions
+        )
+        cached = reference.load_cached(path)
+        if cached:
+            self.reporter.say("    plain vLLM's answers are those of an earlier run: same image, model and questions")
+            return cached, True
+        fresh = reference.answers_of_plain_vllm(
+            self.clients[spec.host], spec, _base(spec), self.model, questions, self.reporter
+        )
+        reference.keep(path, fresh)
+        return fresh, False
+
+    def _reference_port(self) -> int:
+        host = self.inventory.host(placement.reference_host(self.inventory, self.deployment.image.flavour))
+        taken = {port for name, port, _ in self.inventory.ports() if name == host.name}
+        for port in REFERENCE_PORTS:
+            if port not in taken and not ports.answers(host.address, port):
+                return port
+        raise VerificationError(
+            f"No port from {REFERENCE_PORTS.start} on is free on {host.name} for plain vLLM.",
+            next_command=self.deployment.command("deploy.status"),
+        )
+
+    def _endpoint(self) -> Server:
+        """Return the endpoint as a client that has a key sees it; the key is read where the endpoint reads it."""
+        tls = self.inventory.endpoint.tls
+        ca = (tls.ca or "") if tls else ""
+        if self.inventory.secrets.endpoint_api_keys is None:
+            return Server(self.deployment.endpoint, ca=ca)
+        (spec,) = (spec for spec in self.deployment.specs if spec.role == "endpoint")
+        try:
+            found = read_file(self.clients[spec.host].containers.get(spec.name), f"{SECRETS}/client_keys")
+        except NotFound:
+            found = None
+        keys = keys_in((found or b"").decode("utf-8"))
+        return Server(self.deployment.endpoint, keys[0] if keys else "", ca)
+
+    def _curl_line(self) -> str:
+        """Return the line to try the endpoint with; a key is read by it, and never shown."""
+        tls, keys = self.inventory.endpoint.tls, self.inventory.secrets.endpoint_api_keys
+        host = self.inventory.host(self.inventory.router.host)
+        return curl_line(
+            self.deployment.endpoint,
+            self.model,
+            key=key_command(host.engine, keys) if keys is not None else "",
+            ca=(tls.ca or "") if tls else "",
+        )
+
+    def _endpoint_checks(self, references: Mapping[str, Answer]) -> list[Check]:
+        return [
+            self._models_check(),
+            self._tutorial_check(references.get("tutorial")),
+            self._hosts_check(),
+        ]
+
+    def _models_check(self) -> Check:
+        name = "the endpoint lists the model"
+        try:
+            listed = [each["id"] for each in json.loads(get_text(self.endpoint, "/v1/models"))["data"]]
+        except (AskError, ValueError, KeyError, TypeError) as error:
+            return Check(name, False, str(error))
+        return Check(name, self.model in listed, ", ".join(listed))
+
+    def _tutorial_check(self, wanted: Answer | None) -> Check:
+        name = "the tutorial's own request is answered as by plain vLLM"
+        try:
+            got = ask_plainly(self.endpoint, asking.COMPLETIONS, asking.tutorial_request(self.model))
+            choice, usage = got["choices"][0], got["usage"]
+            seen = (str(choice["text"]), usage["prompt_tokens"], usage["completion_tokens"], choice["finish_reason"])
+        except (AskError, KeyError, IndexError, TypeError) as error:
+            return Check(name, False, str(error))
+        if wanted is None:
+            return Check(name, False, "plain vLLM did not answer it")
+        expected = (wanted.text, wanted.prompt_tokens, len(wanted.tokens), wanted.finish_reason)
+        counts = f"{seen[1]} prompt tokens, {seen[2]} tokens, finish_reason {seen[3]}"
+        return Check(name, seen == expected, counts if seen == expected else f"{seen!r}, not {expected!r}"[:400])
+
+    def _hosts_check(self) -> Check:
+        prefill, decode = ({spec.host for spec in specs} for specs in (self.prefill, self.decode))
+        where = f"prefill on {', '.join(sorted(prefill))}, decode on {', '.join(sorted(decode))}"
+        apart = prefill.isdisjoint(decode) or len(self.inventory.hosts) == 1
+        return Check("prefill and decode run on different hosts", apart, where)
+
+    def _report(
+        self,
+        done: Sequence[Check],
+        outcomes: Sequence[Outcome],
+        attempts: Mapping[str, Sequence[Attempt]],
+        *,
+        pictures: bool,
+        cached: bool,
+    ) -> dict[str, Any]:
+        last = [group[-1] for group in attempts.values()]
+        times: dict[str, list[float]] = {"cold": [], "warm": []}
+        for outcome in (outcome for attempt in last for outcome in attempt.outcomes):
+            if outcome.shot.timed and outcome.answer is not None:
+                times[outcome.shot.timed].append(outcome.first_token_s)
+        return {
+            "passed": all(check.passed for check in done),
+            "checks": [check.document() for check in done],
+            "endpoint": self.deployment.endpoint,
+            "curl": self._curl_line(),
+            "ttft": {name: round(statistics.median(values), 4) if values else None for name, values in times.items()},
+            "ttft_samples": {name: [round(value, 4) for value in values] for name, values in times.items()},
+            "hits": {
+                "saved_blocks": sum(each.prefill["saved_blocks"] for each in last),
+                "loaded_blocks": sum(each.decode["loaded_blocks"] for each in last),
+                "expected_saved_blocks": sum(each.expectation.saved for each in last),
+                "expected_loaded_blocks": sum(each.expectation.loaded for each in last),
+                "loaded_bytes": sum(each.decode["loaded_bytes"] for each in last),
+                "matched_tokens": sum(each.decode["matched_tokens"] for each in last),
+                "queried_tokens": sum(each.decode["queried_tokens"] for each in last),
+                "repeated_scenes": sum(len(group) - 1 for group in attempts.values()),
+            },
+            "tiers": self._tiers(),
+            "pictures": pictures,
+            "reference": "cached" if cached else "fresh",
+            "dtype": self.inventory.model.dtype,
+            "image": {"reference": self.deployment.image.reference, "id": self.deployment.image.id},
+            "requests": len(outcomes),
+        }
+
+    def _tiers(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return what the tiers of each D's worker served, by host."""
+        found = {}
+        for spec in self.decode:
+            with suppress(AskError):
+                found[spec.host] = tier_figures(get_text(_base(spec), "/metrics"))
+        return found
+
+
+def _base(spec: ContainerSpec) -> str:
+    parts = urlsplit(getattr(spec.probe, "url", ""))
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _render(report: Mapping[str, Any], reporter: Reporter) -> None:
+    if reporter.console.is_terminal:
+        table = Table("", "check", "seen", title="verification")
+        for check in report["checks"]:
+            mark = Text("✓", style="green") if check["passed"] else Text("✗", style="red")
+            table.add_row(mark, check["name"], check["detail"])
+        reporter.render(table)
+    else:
+        for check in report["checks"]:
+            reporter.say(f" {'✓' if check['passed'] else '✗'}  {check['name']}: {check['detail']}")
+    hits, ttft = report["hits"], report["ttft"]
+    reporter.say(f"blocks      {hits['saved_blocks']} saved by prefill, {hits['loaded_blocks']} loaded by decode")
+    if ttft["cold"] is not None and ttft["warm"] is not None:
+        reporter.say(f"TTFT        cold {ttft['cold'] * 1000:.0f} ms, warm {ttft['warm'] * 1000:.0f} ms (long prompt)")
+    for host, tiers in report["tiers"].items():
+        reporter.say(f"tiers       {host}: {tiers_text(tiers)}")
+    reporter.say(f"endpoint    {report['endpoint']}")
+    reporter.say(f"try it      {report['curl']}")

@@ -1,0 +1,1 @@
+"""Docker engines: connections, streams, failures. Knows nothing of this project."""

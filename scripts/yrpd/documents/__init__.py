@@ -1,0 +1,1 @@
+"""The documents that join the stages: series and lock, the patched tree, image records, release folders."""

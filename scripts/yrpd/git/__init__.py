@@ -1,0 +1,1 @@
+"""Git: a repository, and patches as mail. Knows nothing of this project."""

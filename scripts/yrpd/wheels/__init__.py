@@ -1,0 +1,1 @@
+"""Wheels: package indexes, locks, the wheelhouse. Knows nothing of this project."""

@@ -1,0 +1,99 @@
+"""What stands in the way: every kind has its id, its reason and its fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yrpd.deploying.preflight import break_even, findings
+from yrpd.deploying.preflight.findings import Finding
+from yrpd.errors import EnvironmentFailure
+
+QWEN = {
+    "hidden_size": 3584,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 28,
+    "intermediate_size": 18944,
+}
+CONF = "address_0=10.1.0.1\nnetmask_0=255.255.255.0\naddress_1=10.1.0.2\n"
+
+
+def test_a_model_that_differs_is_named_with_host_and_file() -> None:
+    files: dict[str, dict[str, Any]] = {
+        "one": {"config.json": [9, "a"], "w": [5, "b"]},
+        "two": {"config.json": [9, "a"], "w": [5, "c"]},
+        "three": {"config.json": [9, "a"], "w": [5, "b"]},
+        "four": {"w": [5, "b"]},
+    }
+    found = list(findings.different_models("/m", files))
+    assert [(each.id, each.host) for each in found] == [("model-differs", "two"), ("model-differs", "four")]
+    assert "is not the model that one has: w;" in found[0].problem
+    assert found[1].problem.startswith("/m is not the model that one has: config.json;")
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), st.tuples(st.integers(), st.text(max_size=2)), max_size=5), st.integers(1, 6)
+)
+def test_equal_models_on_any_number_of_hosts_are_no_finding(files: dict[str, Any], hosts: int) -> None:
+    assert not list(findings.different_models("/m", {f"h{n}": dict(files) for n in range(hosts)}))
+
+
+def test_a_model_whose_index_names_missing_files_is_incomplete() -> None:
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "3.safetensors"}}
+    files = {"1.safetensors": [7, "x"], "3.safetensors": [0, "y"], "README.md": [0, "z"]}
+    found = list(findings.incomplete_model("one", "/m", files, index, "copy it"))
+    assert [each.problem for each in found] == [
+        "the model in /m lacks 2.safetensors",
+        "the model in /m has nothing in 3.safetensors",
+    ]
+    assert not list(findings.incomplete_model("one", "/m", {"model.safetensors": [7, "x"]}, None, "copy it"))
+
+
+@pytest.mark.parametrize(("clock", "says"), [(80.0, "20 s behind"), (130.0, "20 s ahead")])
+def test_a_clock_outside_of_our_two_readings_is_found(clock: float, says: str) -> None:
+    (found,) = findings.clock_findings("one", clock, 100.0, 110.0)
+    assert found.id == "clock"
+    assert says in found.problem
+
+
+@given(st.floats(0, 1e9), st.floats(0, 600), st.floats(0, 1))
+def test_a_clock_between_our_two_readings_is_no_finding(before: float, took: float, at: float) -> None:
+    assert not list(findings.clock_findings("one", before + at * took, before, before + took))
+
+
+def test_hccn_conf_must_be_seen_and_be_what_the_npus_say() -> None:
+    (missing,) = findings.hccn_findings("one", None, {"0": "10.1.0.1"})
+    assert (missing.id, missing.severity) == ("hccn-conf", "error")
+    assert not list(findings.hccn_findings("one", CONF, {"0": "10.1.0.1", "1": "10.1.0.2"}))
+    stale, silent = findings.hccn_findings("one", CONF, {"0": "10.1.0.9", "1": None})
+    assert stale.problem == "/etc/hccn.conf gives NPU 0 the address 10.1.0.1, the NPU has 10.1.0.9"
+    assert (silent.id, silent.severity) == ("hccn-tool", "warning")
+
+
+def test_warnings_alone_do_not_keep_from_deploying_and_come_with_the_errors() -> None:
+    warning = Finding("bandwidth", "one", "it is slow", "buy a switch", "warning")
+    findings.demand_nothing_in_the_way([warning])
+    with pytest.raises(EnvironmentFailure) as caught:
+        findings.demand_nothing_in_the_way([warning, Finding("disk", "two", "it is full", "tidy up")])
+    assert caught.value.message == "two: it is full."
+    assert caught.value.exit_code == 8
+    assert "[bandwidth] one: it is slow; buy a switch" in caught.value.detail
+
+
+def test_the_break_even_bandwidth_is_the_one_that_was_computed_for_the_tutorials_model() -> None:
+    assert break_even.kv_bytes_per_token(QWEN, "bfloat16") == 57_344
+    assert break_even.parameters(QWEN) == pytest.approx(6.526e9, rel=0.001)
+    assert break_even.break_even(QWEN, "bfloat16", 1) / 1e9 == pytest.approx(0.67, abs=0.01)
+    assert break_even.break_even(QWEN, "bfloat16", 4) / 1e9 == pytest.approx(2.2, abs=0.05)
+
+
+def test_ten_gigabit_ethernet_is_too_slow_at_four_npus_and_fast_enough_at_one() -> None:
+    measured = 1.1e9
+    assert not list(break_even.verdict("a", "b", measured, break_even.break_even(QWEN, "bfloat16", 1)))
+    (found,) = break_even.verdict("a", "b", measured, break_even.break_even(QWEN, "bfloat16", 4))
+    assert (found.id, found.severity) == ("bandwidth", "warning")
+    assert "1.10 GB/s to b is less than the 2.18 GB/s" in found.problem
