@@ -296,6 +296,15 @@ def check_engine(vllm_config: VllmConfig, config: ConnectorConfig) -> None:
     parallel = vllm_config.parallel_config
     if parallel.pipeline_parallel_size > 1:
         raise ConfigError("YuanRongConnector does not support pipeline parallelism; use --pipeline-parallel-size 1")
+    if getattr(parallel, "decode_context_parallel_size", 1) > 1:  # a block then has the tokens of several
+        raise ConfigError(
+            "YuanRongConnector does not support decode context parallelism; use --decode-context-parallel-size 1"
+        )
+    if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
+        raise ConfigError(
+            "YuanRongConnector cannot share blocks whose scales follow from an engine's first request; "
+            "remove --calculate-kv-scales"
+        )
     if not config.load:
         return
     scheduler = vllm_config.scheduler_config

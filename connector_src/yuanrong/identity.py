@@ -301,4 +301,19 @@ def _config_digest(model: Any, speculative: Any) -> str:
         "mm": getattr(model, "mm_processor_kwargs", None) or {},
         "speculative": str(getattr(speculative, "method", "")) if speculative is not None else "",
     }
+    tuning = _attention_tuning(model)
+    if tuning is not None:
+        document["attn_temperature_tuning"] = tuning
     return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _attention_tuning(model: Any) -> Any:
+    """Return whether a Llama 4 weighs attention by position, None for other models.
+
+    vLLM decides it by the length that an engine allows (``models/llama4.py``), so P and D may differ in it with one
+    configuration, and with it in what all layers above the first one without positions compute.
+    """
+    if not str(getattr(model.hf_config, "model_type", "")).startswith("llama4"):
+        return None
+    generation = {**(model.try_get_generation_config() or {}), **(model.override_generation_config or {})}
+    return generation.get("attn_temperature_tuning", model.max_model_len > 32768)

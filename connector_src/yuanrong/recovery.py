@@ -21,6 +21,7 @@ import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
+from .config import ConfigError
 from .metadata import FAILURE_MARK, GIVEN_UP_MARK, LATE_MARK
 
 if TYPE_CHECKING:
@@ -55,11 +56,19 @@ class KVLoadRecoveryMixin:
     waiting: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make the scheduler.
+
+        Raises:
+            ConfigError: The connector is one of several.
+        """
         super().__init__(*args, **kwargs)
         self._failed_kv_loads: set[str] = set()
         self._outdated: set[Any] = set()  # requests that load what was computed before a reset
         self._held: dict[Any, list[list[Any]]] = {}  # aborted request -> its blocks, by cache group
         self._given_up: dict[str, list[list[Any]]] = {}  # name of a load that nobody waits for -> its blocks, likewise
+        if any(hasattr(each, "request_of") for each in getattr(self.connector, "_connectors", ())):
+            # Loads are reported by names that only their connector can turn into requests: these would wait for ever.
+            raise ConfigError("YuanRongConnector cannot be one of several; name it itself as kv_connector")
 
     def schedule(self) -> Any:
         """Schedule a step.
@@ -67,6 +76,10 @@ class KVLoadRecoveryMixin:
         What the connector had no time to look up waits for the next step. If loaded but waiting requests hold every
         block, one of them is freed for the next step.
         """
+        if getattr(getattr(self, "policy", None), "name", "") == "PRIORITY":
+            # vLLM preempts the least important request, also one that it has scheduled in this very step: that is an
+            # assertion in 0.10.0, and in 0.11.0 two requests that write to one block. The last one never is one.
+            self.running.sort(key=lambda request: (request.priority, request.arrival_time))
         kept_out = self._tell("admit", self.waiting) or []
         if kept_out:
             self.waiting.remove_requests(kept_out)
@@ -91,6 +104,9 @@ class KVLoadRecoveryMixin:
         if self._tell("reset_cache"):
             self._failed_kv_loads |= self.finished_recving_kv_req_ids
             self._outdated |= {each for each in self.requests.values() if self._waits_for_load(each)}
+            for request in self.waiting:
+                if request.status.name == "WAITING" and request.num_computed_tokens > 0:
+                    self._release(request)  # loaded, and waits for its remaining blocks
         return bool(super().reset_prefix_cache(*args, **kwargs))  # type: ignore[misc]
 
     def _update_from_kv_xfer_finished(self, output: Any) -> None:

@@ -89,6 +89,8 @@ class Eagle:
         (lambda c: setattr(c.parallel_config, "pipeline_parallel_size", 2), "pipeline"),
         (lambda c: setattr(c.scheduler_config, "async_scheduling", True), "async-scheduling"),
         (lambda c: setattr(c, "speculative_config", Eagle()), "EAGLE"),
+        (lambda c: setattr(c.parallel_config, "decode_context_parallel_size", 2), "context"),
+        (lambda c: setattr(c.cache_config, "calculate_kv_scales", True), "calculate-kv-scales"),
     ],
 )
 def test_engines_that_cannot_work_are_refused_at_start(

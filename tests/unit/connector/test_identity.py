@@ -346,3 +346,25 @@ def test_nothing_of_the_place_is_in_a_namespace(tmp_path: Path, monkeypatch: pyt
     text = json.dumps(vars(before))
     assert str(tmp_path) not in text
     assert os.uname().nodename not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "generation", "overrides", "differ"),
+    [
+        ("llama4_text", {}, {}, True), ("llama4", None, None, True), ("qwen2", {}, {}, False),
+        ("llama4_text", {"attn_temperature_tuning": True}, {}, False),
+        ("llama4_text", {}, {"attn_temperature_tuning": False}, False),
+    ],
+)  # fmt: skip
+def test_a_llama_4_depends_on_the_length_that_its_engine_allows(
+    tmp_path: Path, kind: str, generation: Any, overrides: Any, differ: bool
+) -> None:
+    spaces = set()
+    for length in (32768, 65536):
+        config = engine(model(tmp_path / "m"))
+        config.model_config.hf_config.model_type = kind
+        config.model_config.max_model_len = length
+        config.model_config.try_get_generation_config = lambda: generation
+        config.model_config.override_generation_config = overrides
+        spaces.add(namespace(config))
+    assert (len(spaces) == 2) is differ
