@@ -88,6 +88,11 @@ class KVLoadRecoveryMixin:
         finally:
             for request in kept_out:  # they were the last ones, and are again
                 self.waiting.add_request(request)
+        for request in map(self.requests.get, output.finished_req_ids):
+            if request is not None and request.status.name == "FINISHED_IGNORED":
+                # AscendScheduler drops over-long prompts, which had no blocks before there were loads. Their clients
+                # are not told, and may wait for long.
+                self._release(request)
         if self.connector is not None and output.total_num_scheduled_tokens == 0 and not self.running and not kept_out:
             self._break_stall()
         return output

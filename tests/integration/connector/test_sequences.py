@@ -16,8 +16,10 @@ pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
 
 from vllm.config import KVTransferConfig  # noqa: E402
+from vllm.v1.core.encoder_cache_manager import EncoderCacheManager  # noqa: E402
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue  # noqa: E402
 from vllm.v1.request import RequestStatus  # noqa: E402
+from vllm_ascend.distributed.yuanrong.keys import BlockChain, MediaItem, block_key  # noqa: E402
 
 from tests.integration.connector.engine import Engine, Setup, reference  # noqa: E402
 from tests.integration.connector.test_returning_ids import FIRST, OTHER, Copies, begin, come_back, finish, made  # noqa: E402
@@ -241,6 +243,87 @@ def test_a_request_that_waits_for_its_grammar_loads_after_it(tmp_path: Path) -> 
     request.status = RequestStatus.WAITING
     finish(engine)
     assert engine.counts["loaded_blocks"] == 5
+
+
+@SCHEDULERS
+@pytest.mark.parametrize("cause", ["unavailable", "timeout"])
+def test_the_datasystem_goes_away_between_a_lookup_and_its_load(
+    tmp_path: Path, ascend: bool, chunked: bool, cause: str
+) -> None:
+    engine = made(tmp_path, ascend, chunked=chunked)
+    begin(engine)
+    engine.fault = lambda op, key: cause
+    engine.add("y", list(FIRST), 3)  # its lookup fails, too
+    finish(engine)
+    assert engine.counts[f"load_failures:{cause}"] == 1
+    assert not engine.counts.get("loaded_blocks")
+
+
+@SCHEDULERS
+@pytest.mark.parametrize("outcome", [None, "missing", "abort"])
+def test_vllms_events_tell_of_loaded_blocks_when_they_are_there(
+    tmp_path: Path, ascend: bool, chunked: bool, outcome: str | None
+) -> None:
+    engine = made(tmp_path, ascend, chunked=chunked)
+    engine.scheduler.kv_cache_manager.block_pool.enable_kv_cache_events = True
+    told: list[Any] = []
+    engine.scheduler.kv_event_publisher.publish = lambda batch: told.extend(batch.events)
+    copies = Copies(engine)
+    begin(engine)
+    copies.begin()
+    for _ in range(2):
+        engine.step()
+    assert not told, "nothing is there yet"
+    if outcome == "abort":
+        engine.abort("x")
+    copies.end(None if outcome == "abort" else outcome)
+    finish(engine)
+    stored = [block for event in told for block in event.block_hashes]
+    assert len(stored) == len(set(stored)) == (0 if outcome == "abort" else 5)
+
+
+@SCHEDULERS
+def test_pictures_of_which_a_part_was_loaded_wait_for_room_for_the_rest(
+    tmp_path: Path, ascend: bool, chunked: bool
+) -> None:
+    """The DataSystem has half of each; the encoder's results of one fill the room for them."""
+    store: dict[str, bytes] = {}
+    rng = random.Random(1)
+    prefill = Engine(Setup(role="kv_producer"), store, tmp_path, rng)
+    engine = Engine(Setup(role="kv_consumer", ascend=ascend, chunked=chunked, blocks=60), store, tmp_path, rng)
+    engine.scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=8)
+    engine.scheduler.max_num_encoder_input_tokens = 8
+    prefill.speed = engine.speed = 1.0
+    prompt = [3] * 4 + [51] * 8 + [5] * 6
+    pictures = [[(letters * 32, 4, 8)] for letters in ("ca", "d0", "ee")]
+    for number, items in enumerate(pictures):
+        prefill.add(f"p{number}", list(prompt), 1, items)
+    prefill.finish()
+    namespace = engine.scheduler.connector._scheduler._namespace
+    for items in pictures:
+        for digest in BlockChain(namespace, 4, [MediaItem(*item) for item in items]).extend(prompt)[2:]:
+            del store[block_key(namespace, "0of1", digest)]
+    for number, items in enumerate(pictures * 2):
+        engine.add(f"r{number}", list(prompt), 3, items)
+    engine.finish()
+    assert engine.counts["loaded_blocks"] >= 2 * len(pictures)
+
+
+def test_a_prompt_longer_than_a_step_gives_back_what_was_loaded_of_it(tmp_path: Path) -> None:
+    """AscendScheduler drops it when its load has ended, and does not tell the client."""
+    engine = made(tmp_path, True, chunked=False, blocks=40)
+    copies = Copies(engine)
+    engine.add("x", [*FIRST[:20], *[8] * 40], 3)  # of 32 tokens are the steps
+    engine.step()
+    copies.begin()
+    assert copies.jobs
+    copies.end()
+    for _ in range(2):
+        engine.step()
+    assert status(engine) == "FINISHED_IGNORED"
+    assert engine.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == engine.free_at_start
+    engine.abort("x")
+    finish(engine)
 
 
 # -- saves -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yuanrong
 from yuanrong import recovery
+from yuanrong.config import ConfigError
 from yuanrong.metadata import FAILURE_MARK, LATE_MARK
 from yuanrong.recovery import KVLoadRecoveryMixin
 
@@ -19,6 +20,7 @@ class Status(enum.Enum):
     WAITING_FOR_REMOTE_KVS = 2
     RUNNING = 3
     DONE = 4
+    FINISHED_IGNORED = 5
 
 
 class Req:
@@ -59,7 +61,7 @@ class Base:
 
     def schedule(self) -> Any:
         self.seen = list(self.waiting)
-        return SimpleNamespace(total_num_scheduled_tokens=self.scheduled)
+        return SimpleNamespace(total_num_scheduled_tokens=self.scheduled, finished_req_ids=self.finished_req_ids)
 
     def _update_from_kv_xfer_finished(self, output: Any) -> None:
         self.finished_recving_kv_req_ids |= output.finished_recving
@@ -281,6 +283,42 @@ def test_what_the_connector_keeps_out_of_a_step_is_back_in_its_place_after_it() 
     scheduler.schedule()
     assert scheduler.seen == [first]
     assert scheduler.waiting == [first, second, third]
+
+
+def test_a_prompt_that_the_scheduler_dropped_keeps_no_blocks() -> None:
+    dropped, done = Req("a", Status.FINISHED_IGNORED, 8), Req("b", Status.DONE)
+    scheduler = Recovering(dropped, done, connector=Connector())
+    scheduler.finished_req_ids = {"a", "b", "gone"}
+    scheduler.schedule()
+    assert scheduler.freed == ["a"]
+
+
+@pytest.mark.parametrize(("policy", "order"), [("PRIORITY", "bca"), ("FCFS", "abc"), (None, "abc")])
+def test_with_priorities_the_least_important_request_runs_last(policy: str | None, order: str) -> None:
+    scheduler = Recovering(connector=Connector())
+    if policy is not None:
+        scheduler.policy = SimpleNamespace(name=policy)  # type: ignore[attr-defined]
+    for name, priority, arrival in (("a", 1, 2.0), ("b", 0, 3.0), ("c", 1, 1.0)):
+        request = Req(name, Status.WAITING)
+        request.priority, request.arrival_time = priority, arrival  # type: ignore[attr-defined]
+        scheduler.running.append(request)
+    scheduler.schedule()
+    assert "".join(each.request_id for each in scheduler.running) == order
+
+
+def test_one_of_several_connectors_is_refused() -> None:
+    several = SimpleNamespace(_connectors=[SimpleNamespace(), SimpleNamespace(request_of=print)])
+    with pytest.raises(ConfigError, match="one of several"):
+        Recovering(connector=several)
+    Recovering(connector=SimpleNamespace(_connectors=[SimpleNamespace()]))
+
+
+def test_a_reset_gives_up_what_was_loaded_and_waits_for_blocks() -> None:
+    loaded, fresh = Req("a", Status.WAITING, 8), Req("b", Status.WAITING)
+    scheduler = Recovering(loaded, fresh, connector=Connector())
+    scheduler.reset_prefix_cache()
+    assert scheduler.freed == ["a"]
+    assert loaded.num_computed_tokens == 0
 
 
 def stalled(*requests: Req) -> Recovering:
