@@ -112,8 +112,8 @@ class KVLoadRecoveryMixin:
             for request in self.waiting:
                 if request.status.name == "WAITING" and request.num_computed_tokens > 0:
                     self._release(request)  # loaded, and waits for its remaining blocks
-        # vLLM refuses, and tells no caller, while any block is used. Plain vLLM has none left of a request that is gone,
-        # so blocks that are kept until a load's last write must not count. Nothing is handed out in between.
+        # vLLM refuses, and tells no caller, while any block is used. Plain vLLM has none left of a request that has
+        # gone, so blocks that are kept until a load's last write must not count. Nothing is handed out in between.
         pool = self.kv_cache_manager.block_pool
         kept = [*self._held.values(), *self._given_up.values()]
         for groups in kept:
