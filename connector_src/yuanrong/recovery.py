@@ -112,7 +112,17 @@ class KVLoadRecoveryMixin:
             for request in self.waiting:
                 if request.status.name == "WAITING" and request.num_computed_tokens > 0:
                     self._release(request)  # loaded, and waits for its remaining blocks
-        return bool(super().reset_prefix_cache(*args, **kwargs))  # type: ignore[misc]
+        # vLLM refuses, and tells no caller, while any block is used. Plain vLLM has none left of a request that has
+        # gone, so blocks that are kept until a load's last write must not count. Nothing is handed out in between.
+        pool = self.kv_cache_manager.block_pool
+        kept = [*self._held.values(), *self._given_up.values()]
+        for groups in kept:
+            self._give_back(groups)
+        try:
+            return bool(super().reset_prefix_cache(*args, **kwargs))  # type: ignore[misc]
+        finally:
+            for groups in kept:
+                pool.touch(tuple(groups))
 
     def _update_from_kv_xfer_finished(self, output: Any) -> None:
         """Take marks out, and ids that the scheduler cannot know any more: the base would keep or trip over them.

@@ -176,7 +176,6 @@ def test_an_engine_with_nothing_else_to_do_goes_on_until_the_blocks_are_back(tmp
         assert engine.scheduler.has_requests()
         engine.step()
     assert not engine.scheduler.requests, "the id is free at once"
-    assert not engine.scheduler.reset_prefix_cache()
     copies.end()
     while engine.scheduler.has_requests():
         engine.step()
