@@ -62,14 +62,16 @@ class NpuTransport:
 
     def put(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
         """Publish blocks; a batch goes through as a whole or fails as a whole, as the DataSystem reports it."""
+        client = self._client  # kept until the call has ended, also when the breaker connects anew meanwhile
         move = self._mover(
-            keys, blocks, guard, lambda names, blobs: self._client.async_mset_d2h(names, blobs, self._set_param)
+            keys, blocks, guard, lambda names, blobs: client.async_mset_d2h(names, blobs, self._set_param)
         )
         return self._moved(keys, self._room.put(len(keys), self._block_bytes, MAX_KEYS, move))
 
     def get(self, keys: Sequence[str], blocks: Sequence[int], guard: Guard) -> Transfer:
         """Fill blocks; stops at the first batch with a failure."""
-        move = self._mover(keys, blocks, guard, lambda names, blobs: self._client.async_mget_h2d(names, blobs, 0))
+        client = self._client  # see put
+        move = self._mover(keys, blocks, guard, lambda names, blobs: client.async_mget_h2d(names, blobs, 0))
         causes: list[str | None] = []
         for part in batches(len(keys), self._block_bytes, self._config.batch_bytes, MAX_KEYS):
             done = move(part)
