@@ -222,7 +222,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         ),
         Stage(
             "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,
-            (Form(_ALL, 17, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK},
+            (Form(_ALL, 17, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK}, default_pin,
             commands=(("bash", "-c", ". scripts/setup.sh; build_engine"),),
         ),
     ]  # fmt: skip

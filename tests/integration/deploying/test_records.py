@@ -72,7 +72,7 @@ def test_the_lock_of_a_process_that_was_killed_is_taken_over(
 ) -> None:
     program = (
         "import os, signal, sys, docker\n"
-        "from yrpd.deploying import records\n"
+        "from yrpd.deploying.hosts import records\n"
         "from yrpd.reporting import Reporter\n"
         "client = docker.DockerClient(base_url=sys.argv[1])\n"
         "with records.locked({'here': client}, sys.argv[2], 'deploy', Reporter()):\n"
