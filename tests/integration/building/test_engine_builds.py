@@ -22,7 +22,7 @@ from yrpd.reporting import Reporter
 
 
 @pytest.fixture
-def engine(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> ImageEngine:
+def builder(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> ImageEngine:
     return ImageEngine(client, reporter, tmp_path / "image.log")
 
 
@@ -44,11 +44,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def base(engine: ImageEngine, repository: str, program: Path, tmp_path: Path) -> Layer:
+def base(builder: ImageEngine, repository: str, program: Path, tmp_path: Path) -> Layer:
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         tar.add(program, arcname="three")
     layer = Layer("base", repository, "base-", {"root": "three"}, {"note": 'quoted "value" = $x'})
-    engine.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
+    builder.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
     return layer
 
 
@@ -69,37 +69,37 @@ COPY --from=first /first /folder
 """
 
 
-def test_an_assembled_root_is_found_by_what_it_was_made_from(engine: ImageEngine, base: Layer) -> None:
-    found = engine.client.images.get(engine.find(base))
+def test_an_assembled_root_is_found_by_what_it_was_made_from(builder: ImageEngine, base: Layer) -> None:
+    found = builder.client.images.get(builder.find(base))
     assert found.labels == base.all_labels
     assert found.tags == [base.image]
     other = Layer("base", base.repository, "base-", {"root": "four"}, {})
-    assert engine.find(other) == ""
+    assert builder.find(other) == ""
 
 
-def test_a_tag_of_ours_on_an_image_made_from_something_else_is_not_believed(engine: ImageEngine, base: Layer) -> None:
+def test_a_tag_of_ours_on_an_image_made_from_something_else_is_not_believed(builder: ImageEngine, base: Layer) -> None:
     other = Layer("base", base.repository, "base-", {"root": "four"}, {})
-    engine.client.images.get(base.image).tag(other.repository, other.tag)
-    assert engine.find(other) == ""
+    builder.client.images.get(base.image).tag(other.repository, other.tag)
+    assert builder.find(other) == ""
 
 
 def test_a_built_layer_has_its_files_its_labels_and_no_stage_behind_it(
-    engine: ImageEngine, base: Layer, repository: str
+    builder: ImageEngine, base: Layer, repository: str
 ) -> None:
     layer = Layer("cpu", repository, "", {"base": base.digest}, {})
-    before = {image.id for image in engine.client.images.list(filters={"dangling": True})}
-    made = engine.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
-    assert engine.find(layer) == made
-    assert engine.client.images.get(made).labels["yrpd.inputs-digest"] == layer.digest
-    after = {image.id for image in engine.client.images.list(filters={"dangling": True})}
+    before = {image.id for image in builder.client.images.list(filters={"dangling": True})}
+    made = builder.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
+    assert builder.find(layer) == made
+    assert builder.client.images.get(made).labels["yrpd.inputs-digest"] == layer.digest
+    after = {image.id for image in builder.client.images.list(filters={"dangling": True})}
     assert after <= before
-    assert "Successfully built" in engine.log.read_text()
+    assert "Successfully built" in builder.log.read_text()
 
 
-def _content(engine: ImageEngine, image_id: str) -> list[tuple[str, int, int, bytes]]:
+def _content(builder: ImageEngine, image_id: str) -> list[tuple[str, int, int, bytes]]:
     """Return what is in an image's layers; the classic builder gives folders that it makes the time of the build."""
     rows = []
-    with tarfile.open(fileobj=io.BytesIO(b"".join(engine.client.api.get_image(image_id)))) as image:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(builder.client.api.get_image(image_id)))) as image:
         for name in image.getnames():
             stream = image.extractfile(name) if name.endswith("layer.tar") else None
             if stream is None:
@@ -113,14 +113,14 @@ def _content(engine: ImageEngine, image_id: str) -> list[tuple[str, int, int, by
 
 
 def test_the_same_context_gives_the_same_layer_contents_however_often_it_is_built(
-    engine: ImageEngine, base: Layer, repository: str
+    builder: ImageEngine, base: Layer, repository: str
 ) -> None:
     contents = []
     for number in ("one", "two"):
         layer = Layer("cpu", repository, "", {"base": base.digest, "number": number}, {})
-        made = engine.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
-        contents.append(_content(engine, made))
-        engine.client.images.remove(layer.image)
+        made = builder.build(layer, _context(GOOD), "Dockerfile", {"BASE": base.image})
+        contents.append(_content(builder, made))
+        builder.client.images.remove(layer.image)
     assert contents[0] == contents[1]
     assert ("folder/file", 0o755, 0, b"content\n") in contents[0]
 
@@ -134,27 +134,27 @@ def test_the_same_context_gives_the_same_layer_contents_however_often_it_is_buil
     ],
 )
 def test_a_step_that_fails_is_an_error_with_its_reason_and_leaves_no_image(
-    engine: ImageEngine, base: Layer, repository: str, dockerfile: str, why: str
+    builder: ImageEngine, base: Layer, repository: str, dockerfile: str, why: str
 ) -> None:
     layer = Layer("cpu", repository, "", {"base": base.digest, "dockerfile": dockerfile}, {})
-    before = {image.id for image in engine.client.images.list(filters={"dangling": True})}
+    before = {image.id for image in builder.client.images.list(filters={"dangling": True})}
     with pytest.raises(ImageError) as caught:
-        engine.build(layer, _context(dockerfile), "Dockerfile", {"BASE": base.image})
+        builder.build(layer, _context(dockerfile), "Dockerfile", {"BASE": base.image})
     assert why in caught.value.message.lower()
-    assert caught.value.next_command == f"less {engine.log}"
-    assert engine.find(layer) == ""
-    assert {image.id for image in engine.client.images.list(filters={"dangling": True})} <= before
+    assert caught.value.next_command == f"less {builder.log}"
+    assert builder.find(layer) == ""
+    assert {image.id for image in builder.client.images.list(filters={"dangling": True})} <= before
 
 
-def test_a_base_that_is_not_there_is_an_error(engine: ImageEngine, repository: str) -> None:
+def test_a_base_that_is_not_there_is_an_error(builder: ImageEngine, repository: str) -> None:
     layer = Layer("cpu", repository, "", {}, {})
     with pytest.raises(ImageError, match="failed"):
-        engine.build(layer, _context(GOOD), "Dockerfile", {"BASE": f"{repository}-not-there:1"})
+        builder.build(layer, _context(GOOD), "Dockerfile", {"BASE": f"{repository}-not-there:1"})
 
 
-def test_an_archive_that_is_no_archive_is_refused(engine: ImageEngine, repository: str, tmp_path: Path) -> None:
+def test_an_archive_that_is_no_archive_is_refused(builder: ImageEngine, repository: str, tmp_path: Path) -> None:
     (tmp_path / "bad.tar").write_bytes(b"no archive at all" * 100)
     layer = Layer("base", repository, "", {"x": "y"}, {})
     with pytest.raises(ImageError, match="failed"):
-        engine.assemble(layer, [file_part(tmp_path / "bad.tar", "root")], {})
-    assert engine.find(layer) == ""
+        builder.assemble(layer, [file_part(tmp_path / "bad.tar", "root")], {})
+    assert builder.find(layer) == ""

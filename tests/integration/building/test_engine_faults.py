@@ -56,7 +56,7 @@ def faulty() -> Iterator[str]:
 
 
 @pytest.fixture
-def engine(faulty: str, reporter: Reporter, tmp_path: Path) -> Iterator[ImageEngine]:
+def builder(faulty: str, reporter: Reporter, tmp_path: Path) -> Iterator[ImageEngine]:
     _bring_up()
     client = connect()
     yield ImageEngine(client, reporter, tmp_path / "image.log")
@@ -64,7 +64,7 @@ def engine(faulty: str, reporter: Reporter, tmp_path: Path) -> Iterator[ImageEng
 
 
 @pytest.fixture
-def base(engine: ImageEngine, tmp_path: Path) -> Layer:
+def base(builder: ImageEngine, tmp_path: Path) -> Layer:
     """A root with the two programs."""
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         for name, body in (("end", END), ("forever", FOREVER)):
@@ -72,7 +72,7 @@ def base(engine: ImageEngine, tmp_path: Path) -> Layer:
             subprocess.run(["gcc", "-static", "-nostdlib", "-o", name, f"{name}.c"], cwd=tmp_path, check=True)
             tar.add(tmp_path / name, arcname=name)
     layer = Layer("base", "yrpd-fault", "base-", {"root": "programs"}, {})
-    engine.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
+    builder.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
     return layer
 
 
@@ -98,59 +98,59 @@ def _nothing_left(client: docker.DockerClient, layer: Layer) -> None:
     assert list((FOLDERS.data / "docker" / "tmp").glob("docker-builder*")) == []
 
 
-def _builds(engine: ImageEngine, base: Layer, name: str) -> None:
+def _builds(builder: ImageEngine, base: Layer, name: str) -> None:
     """The engine is as good as before."""
     layer = _layer(name)
-    assert engine.build(layer, _context("end"), "Dockerfile", {"BASE": base.image}) == engine.find(layer)
+    assert builder.build(layer, _context("end"), "Dockerfile", {"BASE": base.image}) == builder.find(layer)
 
 
-def test_a_full_disk_is_named_and_the_same_engine_builds_again(engine: ImageEngine, base: Layer) -> None:
+def test_a_full_disk_is_named_and_the_same_engine_builds_again(builder: ImageEngine, base: Layer) -> None:
     layer = _layer("full")
     with pytest.raises(ImageError, match="no space left on device") as caught:
-        engine.build(layer, _context("end", size=(DISK_MB + 16) << 20), "Dockerfile", {"BASE": base.image})
+        builder.build(layer, _context("end", size=(DISK_MB + 16) << 20), "Dockerfile", {"BASE": base.image})
     assert caught.value.exit_code == 6
-    assert caught.value.next_command == f"less {engine.log}"
-    _nothing_left(engine.client, layer)
-    _builds(engine, base, "after-full")
+    assert caught.value.next_command == f"less {builder.log}"
+    _nothing_left(builder.client, layer)
+    _builds(builder, base, "after-full")
 
 
-def test_a_disk_that_fills_up_within_a_layer_leaves_no_image(engine: ImageEngine, base: Layer) -> None:
+def test_a_disk_that_fills_up_within_a_layer_leaves_no_image(builder: ImageEngine, base: Layer) -> None:
     layer = _layer("filling")
     # The context fits beside nothing: its copy into the layer does not.
     with pytest.raises(ImageError, match="no space left on device"):
-        engine.build(layer, _context("end", size=(DISK_MB * 2 // 3) << 20), "Dockerfile", {"BASE": base.image})
-    _nothing_left(engine.client, layer)
-    _builds(engine, base, "after-filling")
+        builder.build(layer, _context("end", size=(DISK_MB * 2 // 3) << 20), "Dockerfile", {"BASE": base.image})
+    _nothing_left(builder.client, layer)
+    _builds(builder, base, "after-filling")
 
 
 def test_an_engine_that_says_nothing_is_given_up_and_stops_the_build_itself(
-    engine: ImageEngine, base: Layer, monkeypatch: pytest.MonkeyPatch
+    builder: ImageEngine, base: Layer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, "3")
-    patient = ImageEngine(connect(), engine.reporter, engine.log)
+    patient = ImageEngine(connect(), builder.reporter, builder.log)
     layer = _layer("silent")
     with pytest.raises(ImageError, match="said nothing for 3 s") as caught:
         patient.build(layer, _context("forever"), "Dockerfile", {"BASE": base.image})
     assert caught.value.exit_code == 6
     assert TIMEOUT_VARIABLE in caught.value.message
-    _nothing_left(engine.client, layer)
-    _builds(engine, base, "after-silent")
+    _nothing_left(builder.client, layer)
+    _builds(builder, base, "after-silent")
 
 
 def test_an_engine_that_dies_within_a_build_is_an_error_and_comes_back_without_the_tag(
-    engine: ImageEngine, base: Layer
+    builder: ImageEngine, base: Layer
 ) -> None:
     layer, caught = _layer("dying"), list[BaseException]()
 
     def build() -> None:
         try:
-            engine.build(layer, _context("forever"), "Dockerfile", {"BASE": base.image})
+            builder.build(layer, _context("forever"), "Dockerfile", {"BASE": base.image})
         except BaseException as error:
             caught.append(error)
 
     building = threading.Thread(target=build)
     building.start()
-    _wait(lambda: bool(engine.client.containers.list()))
+    _wait(lambda: bool(builder.client.containers.list()))
     os.kill(int(FOLDERS.pid_file.read_text()), signal.SIGKILL)
     building.join(timeout=60)
     assert not building.is_alive()
@@ -158,7 +158,7 @@ def test_an_engine_that_dies_within_a_build_is_an_error_and_comes_back_without_t
     assert isinstance(error, ImageError)
     assert error.exit_code == 6
     assert "broke off" in error.message
-    assert error.next_command == f"less {engine.log}"
+    assert error.next_command == f"less {builder.log}"
     assert "RUN" in error.detail
     _bring_up()
     client = connect()
@@ -166,15 +166,15 @@ def test_an_engine_that_dies_within_a_build_is_an_error_and_comes_back_without_t
     assert list((FOLDERS.data / "docker" / "tmp").glob("docker-builder*")) == []
     for container in client.containers.list(all=True):
         container.remove(force=True)
-    _builds(ImageEngine(client, engine.reporter, engine.log), base, "after-dying")
+    _builds(ImageEngine(client, builder.reporter, builder.log), base, "after-dying")
 
 
-def test_loading_layers_onto_a_full_disk_leaves_no_base(engine: ImageEngine, tmp_path: Path) -> None:
+def test_loading_layers_onto_a_full_disk_leaves_no_base(builder: ImageEngine, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         info = tarfile.TarInfo("large")
         info.size = (DISK_MB + 16) << 20
         tar.addfile(info, io.BytesIO(bytes(info.size)))
     layer = Layer("base", "yrpd-fault", "large-", {"root": "large"}, {})
     with pytest.raises(ImageError, match="no space left on device"):
-        engine.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
-    assert engine.find(layer) == ""
+        builder.assemble(layer, [file_part(tmp_path / "root.tar", "root")], {})
+    assert builder.find(layer) == ""

@@ -24,7 +24,7 @@ from yrpd.reporting import Reporter
 
 
 @pytest.fixture
-def engine(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> ImageEngine:
+def builder(client: docker.DockerClient, reporter: Reporter, tmp_path: Path) -> ImageEngine:
     return ImageEngine(client, reporter, tmp_path / "image.log")
 
 
@@ -46,15 +46,15 @@ def _push(client: docker.DockerClient, name: str) -> None:
 
 
 @pytest.fixture
-def base(engine: ImageEngine, registry: str) -> Iterator[str]:
+def base(builder: ImageEngine, registry: str) -> Iterator[str]:
     """A base image's name in the registry, which the engine does not have any more."""
     name = f"{registry}/yrpd-test-{uuid.uuid4().hex[:12]}:v1"
     repository = name.rpartition(":")[0]
-    _make(engine.client, name, "one")
-    _push(engine.client, name)
-    remove_images(engine.client, repository)
+    _make(builder.client, name, "one")
+    _push(builder.client, name)
+    remove_images(builder.client, repository)
     yield name
-    remove_images(engine.client, repository)
+    remove_images(builder.client, repository)
 
 
 @pytest.fixture
@@ -73,14 +73,14 @@ def _table(project: Project) -> FlavourTable:
 
 
 def test_the_tag_is_resolved_once_and_recorded_with_every_other_line_kept(
-    project: Project, reporter: Reporter, engine: ImageEngine, base: str
+    project: Project, reporter: Reporter, builder: ImageEngine, base: str
 ) -> None:
     before = project.release_file.read_text()
     planned = commands.lock(project=project, reporter=reporter, flavour="npu", dry_run=True)
     assert (planned["state"], project.release_file.read_text()) == ("planned", before)
     locked = commands.lock(project=project, reporter=reporter, flavour="npu")
     assert locked["state"] == "locked"
-    assert locked["base_digest"] == engine.resolve(base)
+    assert locked["base_digest"] == builder.resolve(base)
     after = project.release_file.read_text()
     assert after == before.replace('base_digest = ""', f'base_digest = "{locked["base_digest"]}"')
     again = commands.lock(project=project, reporter=reporter, flavour="npu")
@@ -88,52 +88,52 @@ def test_the_tag_is_resolved_once_and_recorded_with_every_other_line_kept(
 
 
 def test_the_base_is_pulled_by_the_digest_even_after_its_tag_was_moved(
-    project: Project, reporter: Reporter, engine: ImageEngine, base: str
+    project: Project, reporter: Reporter, builder: ImageEngine, base: str
 ) -> None:
     commands.lock(project=project, reporter=reporter, flavour="npu")
     table = _table(project)
-    moved = _make(engine.client, base, "two")
-    _push(engine.client, base)
-    got = provide_base(engine, table, reporter)
+    moved = _make(builder.client, base, "two")
+    _push(builder.client, base)
+    got = provide_base(builder, table, reporter)
     assert got != moved
-    assert provide_base(engine, table, reporter) == got, "the second time from the engine"
+    assert provide_base(builder, table, reporter) == got, "the second time from the engine"
     relocked = commands.lock(project=project, reporter=reporter, flavour="npu")
     assert relocked["previous"] == table.base_digest != relocked["base_digest"]
     assert relocked["base_id"] == moved
 
 
 def test_a_base_that_came_by_save_and_load_is_known_by_its_id(
-    project: Project, reporter: Reporter, engine: ImageEngine, base: str
+    project: Project, reporter: Reporter, builder: ImageEngine, base: str
 ) -> None:
     commands.lock(project=project, reporter=reporter, flavour="npu")
-    identity = provide_base(engine, _table(project), reporter)
+    identity = provide_base(builder, _table(project), reporter)
     assert commands.lock(project=project, reporter=reporter, flavour="npu")["base_id"] == identity
-    engine.client.images.get(identity).tag(base)
-    saved = b"".join(engine.client.images.get(base).save(named=base))
-    remove_images(engine.client, base.rpartition(":")[0])
-    engine.client.images.load(saved)
-    assert engine.client.images.get(base).attrs["RepoDigests"] == []
-    assert provide_base(engine, _table(project), reporter) == identity
+    builder.client.images.get(identity).tag(base)
+    saved = b"".join(builder.client.images.get(base).save(named=base))
+    remove_images(builder.client, base.rpartition(":")[0])
+    builder.client.images.load(saved)
+    assert builder.client.images.get(base).attrs["RepoDigests"] == []
+    assert provide_base(builder, _table(project), reporter) == identity
 
 
 def test_without_a_digest_the_error_names_the_command_that_finds_it(
-    project: Project, reporter: Reporter, engine: ImageEngine
+    project: Project, reporter: Reporter, builder: ImageEngine
 ) -> None:
     with pytest.raises(ImageError, match="has no digest") as caught:
-        provide_base(engine, _table(project), reporter)
+        provide_base(builder, _table(project), reporter)
     assert caught.value.exit_code == 6
     assert caught.value.next_command.startswith("invoke image.lock --flavour npu")
 
 
 def test_a_registry_without_the_image_is_an_error_of_lock_and_pull(
-    project: Project, reporter: Reporter, engine: ImageEngine, base: str
+    project: Project, reporter: Reporter, builder: ImageEngine, base: str
 ) -> None:
     shutil.rmtree(project.root.parent / "registry")
     with pytest.raises(ImageError, match="gave no digest"):
         commands.lock(project=project, reporter=reporter, flavour="npu")
     table = _table(project).model_copy(update={"base_digest": f"sha256:{'0' * 64}"})
     with pytest.raises(ImageError, match="cannot be pulled from here") as caught:
-        provide_base(engine, table, reporter)
+        provide_base(builder, table, reporter)
     assert "docker load" in caught.value.next_command
 
 
