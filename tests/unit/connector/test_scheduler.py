@@ -721,3 +721,64 @@ def test_blocks_that_were_generated_since_the_lookup_are_not_known_to_be_absent(
     req.output = [7, 8]
     (spec,) = rig.side.plan(more(req, [], 10, 2)).saves
     assert (spec.blocks, spec.absent) == ([3], False), "another engine may have generated the same"
+
+
+def waiting(rig: Rig, *requests: FakeRequest) -> list[str]:
+    """Admit requests; return the ids of those that have to wait for the next step."""
+    return [each.request_id for each in rig.side.admit(requests)]
+
+
+def keys_asked(rig: Rig) -> int:
+    return sum(count for op, count in rig.transport.calls if op == "exist")
+
+
+def test_all_that_wait_are_looked_up_together_and_a_match_asks_no_more() -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    every = [request(10, f"r{number}") for number in range(5)]
+    assert waiting(rig, *every) == []
+    assert rig.asked() == 1
+    assert [rig.side.match(each, 0) for each in every] == [2 * BS] * 5
+    assert rig.asked() == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"status": Status("WAITING_FOR_REMOTE_KVS")}, {"status": Status("PREEMPTED")}, {"num_computed_tokens": 1},
+        {"pooling_params": object(), "sampling_params": None}, {"output": [1]},
+    ],
+)  # fmt: skip
+def test_who_has_begun_or_cannot_load_is_passed_over_and_keeps_nobody_back(other: dict[str, Any]) -> None:
+    rig = Rig()
+    rig.stock(list(range(10)))
+    passed_over, asked = request(10, "other", **other), request(10, "r")
+    for _ in range(2):  # in the first step and, known by then, in the next
+        assert waiting(rig, passed_over, asked) == []
+        assert keys_asked(rig) == 2
+        rig.side.plan(Output())
+    assert rig.side.match(asked, 0) == 2 * BS
+    assert keys_asked(rig) == 2
+
+
+def test_without_loading_nobody_is_looked_up_and_nobody_waits() -> None:
+    rig = Rig(load=False)
+    assert waiting(rig, *(request(10, f"r{number}") for number in range(3))) == []
+    assert rig.asked() == 0
+
+
+def test_a_lookup_beside_another_asks_again_only_for_those_that_can_still_load() -> None:
+    rig = Rig(lookup_cache_ms=1000)
+    first, second = request(10, "first"), request(10, "second")
+    assert waiting(rig, first, second) == []
+    rig.side.plan(Output())
+    rig.clock.now += 2
+    waiting(rig, first, second)
+    assert rig.side.match(second, 0) == 0
+    assert keys_asked(rig) == 8, "both are asked about again, in one call"
+    rig.side.finished(first)
+    rig.side.plan(Output())
+    rig.clock.now += 10
+    waiting(rig, second)
+    assert rig.side.match(second, 0) == 0
+    assert keys_asked(rig) == 10
