@@ -759,6 +759,8 @@ def test_who_has_begun_or_cannot_load_is_passed_over_and_keeps_nobody_back(other
         rig.side.plan(Output())
     assert rig.side.match(asked, 0) == 2 * BS
     assert keys_asked(rig) == 2
+    assert waiting(rig, passed_over, request(10, "late")) == []
+    assert keys_asked(rig) == 4, "whoever comes behind is looked up"
 
 
 def test_without_loading_nobody_is_looked_up_and_nobody_waits() -> None:
