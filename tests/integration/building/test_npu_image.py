@@ -20,11 +20,11 @@ from tests.emulated_npu import device
 from tests.integration.building.npu_container import serving
 from tests.integration.images import remove_images
 from workshop.models import ensure_models, model_python, models_folder
-from yrpd.building import commands
 from yrpd.building.context import Context
 from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer
 from yrpd.building.npu_base import with_digest
+from yrpd.commands import image
 from yrpd.documents.manifest import read_manifest
 from yrpd.documents.patched import Patched, load_patched
 from yrpd.documents.release_folder import STANDALONE, ReleaseFolder
@@ -82,7 +82,7 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
     """The image, made as ``invoke image --flavour npu`` makes it; both images go with the module."""
     here, folder = Project.here(), tmp_path_factory.mktemp("npu")
     _, patched = load_patched(here)
-    commands.image(project=here, reporter=Reporter(), flavour="cpu")
+    image.make(project=here, reporter=Reporter(), flavour="cpu")
     runtimes = client.images.list(filters={"label": "yrpd.layer=runtime"})
     base = Layer("base", f"yrpd-test-{uuid.uuid4().hex[:12]}", "base-", {"stand-in": "npu"}, {})
     engine = ImageEngine(client, Reporter(), folder / "stand-in.log")
@@ -100,7 +100,7 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
         assert name in text
         own = text.replace(name, f'name = "{base.repository}"')
         (root / "release.toml").write_text(with_digest(own, patched.name, f"sha256:{'0' * 64}", identity))
-        document = commands.image(project=Project(root), reporter=reporter, flavour="npu")
+        document = image.make(project=Project(root), reporter=reporter, flavour="npu")
         release = ReleaseFolder(root / "dist" / document["release"])
         said = str(reporter.console.file.getvalue())  # type: ignore[attr-defined]
         yield Made(client, patched, document, said, release)
