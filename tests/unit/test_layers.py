@@ -45,3 +45,10 @@ def test_every_contract_can_fail(tmp_path: Path) -> None:
     for name in VIOLATIONS:
         assert re.search(rf"^{re.escape(name)}.* BROKEN$", said, re.M), name
     assert "yrpd.serving.draining -> yrpd.errors" in said
+
+
+def test_the_product_does_not_even_name_the_workshop() -> None:
+    """Commands are named as text, which no contract on imports sees."""
+    files = [*(ROOT / "scripts" / "yrpd").rglob("*.py")]
+    assert files
+    assert [path for path in files if "workshop" in path.read_text(encoding="utf-8")] == []

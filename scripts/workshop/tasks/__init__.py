@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from workshop.tasks import bench, lab
+from workshop.tasks import bench, lab, patch
 
-COMMANDS = (*bench.COMMANDS, *lab.COMMANDS)
+COMMANDS = (*bench.COMMANDS, *lab.COMMANDS, *patch.COMMANDS)

@@ -76,11 +76,4 @@ COMMANDS = (
         (PIN,),
         refuses=_REFUSES,
     ),
-    Command(
-        "patch.figures",
-        "Measure the patch commands beside bare git on the same series.",
-        "workshop.bench.patching:measure",
-        (PIN, Option("rounds", "How often each is run; the median counts.", 3)),
-        refuses=_REFUSES,
-    ),
 )
