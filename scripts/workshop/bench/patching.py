@@ -16,7 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from yrpd.documents.series import Series, load_series
-from yrpd.errors import EnvironmentFailure
+from yrpd.errors import ConfigurationError, EnvironmentFailure
 from yrpd.git.repository import Repository
 from yrpd.patching import apply, commands, worktree
 from yrpd.patching.source import BASE_REF, Source, ensure_source, source_folder
@@ -78,7 +78,12 @@ def measure(
 
     Returns:
         ``{pin, patches, rounds, figures}``.
+
+    Raises:
+        ConfigurationError: There is no such pin, or no round.
     """
+    if rounds < 1:
+        raise ConfigurationError(f"{rounds} rounds measure nothing.", next_command="invoke patch.figures --rounds 1")
     name, wanted = load_release(project.release_file).pin(pin)
     series = load_series(project.patches(name))
     if dry_run:

@@ -14,14 +14,20 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from rich.table import Table
+
+from yrpd.cli import execute
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.status.counters import read_counters
-from yrpd.deploying.verifying.client import ask_plainly, get_text
+from yrpd.deploying.verifying.client import AskError, ask_plainly, get_text
 from yrpd.deploying.verifying.questions import COMPLETIONS
+from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project
+from yrpd.reporting import Reporter
 
 _WARM = 5
 #: Ids below these mean something to a tokenizer.
@@ -99,27 +105,82 @@ def measure(inventory: Inventory, vocabulary: int, seconds: float, tokens: int, 
     return {name: Spread.of(values) for name, values in took.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m workshop.bench.steady", description=__doc__)
-    parser.add_argument("--hosts", type=Path, default=Path("lab.toml"), help="The inventory of what is deployed.")
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--tokens", type=int, default=600, help="Tokens of each prompt.")
-    parser.add_argument("--period", type=float, default=0.5, help="Seconds from request to request.")
-    given = parser.parse_args(arguments)
-    inventory = load_inventory(given.hosts)
-    folder = Project.here().root / inventory.model.path
-    configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    vocabulary = int(configuration.get("vocab_size") or configuration["text_config"]["vocab_size"])
-    before = read_counters(get_text(urls(inventory)[1], "/metrics"))
-    found = measure(inventory, vocabulary, given.minutes * 60, given.tokens, given.period)
-    after = read_counters(get_text(urls(inventory)[1], "/metrics"))
+def run(
+    project: Project, reporter: Reporter, hosts_file: Path, minutes: float, tokens: int, period: float
+) -> dict[str, Any]:
+    """Measure what an inventory's first P and D take, and say it.
+
+    Args:
+        project: The checkout.
+        reporter: Gets the table.
+        hosts_file: The inventory of what is deployed.
+        minutes: How long.
+        tokens: Length of each prompt.
+        period: Seconds from request to request.
+
+    Returns:
+        ``{P: {count, median, p99, slowest}, D: ..., "P and D": ..., loaded_blocks}``, seconds.
+
+    Raises:
+        ConfigurationError: The inventory is none.
+        EnvironmentFailure: P or D does not answer, or the model's configuration cannot be read here.
+    """
+    inventory = load_inventory(hosts_file)
+    vocabulary = _vocabulary(project.root / inventory.model.path / "config.json")
+    decode = urls(inventory)[1]
+    try:
+        before = read_counters(get_text(decode, "/metrics"))["loaded_blocks"]
+        title = f"asking for {minutes:g} minutes, once every {period:g} s"
+        with reporter.step(title):
+            found = measure(inventory, vocabulary, minutes * 60, tokens, period)
+        loaded = read_counters(get_text(decode, "/metrics"))["loaded_blocks"] - before
+    except AskError as error:
+        raise EnvironmentFailure(
+            f"P or D of {inventory.name} does not answer: {error}.", next_command=f"invoke deploy --hosts {hosts_file}"
+        ) from error
+    table = Table("", "requests", "median", "p99", "slowest", "slowest / median", title=f"{tokens} new tokens each")
     for name, spread in found.items():
-        print(
-            f"{name:8} {spread.count} requests: median {spread.median * 1000:.0f} ms, p99 {spread.p99 * 1000:.0f} ms, "
-            f"slowest {spread.slowest * 1000:.0f} ms, slowest / median {spread.ratio:.1f}"
-        )
-    print(f"D loaded {after['loaded_blocks'] - before['loaded_blocks']:.0f} blocks")
+        times = (f"{seconds * 1000:.0f} ms" for seconds in (spread.median, spread.p99, spread.slowest))
+        table.add_row(name, str(spread.count), *times, f"{spread.ratio:.1f}")
+    reporter.render(table)
+    reporter.say(f"D loaded {loaded:.0f} blocks")
+    return {**{name: asdict(spread) for name, spread in found.items()}, "loaded_blocks": loaded}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure; the exit code is the error class's."""
+    parser = argparse.ArgumentParser(prog="python -m workshop.bench.steady", description=__doc__.splitlines()[0])
+    parser.add_argument("--hosts", type=Path, default=Path("lab.toml"), help="the inventory of what is deployed")
+    parser.add_argument("--minutes", type=_positive, default=10.0)
+    parser.add_argument(
+        "--tokens", type=int, default=600, choices=range(1, 100_001), metavar="N", help="of each prompt"
+    )
+    parser.add_argument("--period", type=_positive, default=0.5, help="seconds from request to request")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, all else on stderr")
+    parser.add_argument("--verbose", action="store_true", help="a traceback on failure")
+    given = parser.parse_args(arguments)
+    execute(
+        lambda project, reporter: run(project, reporter, given.hosts, given.minutes, given.tokens, given.period),
+        as_json=given.json,
+        verbose=given.verbose,
+    )
+
+
+def _vocabulary(file: Path) -> int:
+    try:
+        configuration = json.loads(file.read_text(encoding="utf-8"))
+        return int(configuration.get("vocab_size") or configuration["text_config"]["vocab_size"])
+    except (OSError, ValueError, KeyError) as error:
+        raise EnvironmentFailure(
+            f"{file} does not say how many tokens the model knows: {error}.", next_command="invoke lab.up"
+        ) from error
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError("expected more than 0")
+    return number
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from yrpd.building import commands as building
 from yrpd.deploying.hosts import engines
 from yrpd.deploying.inventory import load_inventory
 from yrpd.docker.connection import connect, timeout_seconds
-from yrpd.docker.sdk import DockerClient
 from yrpd.documents.patched import load_patched
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
@@ -50,7 +48,7 @@ def load(
         YrpdError: 2 no such host, or both a registry and an archive; 6 the tarball is not the release's, or the engine
             or registry failed; 8 the engine does not answer.
     """
-    engine_of = partial(connect_host, host, hosts_file)
+    engine_of = _engine_of(host, hosts_file)
     done = releasing.load(reporter=reporter, engine_of=engine_of, dry_run=dry_run, **options)
     if dry_run:
         reporter.say(f"    on {host or 'this machine'}")
@@ -63,11 +61,11 @@ def verify(*, host: str = "", hosts_file: Path, dry_run: bool = False, **options
     Raises:
         YrpdError: 2 no such host, 6 there is no release, 8 no engine answers, 9 a link does not hold.
     """
-    return releasing.verify(engine_of=partial(connect_host, host, hosts_file), dry_run=dry_run, **options)
+    return releasing.verify(engine_of=_engine_of(host, hosts_file), dry_run=dry_run, **options)
 
 
-def connect_host(host: str, hosts_file: Path) -> DockerClient:
-    """Return a client of a host's engine; of this machine's when no host is named.
+def _engine_of(host: str, hosts_file: Path) -> releasing.Connect:
+    """Return what connects to a host's engine, or to this machine's when no host is named; nothing is asked yet.
 
     Args:
         host: A host of the inventory, or empty.
@@ -75,13 +73,12 @@ def connect_host(host: str, hosts_file: Path) -> DockerClient:
 
     Raises:
         ConfigurationError: The inventory has no such host.
-        EnvironmentFailure: The engine does not answer.
     """
     if not host:
-        return connect()
+        return connect
     inventory = load_inventory(hosts_file)
     for one in inventory.hosts:
         if one.name == host:
-            return engines.connect(one, timeout_s=timeout_seconds())
+            return lambda: engines.connect(one, timeout_s=timeout_seconds())
     names = ", ".join(one.name for one in inventory.hosts)
     raise ConfigurationError(f"{hosts_file} has no host {host!r}; it has: {names}.", next_command="invoke deploy.plan")
