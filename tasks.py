@@ -1,4 +1,7 @@
-"""The commands: ``invoke --list`` names them, ``invoke --help TASK`` explains one. All logic is in scripts/yrpd/."""
+"""The commands: ``invoke --list`` names them, ``invoke --help TASK`` explains one.
+
+The logic is in scripts/yrpd/ and scripts/workshop/.
+"""
 
 from __future__ import annotations
 

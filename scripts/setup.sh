@@ -40,7 +40,7 @@ make_venv() { install_lock .venv requirements.lock; }
 # fails as soon as there is a newer one) and nothing is built (what builds is not in the lock). So the lock has to be
 # complete, which `pip check` proves.
 install_lock() { # FOLDER LOCK
-    local stamp=$1/requirements.sha256 wanted python
+    local stamp=$1/requirements.sha256 wanted python checked
     wanted=$(sha256sum "$2" | cut -d' ' -f1)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$1/bin/python" -c '' 2>/dev/null; then
         say "kept: $1"
@@ -59,7 +59,8 @@ install_lock() { # FOLDER LOCK
         say "next:  $1/bin/python -m pip config list   (which package index is asked)"
         return 8
     fi
-    if ! "$1/bin/python" -m pip check --disable-pip-version-check >&2; then
+    if ! checked=$("$1/bin/python" -m pip check --disable-pip-version-check); then
+        say "$checked"
         say "error: $2 is not complete, so it cannot be installed as it is."
         say "next:  the command in the first lines of $2"
         return 2

@@ -190,7 +190,7 @@ def test_no_block_of_an_adapter_is_loaded_after_it_was_trained_again(
     model: Path, deployed: Callable[..., None]
 ) -> None:
     asked = question(15)
-    served = {"lora_name": "tuned", "lora_path": next_path(model)}
+    served = {"lora_name": "tuned", "lora_path": adapter_path(model)}
     for url in (PREFILL, DECODE):
         load_adapter(url, served)
     ask(PREFILL, "tuned", asked)
@@ -212,7 +212,7 @@ def test_no_block_of_an_adapter_is_loaded_after_it_was_trained_again(
     assert loaded() > before, "blocks of the new adapter are shared"
 
 
-def next_path(model: Path) -> str:
+def adapter_path(model: Path) -> str:
     """Return where the containers see the adapter."""
     client = docker.DockerClient(base_url=socket_of("host2"))
     mounts = client.containers.get(HOSTS["host2"]).attrs["Mounts"]
