@@ -76,10 +76,7 @@ class KVLoadRecoveryMixin:
         What the connector had no time to look up waits for the next step. If loaded but waiting requests hold every
         block, one of them is freed for the next step.
         """
-        if getattr(getattr(self, "policy", None), "name", "") == "PRIORITY":
-            # vLLM preempts the least important request, also one that it has scheduled in this very step: that is an
-            # assertion in 0.10.0, and in 0.11.0 two requests that write to one block. The last one never is one.
-            self.running.sort(key=lambda request: (request.priority, request.arrival_time))
+        self._put_the_important_first()
         kept_out = self._tell("admit", self.waiting) or []
         if kept_out:
             self.waiting.remove_requests(kept_out)
@@ -97,6 +94,16 @@ class KVLoadRecoveryMixin:
             self._break_stall()
         return output
 
+    def _put_the_important_first(self) -> None:
+        """Let whoever is preempted be one that is not scheduled yet.
+
+        With priorities, vLLM preempts the least important request, also one that it has scheduled in this very step:
+        that is an assertion in 0.10.0, and in 0.11.0 two requests that write to one block. It takes them in the order
+        of ``running``, so that the least important one has to be the last.
+        """
+        if getattr(getattr(self, "policy", None), "name", "") == "PRIORITY":
+            self.running.sort(key=lambda request: (request.priority, request.arrival_time))
+
     def has_finished_requests(self) -> bool:
         """Tell whether a step has something to say to the workers, or to hear of them: blocks that come back."""
         return bool(super().has_finished_requests() or (self._held and self._tell("awaits_drains")))  # type: ignore[misc]
@@ -109,9 +116,7 @@ class KVLoadRecoveryMixin:
         if self._tell("reset_cache"):
             self._failed_kv_loads |= self.finished_recving_kv_req_ids
             self._outdated |= {each for each in self.requests.values() if self._waits_for_load(each)}
-            for request in self.waiting:
-                if request.status.name == "WAITING" and request.num_computed_tokens > 0:
-                    self._release(request)  # loaded, and waits for its remaining blocks
+            self._drop_what_was_loaded()
         # vLLM refuses, and tells no caller, while any block is used. Plain vLLM has none left of a request that has
         # gone, so blocks that are kept until a load's last write must not count. Nothing is handed out in between.
         pool = self.kv_cache_manager.block_pool
@@ -123,6 +128,12 @@ class KVLoadRecoveryMixin:
         finally:
             for groups in kept:
                 pool.touch(tuple(groups))
+
+    def _drop_what_was_loaded(self) -> None:
+        """Let requests that were loaded, and wait for their remaining blocks, begin again."""
+        for request in self.waiting:
+            if request.status.name == "WAITING" and request.num_computed_tokens > 0:
+                self._release(request)
 
     def _update_from_kv_xfer_finished(self, output: Any) -> None:
         """Take marks out, and ids that the scheduler cannot know any more: the base would keep or trip over them.

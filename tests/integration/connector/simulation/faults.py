@@ -218,6 +218,21 @@ def _guard_lets_in(_: Simulation) -> Changes:
     return [(Guard, "revoke", revoke)]
 
 
+def _any_order(_: Simulation) -> Changes:
+    return [(recovery.KVLoadRecoveryMixin, "_put_the_important_first", lambda self: None)]
+
+
+def _reset_refused(_: Simulation) -> Changes:
+    def reset(self: Any, *args: Any, **kwargs: Any) -> bool:
+        if self._tell("reset_cache"):
+            self._failed_kv_loads |= self.finished_recving_kv_req_ids
+            self._outdated |= {each for each in self.requests.values() if self._waits_for_load(each)}
+            self._drop_what_was_loaded()
+        return bool(super(recovery.KVLoadRecoveryMixin, self).reset_prefix_cache(*args, **kwargs))
+
+    return [(recovery.KVLoadRecoveryMixin, "reset_prefix_cache", reset)]
+
+
 FAULTS = [
     Fault("F1", "a request that is aborted while it loads keeps its id until the load has ended", _returning_ids),
     Fault("F2", "what a sliding window has left behind is saved", _null_block),
@@ -237,5 +252,7 @@ FAULTS = [
     Fault("ended first", "a load has ended before its cause is there", _ended_before_cause),
     Fault("unasked", "what a lookup did not ask for counts as absent", _unasked_is_absent),
     Fault("one loop", "an exception in planning loses blocks that change hands", _plans_in_one_loop),
+    Fault("any order", "with priorities, a request is preempted that was scheduled in the same step", _any_order),
+    Fault("reset refused", "a reset is refused while an aborted load still writes", _reset_refused),
     Fault("guard", "a save or load that was called off goes on", _guard_lets_in),
 ]  # fmt: skip

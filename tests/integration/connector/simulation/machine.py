@@ -34,14 +34,6 @@ from tests.integration.connector.simulation.world import World
 from tests.integration.vllm_objects import blocks_of, items_of, make_request, model_output, with_transfers
 
 
-class MistakeOfVllmError(Exception):
-    """vLLM itself has gone wrong, so that nothing that follows says anything about the connector.
-
-    With priorities, vLLM may preempt a request that it has scheduled in the same step: it is computed in blocks
-    that are another's by then, and goes on as if they were still its own.
-    """
-
-
 @dataclass
 class _Asked:
     """A request as its client knows it."""
@@ -105,14 +97,14 @@ class Machine(Engine):
         self.asked.pop(rid, None)
 
     def idle(self) -> bool:
-        """Whether no request has begun; some may be loading, or have loaded without anybody having asked."""
-        begun = [each for each in self.scheduler.waiting if each.num_computed_tokens > 0]
-        return not self.scheduler.running and all(each.status.name == "WAITING_FOR_REMOTE_KVS" for each in begun)
+        """Whether no request runs; some may be loading, or have loaded and wait for their remaining blocks."""
+        return not self.scheduler.running
 
     def replace_weights(self, weights: int) -> None:
         """Replace the weights in place, and say so in the way that such programs do, while it is idle."""
         self.weights = weights
         done = self.scheduler.reset_prefix_cache()
+        assert done or self.scheduler.requests, "an engine without requests refuses to be reset"
         if not done:  # blocks are being loaded; vLLM leaves it to the operator to try again, with what is cached
             pool = self.scheduler.kv_cache_manager.block_pool
             for block in pool.blocks:
@@ -160,16 +152,9 @@ class Machine(Engine):
     # -- inner workings ------------------------------------------------------------------------------------------------
 
     def _schedule(self) -> Any:
-        priorities = self.setup.policy == "priority"
-        before = {each.request_id for each in self.scheduler.running} if priorities else set()
-        try:
-            output = self.scheduler.schedule()
-        except AssertionError:
-            if any(each.request_id in before for each in self.scheduler.waiting):
-                raise MistakeOfVllmError from None
-            raise
-        if any(each.request_id in output.num_scheduled_tokens for each in self.scheduler.waiting if priorities):
-            raise MistakeOfVllmError
+        output = self.scheduler.schedule()
+        both = [each.request_id for each in self.scheduler.waiting if each.request_id in output.num_scheduled_tokens]
+        assert not both, f"scheduled and preempted in one step: {both}"
         return output
 
     def _blocks_are_held(self) -> bool:

@@ -24,7 +24,7 @@ from tests.integration.connector.engine import Setup
 from tests.integration.connector.simulation.clock import Simulation, replaced
 from tests.integration.connector.simulation.connections import changes
 from tests.integration.connector.simulation.faults import Fault
-from tests.integration.connector.simulation.machine import Machine, MistakeOfVllmError
+from tests.integration.connector.simulation.machine import Machine
 from tests.integration.connector.simulation.oracle import VOCABULARY, Item
 from tests.integration.connector.simulation.world import Weather, World
 
@@ -294,10 +294,7 @@ def interleave(seed: int, setup: Setup, folder: Path, totals: Counter[str], faul
             stack.enter_context(replaced(fault.changes(simulation)))
         stack.callback(simulation.stop)
         scenario = Scenario(seed, setup, simulation, folder)
-        try:
-            scenario.run()
-        except MistakeOfVllmError:
-            totals["given up: vLLM's mistake"] += 1
+        scenario.run()
         for machine in scenario.machines:
             totals.update(machine.counts)
             totals["steps"] += machine.steps
