@@ -3,7 +3,8 @@
 Usage: python3 import_connector.py TREE VERSION
 
 Prints one JSON line: version, connector class, file. Ends with 1 and a sentence when anything is another than expected.
-It needs no accelerator: with VLLM_PLUGINS empty vLLM does not load the Ascend platform.
+It needs no accelerator: with VLLM_PLUGINS empty vLLM does not load the Ascend platform, and torch-npu, which torch and
+transformers import as soon as it is installed and which needs the driver's libraries, is hidden from both.
 """
 
 from __future__ import annotations
@@ -44,4 +45,6 @@ def main(tree: Path, version: str) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("VLLM_PLUGINS", "")
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    sys.modules["torch_npu"] = None  # type: ignore[assignment] - whoever looks for it finds nothing
     sys.stdout.write(main(Path(sys.argv[1]), sys.argv[2]) + "\n")

@@ -116,28 +116,61 @@ setup(name="vllm_ascend", version=os.environ["SETUPTOOLS_SCM_PRETEND_VERSION"], 
 """
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the setuptools that Python brings, which is older than 80."""
-    folder = tmp_path_factory.mktemp("environment")
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """An environment as the published image has it: Python's own setuptools, and wheel, which pip builds with."""
+    folder = tmp_path / "environment"
     venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python3"
+    setuptools = "import setuptools; assert int(setuptools.__version__.split('.')[0]) < 80, setuptools.__version__"
+    subprocess.run([python, "-c", setuptools], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "wheel==0.45.1"], check=True)
     return folder / "bin"
 
 
-def test_the_rebuild_keeps_kernels_and_what_they_were_built_for(python: Path, tmp_path: Path) -> None:
-    package = tmp_path / "vllm_ascend"
-    package.mkdir()
-    (tmp_path / "setup.py").write_text(SETUP)
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder with a package that has a compiled kernel and says what it was built for."""
+    folder = tmp_path / "vllm-ascend"
+    package = folder / "vllm_ascend"
+    package.mkdir(parents=True)
+    (folder / "setup.py").write_text(SETUP)
+    (folder / "pyproject.toml").write_text('[build-system]\nrequires = ["setuptools>=64", "wheel"]\n')
     (package / "__init__.py").write_text("")
     (package / "kernel.so").write_bytes(b"compiled")
     (package / "_build_info.py").write_text("__sleep_mode_enabled__ = True\n")
+    return folder
+
+
+def _rebuild(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{python}:{os.environ['PATH']}", "PYTHONPATH": ""}
-    command = ["sh", str(DOCKER / "rebuild.sh"), str(tmp_path), "0.10.0rc1+yuanrong.1", "ASCEND910B1", "keep"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    command = ["sh", str(DOCKER / "rebuild.sh"), str(folder), "0.10.0rc1+yuanrong.1", "ASCEND910B1", "keep"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def _installed(python: Path) -> str:
+    """Return the version and the place of vllm_ascend, as another process in another folder sees them."""
+    ask = "import importlib.metadata as m, vllm_ascend as v; print(m.version('vllm_ascend'), v.__file__)"
+    command = [str(python / "python3"), "-c", ask]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.strip()
+
+
+def test_the_rebuild_keeps_kernels_and_what_they_were_built_for(python: Path, package: Path) -> None:
+    done = _rebuild(python, package)
     assert done.returncode == 0, done.stderr
     assert "rebuild: setup.py develop" in done.stdout
     assert "kept 1 compiled files" in done.stdout
-    assert "True" in (package / "_build_info.py").read_text()
-    ask = "import importlib.metadata as m; print(m.version('vllm_ascend'))"
-    asked = subprocess.run([python / "python3", "-c", ask], capture_output=True, text=True, check=True, env=environment)
-    assert asked.stdout.strip() == "0.10.0rc1+yuanrong.1"
+    assert "True" in (package / "vllm_ascend" / "_build_info.py").read_text()
+    assert _installed(python) == f"0.10.0rc1+yuanrong.1 {package}/vllm_ascend/__init__.py"
+
+
+def test_it_takes_the_place_of_an_editable_installation_by_pip(python: Path, package: Path) -> None:
+    # As vllm-ascend's own Dockerfiles do it; the published image has what that leaves behind.
+    command = [str(python / "python3"), "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", "."]
+    environment = {**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": "0.10.0rc1"}
+    subprocess.run(command, cwd=package, check=True, env=environment)
+    assert _installed(python) == f"0.10.0rc1 {package}/vllm_ascend/__init__.py"
+    done = _rebuild(python, package)
+    assert done.returncode == 0, done.stderr
+    assert "kept 1 compiled files" in done.stdout
+    assert _installed(python) == f"0.10.0rc1+yuanrong.1 {package}/vllm_ascend/__init__.py"

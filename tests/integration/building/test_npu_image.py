@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import random
+import subprocess
+import sys
 import uuid
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +37,28 @@ from yrpd.reporting import Reporter
 
 KERNELS = ("vllm_ascend/vllm_ascend_C.cpython-311-x86_64-linux-gnu.so", "vllm_ascend/lib/libcust_opapi.so")
 BUILD_INFO = "__soc_version__ = 'ASCEND910B1'\n__sleep_mode_enabled__ = False\n"
-# What the tutorial's image has and the runtime image has not: git, pip, the pinned tree with compiled kernels, the
-# metadata of torch-npu, CANN's user.
+# What the tutorial's image has and the runtime image has not: git, pip, the pinned tree with compiled kernels, which
+# pip installed editable as vllm-ascend's Dockerfiles do, torch-npu, which torch and transformers import, CANN's user.
 STAND_IN = """ARG BASE
 FROM ${BASE}
 LABEL yrpd.stage=stand-in
 COPY git /usr/bin/git
 COPY tree /vllm-workspace/vllm-ascend
-COPY torch_npu /opt/vllm/lib/python3.11/site-packages/torch_npu-2.7.1.dev20250724.dist-info
-RUN python3 -m ensurepip && ln -s pip3 /opt/vllm/bin/pip && useradd --uid 1000 HwHiAiUser && chmod 755 /usr/bin/git
+COPY torch_npu /opt/vllm/lib/python3.11/site-packages
+COPY wheels /tmp/wheels
+RUN python3 -m ensurepip && ln -s pip3 /opt/vllm/bin/pip && useradd --uid 1000 HwHiAiUser && chmod 755 /usr/bin/git \
+    && python3 -m pip install --no-index --no-deps /tmp/wheels/* && rm -r /tmp/wheels \
+    && cd /vllm-workspace/vllm-ascend && cp vllm_ascend/_build_info.py /tmp \
+    && COMPILE_CUSTOM_KERNELS=0 SOC_VERSION=ASCEND910B1 SETUPTOOLS_SCM_PRETEND_VERSION=0.10.0rc1 VLLM_PLUGINS= \
+       TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
+       python3 -m pip install --no-index --no-deps --no-build-isolation -e . \
+    && mv /tmp/_build_info.py vllm_ascend/
 """
+# The real wheel: its files, under the version that the tutorial's image has. Without a driver it cannot be imported.
+TORCH_NPU = "torch-npu==2.7.1 --hash=sha256:f785e2e2c75d4e4dc80c33e6f389d333deed021c7a015b91aa839df4fcec75de"
+# setuptools is what CPython 3.11.13's ensurepip brings, which the published image is made with; wheel is what it builds
+# editable wheels with.
+BUILD_TOOLS = ("setuptools==65.5.0", "wheel==0.45.1")
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,17 @@ class Made:
         return bytes(output).decode("utf-8", "replace")
 
 
-def _stand_in(patched: Patched, machine_git: Path) -> Context:
+def _download(folder: Path, *requirements: str) -> list[Path]:
+    """Return the wheels of some requirements, without what they require."""
+    folder.mkdir()
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
+    options = ("download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder))
+    command = [sys.executable, "-m", "pip", *options, "-r", str(folder / "requirements.txt")]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return sorted(folder.glob("*.whl"))
+
+
+def _stand_in(patched: Patched, machine_git: Path, scratch: Path) -> Context:
     context = Context()
     stream = io.BytesIO()
     with Repo(patched.worktree) as repository:
@@ -71,7 +96,18 @@ def _stand_in(patched: Patched, machine_git: Path) -> Context:
     for name in KERNELS:
         context.add_bytes(f"tree/{name}", f"compiled {name}\n".encode())
     context.add_bytes("tree/vllm_ascend/_build_info.py", BUILD_INFO.encode())
-    context.add_bytes("torch_npu/METADATA", b"Metadata-Version: 2.1\nName: torch-npu\nVersion: 2.7.1.dev20250724\n")
+    (wheel,) = _download(scratch / "torch-npu", TORCH_NPU)
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            name = member.filename.replace("torch_npu-2.7.1.dist-info", "torch_npu-2.7.1.dev20250724.dist-info")
+            content = archive.read(member)
+            if name.endswith(".dist-info/METADATA"):
+                assert content.count(b"\nVersion: 2.7.1\n") == 1
+                content = content.replace(b"\nVersion: 2.7.1\n", b"\nVersion: 2.7.1.dev20250724\n")
+            if not member.is_dir():
+                context.add_bytes(f"torch_npu/{name}", content)
+    for one in _download(scratch / "wheels", *BUILD_TOOLS):
+        context.add_file(f"wheels/{one.name}", one)
     context.add_file("git", machine_git)
     context.add_bytes("Dockerfile", STAND_IN.encode())
     return context
@@ -90,7 +126,7 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
     reporter.console = Console(file=io.StringIO(), width=300)
     try:
         runtime = next(image.tags[0] for image in runtimes if image.tags)
-        identity = engine.build(base, _stand_in(patched, Path("/usr/bin/git")), "Dockerfile", {"BASE": runtime})
+        identity = engine.build(base, _stand_in(patched, Path("/usr/bin/git"), folder), "Dockerfile", {"BASE": runtime})
         root = folder / "checkout"
         root.mkdir()
         for name in ("build", "docker", "patches", "scripts", "connector_src"):
@@ -125,6 +161,17 @@ def test_the_compiled_kernels_of_the_base_are_kept_byte_for_byte(made: Made) -> 
 def test_it_is_installed_by_develop_under_its_own_version(made: Made) -> None:
     ask = "import importlib.metadata as m; print(m.version('vllm_ascend'))"
     assert made.run("python3", "-c", ask).strip() == made.patched.version
+
+
+def test_what_the_base_had_installed_is_gone(made: Made) -> None:
+    ask = "import importlib.metadata as m; print([d.version for d in m.distributions(name='vllm-ascend')])"
+    assert made.run("python3", "-c", ask).strip() == f"['{made.patched.version}']"
+
+
+def test_torch_npu_of_the_base_is_there_and_cannot_be_imported_without_a_driver(made: Made) -> None:
+    ask = ["python3", "-c", "import torch"]
+    with pytest.raises(docker.errors.ContainerError, match="Failed to load the backend extension: torch_npu"):
+        made.run(*ask)
 
 
 def test_openyuanrong_the_datasystem_and_the_router_answer(made: Made) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -73,14 +74,19 @@ def test_an_operators_choice_for_the_whole_service_stays_in_force(before: set[in
     monkeypatch.setattr(os, "getppid", os.getpid)  # the starting process has one core, and so has every thread here
     chosen = {min(before)}
     others = {int(entry) for entry in os.listdir("/proc/self/task")} - {threading.get_native_id()}
-    had = {task: os.sched_getaffinity(task) for task in others}
+    had = {}
+    for task in others:
+        with suppress(ProcessLookupError):
+            had[task] = os.sched_getaffinity(task)
     try:
         for task in others:
-            os.sched_setaffinity(task, chosen)
+            with suppress(ProcessLookupError):  # threads of other tests end meanwhile
+                os.sched_setaffinity(task, chosen)
         assert unbound(cores) == chosen
     finally:
         for task, allowed in had.items():
-            os.sched_setaffinity(task, allowed)
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(task, allowed)
 
 
 def test_the_first_process_of_a_container_may_use_what_the_container_may(before: set[int], monkeypatch: Any) -> None:

@@ -41,7 +41,7 @@ def environment(
         image: What it runs.
         host: The instance's host.
         instance: Which one.
-        devices: Its NPUs.
+        devices: Its NPUs, by the host's numbers.
         cores: CPU cores of this machine; bounds the bindings of hosts whose engine is on this machine.
     """
     found = {**VLLM_ENVIRONMENT, "VLLM_HOST_IP": host.address}
@@ -54,7 +54,10 @@ def environment(
     else:
         found |= NPU_ENVIRONMENT
         found["HCCL_IF_IP"] = host.address
-        found["ASCEND_RT_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        # The driver numbers what a container has been given from 0; only a privileged one sees the host's numbers.
+        # https://github.com/vllm-project/vllm-ascend/pull/16256, https://github.com/gpustack/gpustack/issues/3352
+        seen = devices if inventory.containers.privileged else range(len(devices))
+        found["ASCEND_RT_VISIBLE_DEVICES"] = ",".join(map(str, seen))
     found |= key_variables(inventory)
     return tuple(sorted({**found, **inventory.containers.environment, **instance.environment}.items()))
 

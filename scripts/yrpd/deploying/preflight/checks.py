@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,10 @@ from yrpd.docker.sdk import DockerClient, NotFound
 
 MEBI = 1 << 20
 MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"
-MINIMUM_API = (1, 41)
+# Before it, Docker's default seccomp profile refuses clone3 in a way that glibc 2.34 and newer take for "no more
+# threads" (https://github.com/moby/moby/issues/42681).
+MINIMUM_VERSION = (20, 10, 10)
+_NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 DISK_RESERVE_BYTES = 2 << 30  # logs, layers, metadata beside the image
 
 
@@ -50,16 +54,24 @@ def lacking_image(situation: Situation) -> list[Host]:
 
 
 def _engine(host: Host, client: DockerClient) -> Iterator[Finding]:
-    told = client.version()
-    version = tuple(int(part) for part in str(told.get("ApiVersion", "0")).split("."))
-    if version < MINIMUM_API:
+    told = str(client.version().get("Version", ""))
+    if not is_new_enough(told):
         yield Finding(
             "engine-version",
             host.name,
-            f"Docker {told.get('Version')} speaks API {told.get('ApiVersion')}, "
-            f"{'.'.join(map(str, MINIMUM_API))} (Docker 20.10) is needed",
-            "install Docker 20.10 or newer there",
+            f"Docker {told} is too old: it lets no thread start under glibc 2.34",
+            f"install Docker {'.'.join(map(str, MINIMUM_VERSION))} or newer on {host.name}, from Docker's own packages",
         )
+
+
+def is_new_enough(version: str) -> bool:
+    """Tell whether an engine's version is one that the images run on; one without a number is taken for new.
+
+    >>> is_new_enough("20.10.9"), is_new_enough("20.10.21+dfsg1"), is_new_enough("18.09.0")
+    (False, True, False)
+    """
+    found = _NUMBERS.match(version)
+    return found is None or tuple(map(int, found[0].split("."))) >= MINIMUM_VERSION
 
 
 def _image(situation: Situation, host: Host, client: DockerClient, information: Mapping[str, Any]) -> Iterator[Finding]:
@@ -77,7 +89,7 @@ def _image(situation: Situation, host: Host, client: DockerClient, information: 
             "architecture",
             host.name,
             f"it is {information['Architecture']}, the image {image.reference} {found}",
-            f"invoke image --flavour {image.flavour}",
+            f"DOCKER_HOST={host.engine} invoke image --flavour {image.flavour}   (builds it on that machine)",
         )
     root = str(information.get("DockerRootDir", ""))
     if model_folder.is_local(host) and Path(root).is_dir():

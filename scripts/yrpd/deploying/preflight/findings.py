@@ -10,6 +10,8 @@ from yrpd.errors import EnvironmentFailure
 
 Severity = Literal["error", "warning"]
 CLOCK_TOLERANCE_S = 5.0
+# The DataSystem worker's jemalloc is compiled for pages of this size and ends the process on any larger one.
+WORKER_PAGE_BYTES = 4096
 NAMED_FILES = 3
 
 
@@ -121,8 +123,28 @@ def clock_findings(host: str, clock: float, before: float, after: float) -> Iter
         )
 
 
+def page_findings(host: str, page_bytes: int) -> Iterator[Finding]:
+    """Yield a finding when the kernel's pages are larger than the DataSystem worker was compiled for.
+
+    Args:
+        host: Where.
+        page_bytes: Size of a page of memory there, in bytes.
+    """
+    if page_bytes > WORKER_PAGE_BYTES:
+        yield Finding(
+            "page-size",
+            host,
+            f"its kernel has pages of {page_bytes >> 10} KiB; the DataSystem worker runs on pages of "
+            f"{WORKER_PAGE_BYTES >> 10} KiB alone",
+            f"boot a kernel with 4 KiB pages on {host}   (getconf PAGESIZE tells)",
+        )
+
+
 def hccn_findings(host: str, conf: str | None, told: Mapping[str, str | None]) -> Iterator[Finding]:
-    """Yield findings when the NPU network's configuration is missing, or is not what the NPUs say.
+    """Yield warnings when what the NPUs say of their network and ``/etc/hccn.conf`` do not fit.
+
+    Blocks go to host memory and between hosts by TCP, so nothing here depends on it; HCCL between servers does. Cards
+    without a network of their own have neither addresses nor such a file, which is no finding.
 
     Args:
         host: Where.
@@ -130,17 +152,19 @@ def hccn_findings(host: str, conf: str | None, told: Mapping[str, str | None]) -
         told: NPU to the address that ``hccn_tool`` reports; ``None`` when it cannot be asked.
     """
     if conf is None:
-        yield Finding(
-            "hccn-conf",
-            host,
-            "containers do not see /etc/hccn.conf; without it device-to-device transfers go wrong silently",
-            'add "/etc/hccn.conf" to driver_mounts in the inventory',
-        )
+        if any(told.values()):
+            yield Finding(
+                "hccn-conf",
+                host,
+                "its NPUs have a network, and containers do not see /etc/hccn.conf; HCCL between servers needs it",
+                'add "/etc/hccn.conf" to driver_mounts in the inventory',
+                "warning",
+            )
         return
     written = dict(line.split("=", 1) for line in conf.split() if "=" in line)
     for number, address in told.items():
         wanted = written.get(f"address_{number}")
-        if address is None:
+        if address is None and wanted:
             yield Finding(
                 "hccn-tool",
                 host,
@@ -154,4 +178,5 @@ def hccn_findings(host: str, conf: str | None, told: Mapping[str, str | None]) -
                 host,
                 f"/etc/hccn.conf gives NPU {number} the address {wanted}, the NPU has {address}",
                 f"hccn_tool -i {number} -ip -s address {wanted or 'ADDRESS'} netmask MASK  # on {host}",
+                "warning",
             )

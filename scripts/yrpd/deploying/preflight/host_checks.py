@@ -86,6 +86,8 @@ def _of_host(situation: Situation, host: Host, survey: Survey, specs: Sequence[C
         )
     pool = situation.inventory.datasystem.memory_mb
     starts_worker = any(spec.role == "worker" for spec in specs)
+    if starts_worker:
+        yield from findings.page_findings(host.name, int(report["page_bytes"]))
     if starts_worker and int(report["memory_available"]) < pool * MEBI:
         yield Finding(
             "memory-in-use",

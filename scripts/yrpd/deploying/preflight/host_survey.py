@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from yrpd.serving.command_lines import SPILL
 PROGRAM = Path(__file__).with_name("survey_program.py")
 LOOK_S = 600  # hashing both ends of every file of a large model on a cold disk
 MEASURE_S = 60
+_NPU = re.compile(r"/dev/davinci(\d+)")
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,22 @@ def look(
         "ports": list(ports),
         "folder": folder,
         "spill": SPILL if spill else "",
-        "npus": list(host.devices) if any(spec.devices for spec in specs) else [],
+        "npus": numbered_inside(specs),
     }
     before = time.time()
     with _running(client, host, image, specs, {"look": asked}) as container:
         report = _answer(container, host, LOOK_S)
     return Survey(host.name, report, before, time.time())
+
+
+def numbered_inside(specs: Sequence[ContainerSpec]) -> dict[str, str]:
+    """Return the number that each NPU has inside a container that is given all of some specs', to its host's number.
+
+    The driver numbers from 0 what an unprivileged container has been given, in the host's order.
+    """
+    nodes = {device for spec in specs for device in spec.devices}
+    numbers = sorted(int(found[1]) for node in nodes if (found := _NPU.fullmatch(node)))
+    return {str(inside): str(number) for inside, number in enumerate(numbers)}
 
 
 @dataclass(frozen=True)

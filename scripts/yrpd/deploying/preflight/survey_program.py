@@ -28,18 +28,19 @@ def look(asked: dict[str, object]) -> dict[str, object]:
     """Return clock, disk, memory, ports that cannot be bound, the model's files, and what the NPU network says."""
     folder, address = str(asked["folder"]), str(asked["address"])
     ports = [int(str(port)) for port in asked["ports"]]  # type: ignore[attr-defined]
-    npus = [int(str(number)) for number in asked["npus"]]  # type: ignore[attr-defined]
+    npus = {str(inside): str(number) for inside, number in asked["npus"].items()}  # type: ignore[attr-defined]
     return {
         "time": time.time(),
         "disk_free": shutil.disk_usage("/").free,
         "spill_free": shutil.disk_usage(str(asked["spill"])).free if asked["spill"] else None,
         "memory_available": memory_available(),
+        "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         "busy_ports": {str(port): problem for port in ports if (problem := why_not(address, port))},
         "files": files(folder),
         "index": read_json(os.path.join(folder, "model.safetensors.index.json")),
         "config": read_json(os.path.join(folder, "config.json")),
         "hccn": hccn_conf(),
-        "hccn_tool": {str(number): hccn_tool(number) for number in npus},
+        "hccn_tool": {number: hccn_tool(inside) for inside, number in npus.items()},
     }
 
 
@@ -101,12 +102,12 @@ def hccn_conf() -> str | None:
         return None
 
 
-def hccn_tool(number: int) -> str | None:
-    """Return the address that an NPU says it has; ``None`` when it cannot be asked."""
+def hccn_tool(number: str) -> str | None:
+    """Return the address that an NPU of this container says it has; ``None`` when it cannot be asked."""
     tool = shutil.which("hccn_tool") or "/usr/local/Ascend/driver/tools/hccn_tool"
     try:
         done = subprocess.run(
-            [tool, "-i", str(number), "-ip", "-g"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            [tool, "-i", number, "-ip", "-g"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
-import torch
+# torch imports whatever is registered as a backend; as the real package does, keep it from importing this one twice.
+_asked = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
-from . import _library, npu
-from ._refusal import NotEmulatedError, refuse
+import torch  # noqa: E402
+
+from . import _library, npu  # noqa: E402
+from ._refusal import NotEmulatedError, refuse  # noqa: E402
 
 torch._register_device_module("npu", npu)
 sys.modules["torch.npu"] = npu
@@ -66,6 +71,15 @@ for _name in (
     "npu_scatter_nd_update_", "npu_weight_quant_batchmatmul",
 ):  # fmt: skip
     globals()[_name] = refuse(f"torch_npu.{_name}")
+
+if _asked is None:
+    del os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]
+else:
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = _asked
+
+
+def _autoload() -> None:
+    """The entry point of group ``torch.backends``: to import this module is all that there is to do."""
 
 
 def __getattr__(name: str) -> Any:

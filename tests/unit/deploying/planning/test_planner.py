@@ -206,10 +206,24 @@ def test_npus_are_handed_out_in_order_with_the_driver() -> None:
     prefill = only(specs, "prefill")
     assert prefill.devices == ("/dev/davinci0", "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
     assert dict(prefill.env)["ASCEND_RT_VISIBLE_DEVICES"] == "0"
-    assert Mount("/etc/hccn.conf", "/etc/hccn.conf") in prefill.mounts
+    assert Mount("/usr/local/dcmi", "/usr/local/dcmi") in prefill.mounts
     assert "--enforce-eager" not in prefill.argv
     assert "kv_connector_module_path" not in option(prefill, "--kv-transfer-config")
     assert only(specs, "router").devices == ()
+
+
+def test_a_container_numbers_its_npus_from_0_unless_it_sees_those_of_the_host() -> None:
+    inventory = shipped("hosts.toml")
+    second = inventory.prefill[0].model_copy(update={"port": 8101, "tensor_parallel": 2})
+    two = inventory.model_copy(update={"prefill": (*inventory.prefill, second)})
+    seen = {}
+    for privileged in (False, True):
+        containers = two.containers.model_copy(update={"privileged": privileged})
+        specs = plan(two.model_copy(update={"containers": containers}), NPU_IMAGE, Site("/models/m", 2))
+        spec = next(each for each in specs if each.name.endswith("prefill-1"))
+        assert spec.devices[:2] == ("/dev/davinci1", "/dev/davinci2")
+        seen[privileged] = dict(spec.env)["ASCEND_RT_VISIBLE_DEVICES"]
+    assert seen == {False: "0,1", True: "1,2"}
 
 
 def test_too_few_npus_are_refused_by_name() -> None:
