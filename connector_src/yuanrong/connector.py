@@ -33,6 +33,7 @@ from .scheduler import SchedulerSide
 from .tiers import TierWatch
 from .transport import Transport, connect, reachable, resolve_kind
 from .transport.breaker import BreakingTransport, probe
+from .trial import try_out
 from .worker import WorkerSide
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ class YuanRongConnector(KVConnectorBase_V1):  # type: ignore[misc]
             "%d KV blocks of %d bytes on %s, transport %s, DataSystem worker %s",
             layout.num_blocks, layout.block_bytes, layout.device_type, kind, self._config.worker_address,
         )  # fmt: skip
-        self._worker.attach(layout, self._connected(kind, layout, self._config.request_timeout_ms))
+        transport = self._connected(kind, layout, self._config.request_timeout_ms)
+        try_out(transport, kind, 2 * self._config.request_timeout_ms / 1000)
+        self._worker.attach(layout, transport)
 
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
         """Begin the step's loads; see :meth:`.worker.WorkerSide.start`."""

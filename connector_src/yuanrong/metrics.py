@@ -11,6 +11,8 @@ import logging
 import threading
 from typing import Any
 
+from .transport.base import MISSING, REVOKED
+
 logger = logging.getLogger("vllm.yuanrong")
 
 _COUNTERS = {
@@ -32,15 +34,22 @@ _TIERED = {"tier_reads": "Reads of objects at this host's DataSystem worker, by 
 _TIERED_GAUGES = {"tier_bytes": "Bytes held by this host's DataSystem worker, by tier"}
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+#: Objects are evicted, and blocks taken back, in a service that is well.
+_EVERYDAY = frozenset({MISSING, REVOKED})
+
 _lock = threading.Lock()
 _families: dict[str, Any] | None = None
 
 
 class Metrics:
-    """Sink for the connector's counts; every method is a no-op when metrics are off or prometheus_client is missing."""
+    """Sink for the connector's counts; nothing is counted when metrics are off or prometheus_client is missing.
+
+    The first failure of each cause is a warning all the same: a service that only counts them seems to be well.
+    """
 
     def __init__(self, families: dict[str, Any] | None = None) -> None:
         self._families = families or {}
+        self._told: set[tuple[str, str]] = set()
 
     def add(self, name: str, amount: float = 1) -> None:
         """Add to a counter, named without prefix and suffix, for example ``loaded_blocks``."""
@@ -50,6 +59,9 @@ class Metrics:
 
     def fail(self, name: str, cause: str, amount: float = 1) -> None:
         """Add to ``load_failures`` or ``save_failures`` under a cause of :mod:`.transport.base`."""
+        if cause not in _EVERYDAY and (name, cause) not in self._told:
+            self._told.add((name, cause))
+            logger.warning("the first of %s with cause %s; further ones are counted only", name, cause)
         family = self._families.get(name)
         if family is not None and amount > 0:
             family.labels(cause=cause).inc(amount)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+logger = logging.getLogger("vllm.yuanrong")
 
 MISSING = "missing"  #: the key is not there (evicted, expired, never written)
 CORRUPT = "corrupt"  #: the object is there, but its header, length or checksum is wrong
@@ -37,6 +40,25 @@ def classify(error: BaseException) -> str:
     if any(word in text for word in ("unavailable", "not ready", "connect", "disconnect", "network", "shutdown")):
         return UNAVAILABLE
     return ERROR
+
+
+class Failures:
+    """Names what the DataSystem client raises. The first of each cause is a warning, with the client's own words."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = {MISSING}  # objects are evicted every day
+
+    def name(self, call: str, error: BaseException) -> str:
+        """Return the cause behind an exception.
+
+        Args:
+            call: What was tried, for the log.
+            error: What the client raised.
+        """
+        cause = classify(error)
+        logger.log(logging.DEBUG if cause in self._told else logging.WARNING, "%s failed (%s): %s", call, cause, error)
+        self._told.add(cause)
+        return cause
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..config import ConnectorConfig
 from ..layout import KVLayout
-from .base import CORRUPT, LAYOUT, MISSING, REVOKED, Guard, Presence, Transfer, batches, classify, delete
+from .base import CORRUPT, LAYOUT, MISSING, REVOKED, Failures, Guard, Presence, Transfer, batches, delete
 from .copying import CRC32, NONE, SUM64, BlockCopier
 from .room import Room
 from .threads import CopyThreads
@@ -83,6 +83,7 @@ class HostTransport:
         self._write_mode = write_mode
         self._pace = Pace(config.batch_bytes)
         self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 2000)
+        self._failures = Failures()
         self._copier: BlockCopier | None = None
         if layout is not None:
             self._copier = BlockCopier(layout, CHECKSUM_KINDS[config.checksum], HEADER.size)
@@ -101,7 +102,7 @@ class HostTransport:
                 if not all(found[start:]):
                     break
         except Exception as error:
-            cause = classify(error)
+            cause = self._failures.name("exist", error)
             return Presence([False] * len(keys), None if cause == MISSING else cause)
         asked = len(found) if len(found) < len(keys) else None
         return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)), asked=asked)
@@ -116,8 +117,7 @@ class HostTransport:
             try:
                 done = self._put_batch(list(keys[part]), blocks[part], guard)
             except Exception as error:
-                logger.debug("put failed: %s", error)
-                return [classify(error)]
+                return [self._failures.name("put", error)]
             return [None] * count if done == count else [None] * done + [REVOKED]
 
         causes = self._room.put(len(keys), self._object_bytes, MAX_BATCH_KEYS, put_part)
@@ -136,7 +136,7 @@ class HostTransport:
             try:
                 values = self._read(wanted)
             except Exception as error:
-                causes.append(classify(error))
+                causes.append(self._failures.name("get", error))
                 break
             done = self._copy_in(wanted, values, blocks[part], guard)
             causes += done

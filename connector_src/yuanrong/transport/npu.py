@@ -15,7 +15,7 @@ from typing import Any
 
 from ..config import ConnectorConfig
 from ..layout import KVLayout
-from .base import ERROR, MISSING, REVOKED, TIMEOUT, Guard, Presence, Transfer, batches, classify, delete
+from .base import ERROR, MISSING, REVOKED, TIMEOUT, Failures, Guard, Presence, Transfer, batches, delete
 from .room import Room
 
 logger = logging.getLogger("vllm.yuanrong")
@@ -43,6 +43,7 @@ class NpuTransport:
         self._layout = layout
         self._blob, self._blob_list, self._set_param = types
         self._device = device
+        self._failures = Failures()
         self._block_bytes = 0 if layout is None else layout.block_bytes
         self._room = Room(config.batch_bytes, config.probe_interval_ms / 1000, config.request_timeout_ms / 2000)
 
@@ -55,7 +56,7 @@ class NpuTransport:
                 if not all(found[start:]):
                     break
         except Exception as error:
-            cause = classify(error)
+            cause = self._failures.name("exist", error)
             return Presence([False] * len(keys), None if cause == MISSING else cause)
         asked = len(found) if len(found) < len(keys) else None
         return Presence(found[: len(keys)] + [False] * (len(keys) - len(found)), asked=asked)
@@ -121,8 +122,7 @@ class NpuTransport:
                 failed = self._finish(submit(names, [self._blobs(block) for block in blocks[part]]))
                 return [MISSING if name in failed else None for name in names]
             except Exception as error:
-                logger.debug("transfer failed: %s", error)
-                return [classify(error)] * len(names)
+                return [self._failures.name("transfer", error)] * len(names)
             finally:
                 guard.leave()
 

@@ -132,7 +132,7 @@ class MemoryTransport:
                 self.store.pop(key, None)
         return cause
 
-    def fence(self) -> Callable[[], None]:
+    def fence(self) -> Callable[[], None] | None:
         self.fences += 1
         return lambda: None
 

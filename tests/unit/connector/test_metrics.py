@@ -78,3 +78,18 @@ def test_without_the_library_or_when_switched_off_nothing_happens(monkeypatch: p
         sink.observe("load_seconds", 1)
         sink.tier("disk", 1, 1)
         sink.breaker(True)
+
+
+def test_the_first_failure_of_each_cause_is_a_warning_also_without_a_registry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sink = metrics.make_metrics(enabled=False)
+    for cause in ("error", "error", "missing", "revoked", "timeout"):
+        sink.fail("save_failures", cause)
+    sink.fail("load_failures", "error")
+    told = [record.getMessage().split(";")[0] for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [
+        "the first of save_failures with cause error",
+        "the first of save_failures with cause timeout",
+        "the first of load_failures with cause error",
+    ]

@@ -695,7 +695,7 @@ def test_saves_do_not_pile_up_behind_a_call_that_hangs(monkeypatch: pytest.Monke
 
 def test_without_a_fence_nothing_is_saved() -> None:
     with running(Rig("kv_producer")) as rig:
-        rig.transport.fence = lambda: None  # type: ignore[assignment, method-assign, return-value]
+        rig.transport.fence = lambda: None  # type: ignore[method-assign]
         rig.side.save(save(sync_saves=["r"]))
         assert not rig.transport.calls
         assert rig.counts.seen == {"save_failures:unavailable": 2}
