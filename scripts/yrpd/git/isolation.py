@@ -64,7 +64,7 @@ _SETTINGS: Mapping[str, str] = {
     "init.defaultBranch": "main",
     "maintenance.auto": "false",
     "mailinfo.scissors": "false",
-    # What upstream did in a conflict is told from the part that only this style shows.
+    # A conflict shows what the patch was made on, too.
     "merge.conflictStyle": "diff3",
     "merge.renames": "true",
     "protocol.version": "2",

@@ -214,6 +214,23 @@ class Repository:
         """
         return self.line("rev-parse", "--verify", "--quiet", "--end-of-options", revision)
 
+    def find(self, revision: str) -> str:
+        """Return the object id that a revision names, or an empty string."""
+        try:
+            return self.rev_parse(revision)
+        except GitError:
+            return ""
+
+    def is_ancestor(self, commit: str, of: str) -> bool:
+        """Tell whether a commit is in another one's history."""
+        try:
+            self.run("merge-base", "--is-ancestor", commit, of)
+        except GitError as error:
+            if error.status != 1:
+                raise
+            return False
+        return True
+
     def tree_of(self, revision: str) -> str:
         """Return the tree id of a commit."""
         return self.rev_parse(f"{revision}^{{tree}}")
@@ -256,17 +273,6 @@ class Repository:
             self.run("update-index", "-z", "--index-info", env=env, stdin=os.fsencode(lines))
             return self.line("write-tree", env=env)
 
-    def tree_with_patch(self, base: str, patch: Path) -> str:
-        """Return the tree of ``base`` with a patch applied exactly, without a work tree.
-
-        Raises:
-            GitError: It does not apply.
-        """
-        with self._index() as env:
-            self.run("read-tree", base, env=env)
-            self.run("apply", "--cached", "--whitespace=nowarn", "--", str(patch.absolute()), env=env)
-            return self.line("write-tree", env=env)
-
     def commit_tree(self, tree: str, message: str, author: Signature, parents: Sequence[str] = ()) -> str:
         """Make a commit whose id depends on the arguments only; the committer's date is the author's."""
         env = {
@@ -304,8 +310,12 @@ class Repository:
 
     def status(self) -> list[str]:
         """Return paths that differ from HEAD, untracked ones too; what the tree itself ignores is left out."""
+        return [path for _, path in self.status_codes()]
+
+    def status_codes(self) -> list[tuple[str, str]]:
+        """Return (git's two letters for index and work tree, path) of what ``status`` finds."""
         entries = self.run("status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames").split(b"\0")
-        return [os.fsdecode(entry[3:]) for entry in entries if entry]
+        return [(entry[:2].decode(), os.fsdecode(entry[3:])) for entry in entries if entry]
 
     def commits(self, base: str, tip: str) -> list[Commit]:
         """Return the commits of ``base..tip``, oldest first."""
@@ -327,13 +337,6 @@ class Repository:
         text = self.run("log", "--no-show-signature", "-z", "--format=%H%x01%B", f"{base}..{tip}")
         records = (record.split("\x01", 1) for record in text.decode("utf-8", "surrogateescape").split("\0") if record)
         return {commit: message for commit, message in records}
-
-    def changed_paths(self, commit: str) -> list[str]:
-        """Return the paths that a commit changes against its first parent."""
-        text = self.run(
-            "diff-tree", "-r", "-z", "--no-commit-id", "--name-only", "--root", "-m", "--first-parent", commit
-        )
-        return [os.fsdecode(path) for path in text.split(b"\0") if path]
 
     # --- patches ----------------------------------------------------------------------------------------------------
 

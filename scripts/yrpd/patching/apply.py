@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -138,36 +138,35 @@ def execute(project: Project, name: str, pin: Pin, planned: Plan, source: Source
         with tempfile.TemporaryDirectory(dir=place, prefix=LEFTOVER) as scratch:
             repository = worktree.start(Path(scratch) / "tree", source)
             require_result(worktree.apply(repository, [series.path(file) for file in series.names]), source, lock)
-            worktree.finish(repository, series, lock, pin.sdist.generated)
+            worktree.finish(repository, lock, pin.sdist.generated)
             worktree.swap_in(repository.folder, planned.folder)
     for edited in planned.discard:
         if edited != planned.folder:
             shutil.rmtree(edited)
 
 
-def require_result(commits: list[Commit], source: Source, lock: Lock) -> None:
+def differences(commits: Sequence[Commit], source: Source, lock: Lock) -> Iterator[tuple[str, str]]:
+    """Yield (``base``, ``tree`` or ``commit``, expected and found) where git's result is not the lock's."""
+    trees_found = (commit.tree for commit in commits)
+    end = commits[-1] if commits else Commit(source.base, source.tree, (), "")
+    for kind, what, expected, found in (
+        ("base", "the base commit", lock.base.commit, source.base),
+        *(("tree", f"the tree after {e.file}", e.tree, t) for e, t in zip(lock.patches, trees_found, strict=False)),
+        ("tree", "the tree at the end", lock.end.tree, end.tree),
+        ("commit", "the commit at the end", lock.end.commit, end.id),
+    ):
+        if expected != found:
+            yield kind, f"{what}: expected {expected}, found {found}"
+
+
+def require_result(commits: Sequence[Commit], source: Source, lock: Lock) -> None:
     """Check every tree on the way and the commit at the end against the lock.
 
     Raises:
         PinMismatchError: One is another; the patch is named.
     """
-    if source.base != lock.base.commit:
-        raise PinMismatchError(
-            f"The base commit is not the lock's: expected {lock.base.commit}, found {source.base}.",
-            next_command="invoke patch.check",
-        )
-    for entry, commit in zip(lock.patches, commits, strict=True):
-        if commit.tree != entry.tree:
-            raise PinMismatchError(
-                f"The tree after {entry.file} is not the lock's: expected {entry.tree}, found {commit.tree}.",
-                next_command="invoke patch.check",
-            )
-    found = commits[-1].id if commits else source.base
-    if found != lock.end.commit:
-        raise PinMismatchError(
-            f"The series ends at another commit: expected {lock.end.commit}, found {found}.",
-            next_command="invoke patch.check",
-        )
+    for _, told in differences(commits, source, lock):
+        raise PinMismatchError(f"The result is not the lock's: {told}.", next_command="invoke patch.check")
 
 
 def document(project: Project, name: str, version: str, planned: Plan, series: Series, lock: Lock) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Two stages: what the files say about each other needs nothing else; what git mak
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from yrpd.documents.series import LOCK, Lock, Series
@@ -22,14 +21,8 @@ from yrpd.release import Pin
 from yrpd.reporting import Reporter
 from yrpd.toml_lines import line_of
 
-_ZEROS = "0" * 40
 CHECKS = (
-    "series and folder hold the same files, each once",
-    "every patch has the sha256 that the lock names",
-    "the lock belongs to the pin of release.toml",
-    "every message says Why, Upstream and Removal, and survives git am",
-    "no patch adds whitespace errors",
-    "every file fits: declared pre-image and post-image are git's",
+    *lint.RULES,
     "connector_src is what the generated patch adds",
     "trees and commits are those of the lock",
     "upstream's tag still names the pin's commit, where upstream can be reached",
@@ -69,55 +62,25 @@ def _tag_findings(project: Project, name: str, pin: Pin, source: Source) -> Iter
 
 def _git_findings(project: Project, series: Series, lock: Lock | None, source: Source, scratch: Path) -> list[Finding]:
     repository = worktree.start(scratch / "tree", source)
-    findings = [finding for file in series.names for finding in _whitespace(project, repository, series, file)]
+    findings = [*lint.style_findings(project, series)]
     failure: PatchConflictError | None = None
     try:
         worktree.apply(repository, [series.path(file) for file in series.names])
     except PatchConflictError as error:
         failure = error
     commits = repository.commits(worktree.BASE, "HEAD")
-    blobs = lru_cache(maxsize=2)(repository.blob_ids)  # what is after one patch is before the next
-    for file, before, after in _steps(series, commits, source.base):
-        findings += _image_findings(project, series, file, blobs(before), blobs(after) if after else None)
     if failure is not None:
         stopped = series.names[min(len(commits), len(series.names) - 1)]
         findings.append(
             Finding("apply", shown(project, series.path(stopped)), 0, failure.message.rstrip("."), "git diff patches")
         )
     findings += _drift_findings(project, series, repository, commits, source)
-    if failure is None:
-        findings += _result_findings(project, series, lock, source, commits)
-        findings += _round_trip(project, series, repository)
+    if failure is None and lock is not None:
+        where = shown(project, series.folder / LOCK)
+        differences = apply.differences(commits, source, lock)
+        findings += [Finding(kind, where, 0, told, "git diff patches") for kind, told in differences]
+    findings += _round_trip(project, series, repository)
     return findings
-
-
-def _steps(series: Series, commits: Sequence[Commit], base: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yield (patch, commit before, commit after) for what was applied, and the one it stopped at with no after."""
-    ids: list[str | None] = [base, *(commit.id for commit in commits), None]
-    for number, file in enumerate(series.names[: len(commits) + 1]):
-        before = ids[number]
-        if before is not None:
-            yield file, before, ids[number + 1]
-
-
-def _image_findings(
-    project: Project, series: Series, file: str, old: Mapping[str, str], new: Mapping[str, str] | None
-) -> Iterator[Finding]:
-    where = shown(project, series.path(file))
-    for change in mail.parse_changes(series.read(file)):
-        actual = old.get(change.path, _ZEROS)
-        if change.old != actual:
-            told = f"{change.path} before the patch: declared blob {change.old}, found {actual}"
-            yield Finding("pre-image", where, change.line, told, "git diff patches release.toml")
-        if new is not None and change.new != new.get(change.path, _ZEROS):
-            told = f"{change.path} after the patch: declared blob {change.new}, found {new.get(change.path, _ZEROS)}; "
-            told += "the patch was edited by hand"
-            yield Finding("post-image", where, change.line, told, f"git checkout -- {where}")
-
-
-def _whitespace(project: Project, repository: Repository, series: Series, file: str) -> Iterator[Finding]:
-    for line, what in repository.added_whitespace_errors(series.path(file)):
-        yield Finding("whitespace", shown(project, series.path(file)), line, what)
 
 
 def _drift_findings(
@@ -140,32 +103,10 @@ def _drift_findings(
             yield Finding("generated", shown(project, series.path(generated)), line, told)
 
 
-def _result_findings(
-    project: Project, series: Series, lock: Lock | None, source: Source, commits: Sequence[Commit]
-) -> Iterator[Finding]:
-    if lock is None:
-        return
-    where = shown(project, series.folder / LOCK)
-    trees = {file: commit.tree for file, commit in zip(series.names, commits, strict=False)}
-    for entry in lock.patches:
-        if entry.file in trees and trees[entry.file] != entry.tree:
-            told = f"the tree after {entry.file}: expected {entry.tree}, found {trees[entry.file]}"
-            yield Finding("tree", where, 0, told, "git diff patches")
-    end = commits[-1] if commits else Commit(source.base, source.tree, (), "")
-    pairs = (
-        ("base", "the base commit", lock.base.commit, source.base),
-        ("tree", "the tree at the end", lock.end.tree, end.tree),
-        ("commit", "the commit at the end", lock.end.commit, end.id),
-    )
-    for kind, what, expected, found in pairs:
-        if expected != found:
-            yield Finding(kind, where, 0, f"{what}: expected {expected}, found {found}", "git diff patches")
-
-
 def _round_trip(project: Project, series: Series, repository: Repository) -> Iterator[Finding]:
     exported = repository.format_patch(worktree.BASE)
     for file, content in zip(series.names, exported, strict=False):
         line = mail.first_difference(series.read(file), content)
         if line:
-            told = "apply, then export, gives other bytes: the patch was not written by patch.export"
+            told = "apply, then export, gives other bytes: the patch was edited by hand, or is another pin's"
             yield Finding("round-trip", shown(project, series.path(file)), line, told)

@@ -120,7 +120,7 @@ def _export_one(project: Project, reporter: Reporter, name: str, wanted: Pin, dr
         "state": state,
         "changed": list(export.changed),
         "removed": list(export.removed),
-        "patches": [patch.name for patch in export.patches],
+        "patches": [entry.file for entry in export.lock.patches],
         "tree": export.lock.end.tree,
         "commit": export.lock.end.commit,
         "series_digest": export.lock.digest,

@@ -46,17 +46,15 @@ class Export:
     """A whole series to be.
 
     Attributes:
-        patches: The patches, in order.
-        lock: Their lock.
-        series: Text of the series file.
+        files: File name to bytes, in the order in which they are written: the patches, ``series``, ``lock.toml``.
+        lock: The lock.
         changed: File names whose bytes are not on disk yet.
         removed: File names that left the series.
         exported_tree: The work tree whose commits went in, or ``None``.
     """
 
-    patches: tuple[NamedPatch, ...]
+    files: dict[str, bytes]
     lock: Lock
-    series: str
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     exported_tree: Path | None
@@ -71,48 +69,58 @@ def prepare(project: Project, name: str, pin: Pin, source: Source, series: Serie
         ConfigurationError: The work tree is not in a state that can be exported.
     """
     _require_unharmed(series, lock, generate.generated_name(project))
+    others, ahead = _other_patches(project, name, series, lock)
+    return _settled(project, name, pin, source, series, others, ahead)
+
+
+def of_tree(project: Project, name: str, pin: Pin, source: Source, series: Series, tree: Repository) -> Export:
+    """Compute the first series of a pin from the commits of a tree.
+
+    Args:
+        project: The checkout.
+        name: The pin's name.
+        pin: The pin.
+        source: The pin's source, which the tree's commits go on.
+        series: The series of another pin, from which the patches come; it gives them their file names.
+        tree: The tree.
+
+    Raises:
+        ConfigurationError: See ``from_tree``.
+        PatchConflictError: A message does not survive.
+    """
+    others = from_tree(tree, series, generate.subject(generate.message(project)))
+    return _settled(project, name, pin, source, Series(project.patches(name), (), series.comments), others, None)
+
+
+def _settled(
+    project: Project,
+    name: str,
+    pin: Pin,
+    source: Source,
+    series: Series,
+    others: Sequence[NamedPatch],
+    ahead: Path | None,
+) -> Export:
+    """Return the generated patch and others as the series that takes the place of ``series``."""
     with tempfile.TemporaryDirectory(dir=project.pin_build(name), prefix=apply.LEFTOVER) as folder:
         scratch = worktree.start(Path(folder) / "export", source)
-        others, ahead = _other_patches(project, name, series, lock)
         first = NamedPatch(generate.generated_name(project), generate.generate(scratch, source.base, project))
-        commits, patches = settle(scratch, Path(folder), source, [first, *others])
+        wanted = [first, *others]
+        _require_distinct([patch.name for patch in wanted])
+        commits, patches = normalise(scratch, wanted)
+        _, again = normalise(worktree.start(Path(folder) / "again", source), patches)
+        _require_stable(patches, again)
     new_lock = make_lock(name, pin, source, commits, patches)
     text = Series(series.folder, tuple(patch.name for patch in patches), series.comments or COMMENTS).render()
-    files = [
-        *((patch.name, patch.content) for patch in patches),
-        (SERIES, text.encode()),
-        (LOCK, new_lock.render().encode()),
-    ]
-    changed = tuple(file for file, content in files if _on_disk(series.folder / file) != content)
-    kept = {patch.name for patch in patches}
-    return Export(tuple(patches), new_lock, text, changed, tuple(n for n in series.names if n not in kept), ahead)
+    files = {patch.name: patch.content for patch in patches}
+    files |= {SERIES: text.encode(), LOCK: new_lock.render().encode()}
+    changed = tuple(file for file, content in files.items() if _on_disk(series.folder / file) != content)
+    return Export(files, new_lock, changed, tuple(name for name in series.names if name not in files), ahead)
 
 
 COMMENTS = (
     "# In the order they are applied. A name follows from its patch's subject; the order is here and nowhere else.",
 )
-
-
-def settle(
-    scratch: Repository, place: Path, source: Source, wanted: Sequence[NamedPatch]
-) -> tuple[list[Commit], list[NamedPatch]]:
-    """Apply and format until that changes nothing any more, or say which patch it keeps changing.
-
-    Args:
-        scratch: A fresh tree in ``place``; holds the series afterwards.
-        place: A folder for another one.
-        source: What the patches go on.
-        wanted: The patches, in order.
-
-    Raises:
-        ConfigurationError: Two patches would be one file.
-        PatchConflictError: A patch does not apply, or does not come back unchanged.
-    """
-    _require_distinct([patch.name for patch in wanted])
-    commits, patches = normalise(scratch, wanted)
-    _, again = normalise(worktree.start(place / "again", source), patches)
-    _require_stable(patches, again)
-    return commits, patches
 
 
 def normalise(scratch: Repository, patches: Sequence[NamedPatch]) -> tuple[list[Commit], list[NamedPatch]]:
@@ -149,12 +157,9 @@ def make_lock(name: str, pin: Pin, source: Source, commits: Sequence[Commit], pa
 def write(export: Export, folder: Path) -> None:
     """Write what changed, the lock last, each file in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {patch.name: patch.content for patch in export.patches}
-    contents[SERIES] = export.series.encode()
-    contents[LOCK] = export.lock.render().encode()
-    for name in sorted(export.changed, key=lambda name: (name == LOCK, name == SERIES)):
+    for name in export.changed:
         partial = folder / f".{name}.incoming"
-        partial.write_bytes(contents[name])
+        partial.write_bytes(export.files[name])
         os.replace(partial, folder / name)
     for name in export.removed:
         (folder / name).unlink(missing_ok=True)
@@ -193,21 +198,13 @@ def _other_patches(
             f"The work tree {tree} cannot be exported: {state.why}.",
             next_command=f"git -C {tree} commit -a   (then invoke patch.export; or invoke patch --discard)",
         )
-    _require_same_series(worktree.origin(tree), lock, generated, tree)
-    return from_tree(Repository(tree), series, generate.subject(generate.message(project))), tree
-
-
-def _require_same_series(made_from: Lock | None, lock: Lock | None, generated: str, tree: Path) -> None:
-    """Commits made on another series than the files hold would silently undo what came in between."""
-    before, now = (
-        [(e.file, e.sha256) for e in x.patches if e.file != generated] if x else None for x in (made_from, lock)
-    )
-    if before != now:
-        raise ConfigurationError(
+    if generate.hand_made(project, worktree.origin(tree)) != generate.hand_made(project, lock):
+        raise ConfigurationError(  # the commits would silently undo what came in between
             f"The work tree {tree} was made from another series than the patches folder holds now, "
             "so its commits cannot be exported over it.",
             next_command="git diff patches   (then, to start from the files: invoke patch --discard)",
         )
+    return from_tree(Repository(tree), series, generate.subject(generate.message(project))), tree
 
 
 def from_tree(repository: Repository, series: Series, generated: str) -> list[NamedPatch]:
@@ -239,35 +236,19 @@ def from_tree(repository: Repository, series: Series, generated: str) -> list[Na
     messages = repository.messages(worktree.BASE, "HEAD")
     found = []
     for commit, content in zip(commits, contents, strict=True):
+        before = worktree.END if commit.subject == generated else f"{commit.id}^"
+        package = generate.DESTINATION
+        if repository.find(f"{commit.id}:{package}") != repository.find(f"{before}:{package}"):
+            raise ConfigurationError(
+                f"Commit {commit.id[:12]} ({commit.subject}) changes {package}, which is generated from "
+                "connector_src/yuanrong.",
+                next_command="invoke patch.export   (after making that change in connector_src/yuanrong instead)",
+            )
         if commit.subject == generated:
-            _require_generated_untouched(repository, commit)
             continue
-        _require_outside_connector(repository, commit)
         name = names.get(commit.subject, mail.file_name(commit.subject))
         found.append(NamedPatch(name, content, messages[commit.id]))
     return found
-
-
-def _require_generated_untouched(repository: Repository, commit: Commit) -> None:
-    def connector(revision: str) -> dict[str, str]:
-        prefix = f"{generate.DESTINATION}/"
-        return {path: blob for path, blob in repository.blob_ids(revision).items() if path.startswith(prefix)}
-
-    if connector(commit.id) != connector(worktree.END):
-        raise _connector_edited(commit)
-
-
-def _require_outside_connector(repository: Repository, commit: Commit) -> None:
-    if any(path.startswith(f"{generate.DESTINATION}/") for path in repository.changed_paths(commit.id)):
-        raise _connector_edited(commit)
-
-
-def _connector_edited(commit: Commit) -> ConfigurationError:
-    return ConfigurationError(
-        f"Commit {commit.id[:12]} ({commit.subject}) changes {generate.DESTINATION}, which is generated from "
-        "connector_src/yuanrong.",
-        next_command="invoke patch.export   (after making that change in connector_src/yuanrong instead)",
-    )
 
 
 def _require_distinct(names: Sequence[str]) -> None:

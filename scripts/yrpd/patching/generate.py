@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from yrpd.documents.series import Lock
 from yrpd.errors import ConfigurationError
 from yrpd.git.mail import file_name
 from yrpd.git.repository import Repository, Signature
@@ -94,8 +95,14 @@ def generated_name(project: Project) -> str:
     return file_name(subject(message(project)))
 
 
-def generate(repository: Repository, base: str, project: Project) -> bytes:
-    """Return the generated patch: ``base`` with the connector package added.
+def hand_made(project: Project, lock: Lock | None) -> list[tuple[str, str]]:
+    """Return (file, sha256) of a lock's other patches, those that come from commits."""
+    generated = generated_name(project)
+    return [(entry.file, entry.sha256) for entry in lock.patches if entry.file != generated] if lock else []
+
+
+def commit(repository: Repository, base: str, project: Project) -> str:
+    """Return the commit that adds the connector package.
 
     Args:
         repository: Holds ``base``; gets the new objects.
@@ -106,8 +113,12 @@ def generate(repository: Repository, base: str, project: Project) -> bytes:
         file.path: (file.mode, repository.hash_blob(file.content)) for file in connector_files(project.connector_source)
     }
     tree = repository.write_tree_with(base, files)
-    commit = repository.commit_tree(tree, message(project), AUTHOR, [base])
-    return repository.format_patch(base, commit)[0]
+    return repository.commit_tree(tree, message(project), AUTHOR, [base])
+
+
+def generate(repository: Repository, base: str, project: Project) -> bytes:
+    """Return the generated patch: that commit, as ``git format-patch`` writes it."""
+    return repository.format_patch(base, commit(repository, base, project))[0]
 
 
 def _belongs(folder: Path, path: Path) -> bool:

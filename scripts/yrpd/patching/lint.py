@@ -12,8 +12,8 @@ from typing import Any
 from yrpd.documents.series import LOCK, SERIES, Lock, Series, begin, load_lock, parse_series
 from yrpd.errors import ConfigurationError
 from yrpd.git import mail
-from yrpd.git.repository import GitError, Repository
-from yrpd.patching import apply, generate
+from yrpd.git.repository import Repository
+from yrpd.patching import generate
 from yrpd.project import Project
 from yrpd.release import Pin
 
@@ -184,35 +184,15 @@ def lock_findings(project: Project, series: Series, lock: Lock, name: str, pin: 
         order = f"expected order {', '.join(locked)}; found {', '.join(series.names)}"
         yield Finding("order", shown(project, series.folder / SERIES), 0, order, f"git diff {where}")
     for file in series.names:
-        content = series.read(file)
-        found = hashlib.sha256(content).hexdigest()
+        found = hashlib.sha256(series.read(file)).hexdigest()
         if file not in locked:
             yield Finding("unlocked", shown(project, series.path(file)), 0, f"the lock does not have {file}")
         elif locked[file] != found:
-            line = _changed_line(project, series, lock, file, content)
             told = f"expected sha256 {locked[file]}, found {found}"
             path = shown(project, series.path(file))
-            yield Finding("sha256", path, line, told, f"git checkout -- {path}")
+            yield Finding("sha256", path, 0, told, f"git diff {path}   (git checkout -- {path} brings the file back)")
     for file in locked.keys() - set(series.names):
         yield Finding("unlisted", where, 0, f"the lock has {file}, the series does not", f"git diff {where}")
-
-
-def _changed_line(project: Project, series: Series, lock: Lock, file: str, content: bytes) -> int:
-    """Return the first line that differs from the locked bytes, when they are still to be had somewhere."""
-    wanted = next(entry.sha256 for entry in lock.patches if entry.file == file)
-    for original in _originals(project, series, file):
-        if hashlib.sha256(original).hexdigest() == wanted:
-            return mail.first_difference(original, content)
-    return 0
-
-
-def _originals(project: Project, series: Series, file: str) -> Iterator[bytes]:
-    for kept in apply.trees(project, series.folder.name).glob(f"*/.git/yrpd/{file}"):
-        yield kept.read_bytes()
-    try:
-        yield Repository(project.root).run("cat-file", "blob", f"HEAD:{shown(project, series.path(file))}")
-    except GitError:
-        return
 
 
 def message_findings(project: Project, series: Series, file: str) -> Iterator[Finding]:

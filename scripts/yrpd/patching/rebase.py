@@ -1,51 +1,62 @@
-"""Carrying a series to another upstream state, with stops where somebody has to decide.
+"""Carrying a series to another upstream state: ``git rebase --onto`` in a work tree of its own.
 
-All of it happens in ``build/rebase/<from>-<to>``; ``patches/<to>`` appears at the end, in one step, and nothing else
-is touched. ``tree/`` there is a work tree on the new base, to which the patches are carried one by one as three-way
-merges; ``state.json`` says how far that is. The old base and the old series are in the same repository (branch
-``before``), because a three-way merge needs what the patches were made on.
+All of it happens in ``build/rebase/<from>-<to>/tree``; ``patches/<to>`` appears at the end, in one step, and nothing
+else is touched. How far it is, what conflicts and what was resolved is git's state in that tree, so that what git
+offers for a rebase that stopped may be used there, too. Beside it the tree has the lock of the old series
+(``.git/yrpd``) and these refs:
+
+``refs/yrpd/base``     the commit under the new series
+``refs/yrpd/end``      the generated patch on it, which the other patches go on
+``refs/yrpd/before``   the end of the old series
+``refs/yrpd/between``  the old series up to its generated patch: what comes after it is carried
 """
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from yrpd.documents.series import Lock, Series
-from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
+from yrpd.errors import ConfigurationError, PatchConflictError
+from yrpd.git import mail
 from yrpd.git.repository import GitError, Repository
-from yrpd.patching import conflicts, export, generate, merging, worktree
-from yrpd.patching.conflicts import Conflict
+from yrpd.patching import apply, export, generate, worktree
 from yrpd.patching.source import BASE_REF, Source
-from yrpd.project import Project, write_json
+from yrpd.project import Project
 from yrpd.release import Pin
 
-BEFORE = "before"
-BEFORE_BASE = "refs/yrpd/before-base"
-_STATE = "state.json"
-_INCOMING = ".incoming-"
+BEFORE = "refs/yrpd/before"
+BETWEEN = "refs/yrpd/between"
+STOPPED = "REBASE_HEAD"  # git's: the commit that conflicts
 PENDING, CARRIED, RESOLVED, DROPPED = "pending", "carried", "resolved", "dropped"
+_KINDS = {"DU": "removed upstream", "UD": "removed by the patch", "AA": "added by both"}
 
 
 @dataclass(frozen=True)
-class Step:
-    """One patch on its way.
+class Conflict:
+    """A file in which a patch does not fit.
 
     Attributes:
-        file: Its file name in the old series.
-        commit: Its commit on the old base.
-        outcome: ``pending``, ``carried``, ``resolved`` or ``dropped`` (the new upstream has it already).
+        patch: The patch's file name.
+        file: The file in the patched tree.
+        kind: ``content``, ``removed upstream``, ``removed by the patch`` or ``added by both``.
+        lines: Where git's opening markers are in it, from 1; empty where there is nothing to mark.
     """
 
+    patch: str
     file: str
-    commit: str
-    outcome: str = PENDING
+    kind: str
+    lines: tuple[int, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return the conflict for ``--json``."""
+        return {**asdict(self), "lines": list(self.lines)}
 
 
 @dataclass(frozen=True)
@@ -54,19 +65,21 @@ class Rebase:
 
     Attributes:
         folder: ``build/rebase/<from>-<to>``.
-        origin: Name of the pin that the series comes from.
-        target: Name of the upstream state that it goes to.
-        lock: Digest of the old series' lock; the rebase is void when that changes.
-        head: The commit up to which ``steps`` is right.
-        steps: The patches after the generated one, in order.
+        lock: The old series' lock; the rebase is void when that changes.
     """
 
     folder: Path
-    origin: str
-    target: str
-    lock: str
-    head: str
-    steps: tuple[Step, ...] = field(default=())
+    lock: Lock
+
+    @property
+    def origin(self) -> str:
+        """Name of the pin that the series comes from."""
+        return self.lock.pin.name
+
+    @property
+    def target(self) -> str:
+        """Name of the upstream state that it goes to."""
+        return self.folder.name.removeprefix(f"{self.origin}-")
 
     @property
     def tree(self) -> Repository:
@@ -74,22 +87,17 @@ class Rebase:
         return Repository(self.folder / "tree")
 
     @property
-    def pending(self) -> int | None:
-        """Position of the patch whose turn it is; ``None`` when all are through."""
-        return next((n for n, step in enumerate(self.steps) if step.outcome == PENDING), None)
+    def old(self) -> dict[str, tuple[str, str]]:
+        """Commit on the old base to (patch file, subject), of the patches that are carried, in order."""
+        commits = self.tree.commits(BETWEEN, BEFORE)
+        files = [entry.file for entry in self.lock.patches][len(self.lock.patches) - len(commits) :]
+        return {commit.id: (file, commit.subject) for file, commit in zip(files, commits, strict=True)}
 
-    def after(self, number: int, outcome: str) -> Rebase:
-        """Return and record the rebase with one more patch through."""
-        steps = (*self.steps[:number], replace(self.steps[number], outcome=outcome), *self.steps[number + 1 :])
-        moved = replace(self, steps=steps, head=self.tree.rev_parse("HEAD"))
-        moved.save()
-        return moved
-
-    def save(self) -> None:
-        """Write the state file."""
-        fields: dict[str, Any] = asdict(self)
-        del fields["folder"]
-        write_json(self.folder / _STATE, fields)
+    @property
+    def stopped_at(self) -> str:
+        """The patch file at which git stopped; empty when it did not."""
+        commit = self.tree.find(STOPPED) if _git_state(self.tree).exists() else ""
+        return self.old[commit][0] if commit in self.old else ""
 
 
 def place(project: Project) -> Path:
@@ -99,13 +107,8 @@ def place(project: Project) -> Path:
 
 def under_way(project: Project) -> list[Rebase]:
     """Return the rebases that were begun and neither finished nor given up."""
-    found = []
-    for path in sorted(place(project).glob(f"*/{_STATE}")):
-        if not path.parent.name.startswith(_INCOMING):
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            steps = tuple(Step(**step) for step in fields.pop("steps"))
-            found.append(Rebase(folder=path.parent, steps=steps, **fields))
-    return found
+    found = [(folder, worktree.origin(folder / "tree")) for folder in sorted(place(project).glob("*"))]
+    return [Rebase(folder, lock) for folder, lock in found if lock is not None]
 
 
 def one_under_way(project: Project, to: str) -> Rebase:
@@ -127,150 +130,169 @@ def one_under_way(project: Project, to: str) -> Rebase:
     return found[0]
 
 
-def begin(project: Project, series: Series, lock: Lock, source: Source, target: str, onto: Source) -> Rebase:
-    """Set a rebase up: the old series on the old base, and the new base with the generated patch on it.
+@contextmanager
+def prepared(
+    project: Project, series: Series, lock: Lock, source: Source, target: str, onto: Source
+) -> Iterator[Rebase]:
+    """Set a rebase up in a scratch folder, which goes with the caller's block unless that moves it.
+
+    Yields:
+        The old series on the old base, checked out, and beside it the new base with the generated patch on it.
 
     Raises:
         PatchConflictError: The old series does not even apply to its own pin.
+        PinMismatchError: It ends at another tree or commit than its lock says.
     """
-    folder = place(project) / f"{lock.pin.name}-{target}"
+    with tempfile.TemporaryDirectory(dir=project.pin_build(target), prefix=apply.LEFTOVER) as scratch:
+        folder = Path(scratch) / f"{lock.pin.name}-{target}"
+        tree = worktree.start(folder / "tree", source)
+        commits = worktree.apply(tree, [series.path(file) for file in series.names])
+        apply.require_result(commits, source, lock)
+        worktree.finish(tree, lock, ())
+        has_generated = series.names[:1] == (generate.generated_name(project),)
+        tree.update_ref(BEFORE, "HEAD")
+        tree.update_ref(BETWEEN, commits[0].id if has_generated else worktree.BASE)
+        tree.fetch(str(onto.repository.folder), f"+{BASE_REF}:{worktree.BASE}")
+        tree.update_ref(worktree.END, generate.commit(tree, onto.base, project))
+        yield Rebase(folder, lock)
+
+
+def begin(project: Project, prepared_one: Rebase) -> Rebase:
+    """Put a rebase that was set up where ``patch.continue`` and ``patch.abort`` find it."""
+    folder = place(project) / prepared_one.folder.name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f"{_INCOMING}{folder.name}-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as scratch:
-        made = Path(scratch) / "made"
-        tree = worktree.start(made / "tree", onto)
-        steps = _old_commits(tree, series, lock, source, generate.generated_name(project))
-        tree.checkout(worktree.BRANCH, worktree.BASE)
-        first = made / "generated.patch"
-        first.write_bytes(generate.generate(tree, onto.base, project))
-        tree.am([first])
-        first.unlink()
-        tree.update_ref(worktree.END, "HEAD")
-        Rebase(made, lock.pin.name, target, lock.digest, tree.rev_parse("HEAD"), steps).save()
-        made.rename(folder)
-    return one_under_way(project, target)
+    prepared_one.folder.rename(folder)
+    return Rebase(folder, prepared_one.lock)
 
 
-def _old_commits(tree: Repository, series: Series, lock: Lock, source: Source, generated: str) -> tuple[Step, ...]:
-    tree.fetch(str(source.repository.folder), f"{BASE_REF}:{BEFORE_BASE}")
-    tree.checkout(BEFORE, BEFORE_BASE)
-    try:
-        tree.am([series.path(file) for file in series.names])
-    except GitError as error:
-        raise PatchConflictError(
-            f"The series does not apply to its own pin {lock.pin.name}: {error.reason}.",
-            next_command=f"invoke patch.check --pin {lock.pin.name}",
-        ) from error
-    if tree.tree_of("HEAD") != lock.end.tree:
-        raise PinMismatchError(
-            f"The series of {lock.pin.name} ends at another tree: expected {lock.end.tree}, "
-            f"found {tree.tree_of('HEAD')}.",
-            next_command=f"invoke patch.check --pin {lock.pin.name}",
-        )
-    commits = tree.commits(BEFORE_BASE, "HEAD")
-    return tuple(Step(file, commit.id) for file, commit in zip(series.names, commits, strict=True) if file != generated)
-
-
-def carry(rebase: Rebase) -> tuple[Rebase, tuple[Conflict, ...]]:
-    """Carry patches until all are through, or one conflicts; nothing is lost when this is interrupted."""
-    while (number := rebase.pending) is not None:
-        step = rebase.steps[number]
-        if merging.pick(rebase.tree, step.commit):
-            rebase = rebase.after(number, CARRIED)
-        elif merging.unmerged(rebase.tree):
-            return rebase, stopped(rebase)
-        else:  # what the patch does is there already
-            merging.leave(rebase.tree)
-            rebase = rebase.after(number, DROPPED)
-    return rebase, ()
-
-
-def stopped(rebase: Rebase) -> tuple[Conflict, ...]:
-    """Return the open conflicts."""
-    number = rebase.pending
-    if number is None:
-        return ()
-    found = []
-    for path, stages in sorted(merging.unmerged(rebase.tree).items()):
-        file = rebase.tree.folder / path
-        text = file.read_bytes().decode("utf-8", "replace") if file.is_file() else ""
-        found.append(Conflict(rebase.steps[number].file, path, conflicts.kind(stages), conflicts.regions(text)))
-    return tuple(found)
-
-
-def take_over(rebase: Rebase, *, look_only: bool = False) -> Rebase:
-    """Take what somebody did about a conflict: staged files are committed, own commits are taken as they are.
+def carry(rebase: Rebase, how: str = "--continue") -> tuple[Conflict, ...]:
+    """Let git carry patches until all are through, or one conflicts. Whenever this is interrupted, it can be repeated.
 
     Args:
         rebase: The rebase.
-        look_only: Check, and change nothing.
+        how: What git is told to do with a patch at which it stopped.
+
+    Raises:
+        GitError: Git failed for another reason than a conflict.
+    """
+    tree = rebase.tree
+    try:
+        if _git_state(tree).exists() and tree.find(STOPPED):
+            tree.run("rebase", how)
+        elif not carried_all(rebase):
+            onto, after = _next(tree)
+            tree.run("rebase", "--quiet", "--empty=drop", "--onto", onto, after, worktree.BRANCH)
+    except GitError:
+        found = conflicts(rebase)
+        if not found:
+            raise
+        return found
+    return ()
+
+
+def carried_all(rebase: Rebase) -> bool:
+    """Tell whether every patch is through: only then git moves the branch to the new base."""
+    return rebase.tree.is_ancestor(worktree.BASE, worktree.BRANCH)
+
+
+def _next(tree: Repository) -> tuple[str, str]:
+    """Return what goes on with a rebase that was not begun, was given up with git, or was killed: (onto, after).
+
+    A killed one has its finished commits under HEAD. The patch that git was at comes again; when it had been committed
+    already, it changes nothing now and git drops it.
+    """
+    done = _git_state(tree) / "done"
+    picks = [line.split()[1] for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []
+    if _git_state(tree).exists():
+        tree.run("rebase", "--quit")
+    tree.run("reset", "--quiet", "--hard")
+    return ("HEAD", f"{picks[-1]}^") if picks else (worktree.END, BETWEEN)
+
+
+def conflicts(rebase: Rebase) -> tuple[Conflict, ...]:
+    """Return the open conflicts."""
+    found = []
+    for code, path in rebase.tree.status_codes():
+        if "U" in code or code in ("AA", "DD"):
+            file = rebase.tree.folder / path
+            text = file.read_bytes().splitlines() if file.is_file() else []
+            lines = tuple(number for number, line in enumerate(text, start=1) if line.startswith(b"<<<<<<< "))
+            found.append(Conflict(rebase.stopped_at, path, _KINDS.get(code, "content"), lines))
+    return tuple(found)
+
+
+def require_ready(rebase: Rebase) -> None:
+    """Check that somebody decided about a conflict, and left nothing undecided.
 
     Raises:
         PatchConflictError: Files are still in conflict, not staged, or hold markers.
     """
-    number, tree = rebase.pending, rebase.tree
-    if number is None:
-        return rebase
-    _require_ready(rebase)
-    if look_only:
-        return rebase
-    if merging.in_the_middle(tree):
-        if not merging.staged_nothing(tree):
-            merging.commit_as(tree, rebase.steps[number].commit)
-            return rebase.after(number, RESOLVED)
-        merging.leave(tree)
-        return rebase.after(number, DROPPED if tree.rev_parse("HEAD") == rebase.head else RESOLVED)
-    if tree.rev_parse("HEAD") != rebase.head:
-        return rebase.after(number, RESOLVED)
-    return rebase  # given up with git's own --abort or --skip: its turn comes again
-
-
-def _require_ready(rebase: Rebase) -> None:
     tree = rebase.tree
     shown = f"{rebase.folder.parent.parent.name}/{rebase.folder.parent.name}/{rebase.folder.name}/tree"
     add = f"git -C {shown} add -A && invoke patch.continue"
-    still = sorted(merging.unmerged(tree))
+    still = ", ".join(conflict.file for conflict in conflicts(rebase))
     if still:
-        raise PatchConflictError(f"Still in conflict: {', '.join(still)}.", next_command=f"resolve them, then {add}")
-    markers = merging.leftover_markers(tree)
+        raise PatchConflictError(f"Still in conflict: {still}.", next_command=f"resolve them, then {add}")
+    markers = _staged_markers(tree)
     if markers:
         raise PatchConflictError(
             f"Conflict markers were staged: {', '.join(markers)}.", next_command=f"resolve them, then {add}"
         )
-    unstaged = merging.unstaged(tree)
-    if unstaged or not (merging.in_the_middle(tree) or merging.staged_nothing(tree)):
-        what = ", ".join(unstaged[:5]) or "staged files"
-        raise PatchConflictError(f"Changed and not committed: {what}.", next_command=add)
+    stopped = bool(rebase.stopped_at)
+    left = [path for code, path in tree.status_codes() if code[1] != " " or not stopped]
+    if left and (stopped or not _git_state(tree).exists()):  # else git was killed at work, and the edits are its own
+        raise PatchConflictError(f"Changed and not committed: {', '.join(left[:5])}.", next_command=add)
 
 
-@contextmanager
-def finished(
-    project: Project, rebase: Rebase, series: Series, source: Source, pin: Pin
-) -> Iterator[tuple[export.Export, Path]]:
-    """Make the new series, in a folder beside its place; the caller's block decides whether it goes there.
+def take_over(rebase: Rebase) -> None:
+    """Commit what was staged about a conflict with the patch's own message, author and date."""
+    if rebase.stopped_at and rebase.tree.status():
+        keep = ("--quiet", "--no-verify", "--no-gpg-sign", "--cleanup=verbatim", f"--reuse-message={STOPPED}")
+        rebase.tree.run("commit", *keep)
 
-    Yields:
-        The series, and the folder that holds it.
+
+def outcomes(rebase: Rebase) -> dict[str, str]:
+    """Return patch file to ``pending``, ``carried``, ``resolved`` or ``dropped``, in order.
+
+    A patch that got another subject is dropped, and one with the new subject's file name is resolved.
     """
+    tree, old = rebase.tree, rebase.old
+    stopped = tree.find(STOPPED) if rebase.stopped_at else ""
+    through = list(old)[: list(old).index(stopped)] if stopped else list(old) if carried_all(rebase) else []
+    new = {commit.subject: commit.id for commit in tree.commits(worktree.END, "HEAD")} if through or stopped else {}
+    history = tree.line("log", "--walk-reflogs", "--format=%H %gs", "HEAD").splitlines()
+    picked = {line.split()[0] for line in history if " rebase (pick): " in line}
+    found = {file: PENDING for file, _ in old.values()}
+    for file, subject in (old[commit] for commit in through):
+        found[file] = (CARRIED if new[subject] in picked else RESOLVED) if subject in new else DROPPED
+    reworded = new.keys() - {subject for _, subject in old.values()}
+    return {**found, **{mail.file_name(subject): RESOLVED for subject in new if subject in reworded}}
+
+
+def try_out(rebase: Rebase) -> list[dict[str, Any]]:
+    """Carry all patches, leave out those that conflict, and say of each how it fits."""
+    clashes: dict[str, list[str]] = {}
+    found = carry(rebase)
+    while found:
+        clashes[found[0].patch] = [conflict.file for conflict in found]
+        found = carry(rebase, "--skip")
+    fits = {CARRIED: "clean", DROPPED: "contained"}
+    return [
+        {"file": file, "fit": "conflict" if file in clashes else fits[outcome], "conflicts": clashes.get(file, [])}
+        for file, outcome in outcomes(rebase).items()
+    ]
+
+
+def finish(project: Project, rebase: Rebase, series: Series, onto: Source, pin: Pin) -> Lock:
+    """Write the new series, which appears whole, and remove the rebase; return the new lock."""
+    made = export.of_tree(project, rebase.target, pin, onto, series, rebase.tree)
     folder = project.patches(rebase.target)
-    prefix = f"{_INCOMING}{rebase.target}-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as staging:
-        with tempfile.TemporaryDirectory(dir=rebase.folder) as scratch:
-            fresh = worktree.start(Path(scratch) / "export", source)
-            generated = generate.generated_name(project)
-            first = export.NamedPatch(generated, generate.generate(fresh, source.base, project))
-            others = export.from_tree(rebase.tree, series, generate.subject(generate.message(project)))
-            commits, patches = export.settle(fresh, Path(scratch), source, [first, *others])
-        lock = export.make_lock(rebase.target, pin, source, commits, patches)
-        names = tuple(patch.name for patch in patches)
-        text = Series(folder, names, series.comments or export.COMMENTS).render()
-        made = export.Export(tuple(patches), lock, text, (*names, "series", "lock.toml"), (), None)
-        export.write(made, Path(staging) / "made")
-        yield made, Path(staging) / "made"
+    staging = folder.with_name(f".{folder.name}.incoming")
+    shutil.rmtree(staging, ignore_errors=True)
+    export.write(made, staging)
+    staging.rename(folder)
+    remove(project, rebase)
+    return made.lock
 
 
 def remove(project: Project, rebase: Rebase) -> None:
@@ -278,3 +300,18 @@ def remove(project: Project, rebase: Rebase) -> None:
     shutil.rmtree(rebase.folder)
     if not any(place(project).iterdir()):
         place(project).rmdir()
+
+
+def _git_state(tree: Repository) -> Path:
+    return tree.folder / ".git" / "rebase-merge"
+
+
+def _staged_markers(tree: Repository) -> list[str]:
+    """Return ``path:line`` of conflict markers that were staged."""
+    try:
+        tree.run("diff", "--cached", "--check", "HEAD")
+    except GitError as error:
+        ending = ": leftover conflict marker"
+        lines = os.fsdecode(error.stdout).splitlines()
+        return [line.removesuffix(".").removesuffix(ending) for line in lines if line.rstrip(".").endswith(ending)]
+    return []

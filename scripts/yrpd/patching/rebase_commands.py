@@ -1,25 +1,20 @@
-"""``invoke patch.rebase``, ``patch.continue``, ``patch.abort`` and ``patch.matrix``: to another upstream state."""
+"""``invoke patch.rebase``, ``patch.continue`` and ``patch.abort``: a series goes to another upstream state."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from yrpd.documents.series import load_lock, load_series, require_locked
 from yrpd.errors import ConfigurationError, PatchConflictError
-from yrpd.patching import apply, matrix, rebase
+from yrpd.patching import apply, rebase
 from yrpd.patching.commands import failures
-from yrpd.patching.conflicts import Conflict
-from yrpd.patching.rebase import Rebase
-from yrpd.patching.source import Source, ensure_source, say_fetch
+from yrpd.patching.rebase import Conflict, Rebase
+from yrpd.patching.source import Source, ensure_source
 from yrpd.project import Project
 from yrpd.release import Pin, Release, load_release
 from yrpd.reporting import Reporter
 
 Document = dict[str, Any]
-_SHOWN_LINES = 6
 
 
 def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run: bool = False) -> Document:
@@ -36,11 +31,6 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
         ConfigurationError: No tag, or an unknown one, was named.
         PatchConflictError: A patch conflicts; the state is kept for ``patch.continue``.
     """
-    if not to:
-        raise ConfigurationError(
-            "patch.rebase does not say which tag the series is to be carried to.",
-            next_command="invoke patch.rebase --to TAG   (invoke patch.matrix names the tags)",
-        )
     release = load_release(project.release_file)
     name, wanted = release.pin(pin)
     target, onto = _target(release, name, to)
@@ -48,13 +38,17 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
     lock = load_lock(series.folder)
     require_locked(series, lock, name, wanted)
     _require_free(project, target)
-    if dry_run:
-        return {**matrix.of(project, reporter, name, [target]), "from": name, "to": target, "dry_run": True}
+    with failures(), apply.exclusive(project, name):
+        source = ensure_source(project, name, wanted, reporter)
     with failures(), apply.exclusive(project, target):
-        source = _source(project, name, wanted, reporter)
         new = ensure_source(project, target, onto, reporter)
-        with reporter.step(f"preparing {name} and {target}"):
-            begun = rebase.begin(project, series, lock, source, target, new)
+        with (
+            reporter.step(f"preparing {name} and {target}"),
+            rebase.prepared(project, series, lock, source, target, new) as made,
+        ):
+            if dry_run:
+                return _fits(reporter, made)
+            begun = rebase.begin(project, made)
         return _go_on(project, reporter, begun, new, onto)
 
 
@@ -75,12 +69,15 @@ def resume(project: Project, reporter: Reporter, to: str = "", dry_run: bool = F
     with failures(), apply.exclusive(project, found.target):
         _require_new(project, found.target, "invoke patch.abort   (removes what the rebase left, not the series)")
         _require_same_series(project, found)
-        taken = rebase.take_over(found, look_only=dry_run)
+        rebase.require_ready(found)
         if dry_run:
-            left = sum(step.outcome == rebase.PENDING for step in found.steps)
+            document = _document(found)
+            left = sum(patch["outcome"] == rebase.PENDING for patch in document["patches"])
             reporter.say(f"would go on to {found.target}: {left} patches left")
-            return {**_document(found), "state": "ready", "dry_run": True}
-        return _go_on(project, reporter, taken, ensure_source(project, found.target, onto, reporter), onto)
+            return {**document, "state": "ready", "dry_run": True}
+        new = ensure_source(project, found.target, onto, reporter)
+        rebase.take_over(found)
+        return _go_on(project, reporter, found, new, onto)
 
 
 def abort(project: Project, reporter: Reporter, to: str = "", dry_run: bool = False) -> Document:
@@ -94,40 +91,24 @@ def abort(project: Project, reporter: Reporter, to: str = "", dry_run: bool = Fa
     """
     found = rebase.one_under_way(project, to)
     with failures(), apply.exclusive(project, found.target):
+        document = _document(found)
         if not dry_run:
             rebase.remove(project, found)
     shown = found.folder.relative_to(project.root)
     reporter.say(f"{'would remove' if dry_run else 'removed'} {shown}; the series of {found.origin} is as it was")
-    return {**_document(found), "state": "aborted", "dry_run": dry_run}
-
-
-def fits(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = False) -> Document:
-    """Say which patches fit which upstream states, without a checkout.
-
-    Args:
-        project: The checkout.
-        reporter: Gets the table.
-        pin: The pin whose series is tried; empty means the default one.
-        dry_run: Say what would be tried, and whose source would have to be fetched for it.
-    """
-    release = load_release(project.release_file)
-    name, _ = release.pin(pin)
-    if dry_run:
-        fetch = say_fetch(project, release.upstream, reporter)
-        reporter.say(f"would try the series of {name} on {', '.join(release.upstream)}")
-        return {"pin": name, "state": "planned", "upstream": list(release.upstream), "fetch": fetch}
-    return matrix.of(project, reporter, name, list(release.upstream))
+    return {**document, "state": "aborted", "dry_run": dry_run}
 
 
 def _target(release: Release, name: str, to: str) -> tuple[str, Pin]:
     others = [tag for tag in release.upstream if tag != name]
-    if to not in others:
-        told = "is where the series is already" if to == name else "is not in release.toml"
-        raise ConfigurationError(
-            f"The tag {to!r} {told}; there are: {', '.join(others) or 'none'}.",
-            next_command="invoke patch.matrix   (a new tag is a new [known] table of release.toml)",
-        )
-    return release.pin(to)
+    if to in others:
+        return release.pin(to)
+    told = "is where the series is already" if to == name else "is not in release.toml"
+    raise ConfigurationError(
+        (f"The tag {to!r} {told}" if to else "patch.rebase does not say which tag the series is to be carried to")
+        + f"; there are: {', '.join(others) or 'none'}.",
+        next_command="invoke patch.rebase --to TAG   (a new tag is a new [known] table of release.toml)",
+    )
 
 
 def _require_free(project: Project, target: str) -> None:
@@ -147,57 +128,62 @@ def _require_new(project: Project, target: str, following: str) -> None:
         )
 
 
-def _source(project: Project, name: str, pin: Pin, reporter: Reporter) -> Source:
-    with apply.exclusive(project, name):
-        return ensure_source(project, name, pin, reporter)
-
-
 def _require_same_series(project: Project, found: Rebase) -> None:
-    if load_lock(project.patches(found.origin)).digest != found.lock:
+    if load_lock(project.patches(found.origin)) != found.lock:
         raise ConfigurationError(
             f"The series of {found.origin} changed since its rebase to {found.target} began.",
             next_command=f"invoke patch.abort && invoke patch.rebase --to {found.target}",
         )
 
 
+def _fits(reporter: Reporter, made: Rebase) -> Document:
+    patches = rebase.try_out(made)
+    for patch in patches:
+        files = ", ".join(patch["conflicts"])
+        reporter.say(f"    {patch['fit']}: {patch['file']}{f' ({files})' if files else ''}")
+    fits = all(patch["fit"] != "conflict" for patch in patches)
+    tags = {made.target: {"fits": fits, "patches": patches}}
+    return {"pin": made.origin, "tags": tags, "from": made.origin, "to": made.target, "dry_run": True}
+
+
 def _go_on(project: Project, reporter: Reporter, begun: Rebase, onto: Source, pin: Pin) -> Document:
     series = load_series(project.patches(begun.origin))
-    with reporter.step(f"carrying {len(begun.steps)} patches to {begun.target}"):
-        carried, conflicts = rebase.carry(begun)
+    with reporter.step(f"carrying {len(begun.old)} patches to {begun.target}"):
+        conflicts = rebase.carry(begun)
         if conflicts:
-            raise _conflict(project, reporter, carried, conflicts)
-    with (
-        reporter.step(f"writing patches/{carried.target}"),
-        rebase.finished(project, carried, series, onto, pin) as (made, folder),
-    ):
-        folder.rename(project.patches(carried.target))
-        rebase.remove(project, carried)
-    for step in carried.steps:
-        reporter.say(f"    {step.outcome}: {step.file}")
-    reporter.say(f"{carried.target}: series {made.lock.folder}, tree {made.lock.end.tree[:12]}")
-    following = f"invoke patch --pin {carried.target} patch.check --pin {carried.target}"
+            raise _conflict(project, reporter, begun, conflicts)
+    document = _document(begun)
+    with reporter.step(f"writing patches/{begun.target}"):
+        lock = rebase.finish(project, begun, series, onto, pin)
+    for patch in document["patches"]:
+        reporter.say(f"    {patch['outcome']}: {patch['file']}")
+    reporter.say(f"{begun.target}: series {lock.folder}, tree {lock.end.tree[:12]}")
+    following = f"invoke patch --pin {begun.target} patch.check --pin {begun.target}"
     reporter.say(f"next: {following}")
     return {
-        **_document(carried),
+        **document,
         "state": "rebased",
-        "tree": made.lock.end.tree,
-        "commit": made.lock.end.commit,
-        "series_digest": made.lock.digest,
+        "tree": lock.end.tree,
+        "commit": lock.end.commit,
+        "series_digest": lock.digest,
         "next": following,
         "dry_run": False,
     }
 
 
 def _document(found: Rebase) -> Document:
-    patches = [{"file": step.file, "outcome": step.outcome} for step in found.steps]
+    patches = [{"file": file, "outcome": outcome} for file, outcome in rebase.outcomes(found).items()]
     return {"from": found.origin, "to": found.target, "patches": patches}
 
 
 def _conflict(
     project: Project, reporter: Reporter, found: Rebase, conflicts: tuple[Conflict, ...]
 ) -> PatchConflictError:
-    reporter.render(conflict_table(found, conflicts))
     tree = found.tree.folder.relative_to(project.root)
+    for conflict in conflicts:
+        for line in conflict.lines or ("",):
+            reporter.say(f"{tree}/{conflict.file}:{line}: {conflict.kind}: {conflict.patch}")
+    reporter.say(found.tree.line("diff"))  # what upstream and the patch did to the lines that the patch was made on
     following = f"resolve the files in {tree}, then: git -C {tree} add -A && invoke patch.continue"
     files = ", ".join(conflict.file for conflict in conflicts)
     return PatchConflictError(
@@ -212,23 +198,3 @@ def _conflict(
             "dry_run": False,
         },
     )
-
-
-def conflict_table(found: Rebase, conflicts: tuple[Conflict, ...]) -> Table:
-    """Return patch, file, lines, and what upstream changed there."""
-    title = f"{conflicts[0].patch} on {found.target}"
-    table = Table(title=title, show_lines=True)
-    for column in ("file", "lines", f"changed by {found.target}", "wanted by the patch"):
-        table.add_column(column, overflow="fold")
-    for conflict in conflicts:
-        for region in conflict.regions:
-            lines = f"{region.first}-{region.last}"
-            table.add_row(Text(conflict.file), lines, _some(region.upstream), _some(region.patch))
-        if not conflict.regions:
-            table.add_row(Text(conflict.file), "", conflict.kind, "")
-    return table
-
-
-def _some(lines: tuple[str, ...]) -> Text:
-    more = [f"({len(lines) - _SHOWN_LINES} more lines)"] if len(lines) > _SHOWN_LINES else []
-    return Text("\n".join([*lines[:_SHOWN_LINES], *more]))

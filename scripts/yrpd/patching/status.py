@@ -108,9 +108,8 @@ def look(project: Project, name: str, pin: Pin) -> Standing:
 
 
 def _rebase(begun: rebase.Rebase) -> Side:
-    number = begun.pending
-    at = f", stopped at {begun.steps[number].file}" if number is not None else ""
-    told = f"from {begun.origin} to {begun.target}{at}"
+    at = begun.stopped_at
+    told = f"from {begun.origin} to {begun.target}{f', stopped at {at}' if at else ''}"
     following = f"invoke patch.continue --to {begun.target}   (or, to give it up: invoke patch.abort)"
     return Side("rebase", State.UNFINISHED, told, following)
 
@@ -165,7 +164,9 @@ def _tree(project: Project, name: str, lock: Lock | None) -> Side:
         return Side("work tree", State.BEHIND, f"{shown} is gone", make)
     made_from = worktree.origin(folder)
     if found.condition is Condition.EDITED:
-        return _edited(project, name, shown, found, _same_hooks(project, made_from, lock))
+        return _edited(
+            project, name, shown, found, generate.hand_made(project, made_from) == generate.hand_made(project, lock)
+        )
     if lock is None or made_from is None:
         return Side("work tree", State.UNKNOWN, f"no lock to compare {shown} with", make)
     reasons = apply.changes(made_from, lock)
@@ -194,13 +195,3 @@ def _discard(name: str) -> str:
 def _commits_ahead(folder: Path) -> str:
     number = len(Repository(folder).commits(worktree.END, "HEAD"))
     return f" ({number} commit{'s' if number != 1 else ''} more)"
-
-
-def _same_hooks(project: Project, made_from: Lock | None, lock: Lock | None) -> bool:
-    """Tell whether export would take the commits: the hand-made patches are still those the tree was made from."""
-    generated = generate.generated_name(project)
-
-    def hooks(of: Lock | None) -> list[tuple[str, str]] | None:
-        return [(entry.file, entry.sha256) for entry in of.patches if entry.file != generated] if of else None
-
-    return hooks(made_from) == hooks(lock)

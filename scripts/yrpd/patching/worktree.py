@@ -6,19 +6,18 @@ its own, so that it can be moved, edited and committed to. Beside its branch it 
 ``refs/yrpd/base``      the commit under the series
 ``refs/yrpd/end``       the commit after the last patch
 ``refs/yrpd/exported``  the commit that ``patch.export`` last wrote back, once it did
-``.git/yrpd/``          the lock and the patches that it was made from
+``.git/yrpd/lock.toml`` the lock that it was made from
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from yrpd.documents.series import LOCK, Lock, Series, load_lock
+from yrpd.documents.series import LOCK, Lock, load_lock
 from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
 from yrpd.git import mail
 from yrpd.git.repository import Commit, GitError, Repository
@@ -138,21 +137,18 @@ def apply(repository: Repository, patches: Sequence[Path]) -> list[Commit]:
     return repository.commits(BASE, "HEAD")
 
 
-def finish(repository: Repository, series: Series, lock: Lock, ignored: Sequence[str]) -> None:
+def finish(repository: Repository, lock: Lock, ignored: Sequence[str]) -> None:
     """Put down in the tree's repository what it was made from.
 
     Args:
         repository: The tree, with the series applied.
-        series: The series.
-        lock: Its lock.
+        lock: The series' lock.
         ignored: Paths that a later build makes in the tree; they are no edits.
     """
     repository.update_ref(END, "HEAD")
     kept = repository.folder / ".git" / "yrpd"
     kept.mkdir()
     (kept / LOCK).write_text(lock.render(), encoding="utf-8")
-    for name in series.names:
-        shutil.copyfile(series.path(name), kept / name)
     info = repository.folder / ".git" / "info"
     info.mkdir(exist_ok=True)
     (info / "exclude").write_text("".join(f"/{path}\n" for path in ignored), encoding="utf-8")

@@ -50,7 +50,7 @@ COMMANDS = (
     ),
     Command(
         "patch.rebase",
-        "Carry the series to another upstream tag; stops where a patch conflicts.",
+        "Carry the series to another upstream tag; stops where a patch conflicts; a dry run says which patches fit.",
         "yrpd.patching.rebase_commands:begin",
         (_TO, PIN),
         refuses=_REFUSES,
@@ -68,12 +68,5 @@ COMMANDS = (
         "yrpd.patching.rebase_commands:abort",
         (_TO_OF_SEVERAL,),
         refuses=_REFUSES_PIN,
-    ),
-    Command(
-        "patch.matrix",
-        "Say which patches fit which upstream tags, without a checkout.",
-        "yrpd.patching.rebase_commands:fits",
-        (PIN,),
-        refuses=_REFUSES,
     ),
 )

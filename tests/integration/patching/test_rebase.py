@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.patching.conftest import Tiny, git
+from tests.integration.patching.conftest import HOOK, UPSTREAM, Tiny, git, make_sdist
 from yrpd.documents.series import load_lock
 from yrpd.errors import ConfigurationError, PatchConflictError, PinMismatchError
 from yrpd.patching import rebase
+from yrpd.patching.source import cached_sdist
+from yrpd.release import load_release
 
 HOOKED = "vllm_ascend/distributed/__init__.py"
 
@@ -73,17 +78,21 @@ def test_a_series_that_fits_is_a_new_folder_with_a_lock_and_works_at_once(tiny: 
     assert tiny.run("export", pin="v2")["state"] == "unchanged"
 
 
-def test_a_conflict_names_patch_file_lines_and_what_upstream_did(tiny: Tiny) -> None:
+def test_a_conflict_names_patch_file_lines_and_what_each_side_did(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
     document = conflict(tiny, to="v2")
     [found] = document["conflicts"]
     assert (found["patch"], found["file"], found["kind"]) == ("hook-it-in.patch", HOOKED, "content")
-    [region] = found["regions"]
-    assert region["upstream"] == ["-line 20", "+line twenty"]
-    assert region["patch"] == ["+hook"]
-    lines = (tiny.project.root / document["worktree"] / HOOKED).read_text().splitlines()
-    assert lines[region["lines"][0] - 1].startswith("<<<<<<<")
-    assert lines[region["lines"][1] - 1].startswith(">>>>>>>")
+    assert document["patches"] == [{"file": "hook-it-in.patch", "outcome": "pending"}]
+    [line] = found["lines"]
+    tree = document["worktree"]
+    assert (tiny.project.root / tree / HOOKED).read_text().splitlines()[line - 1].startswith("<<<<<<<")
+    said = capsys.readouterr().err
+    assert f"{tree}/{HOOKED}:{line}: content: hook-it-in.patch" in said
+    upstream, before, patch = said.partition("++<<<<<<<")[2].replace("++=======", "++|||||||").split("++|||||||")
+    assert ("line twenty" in upstream, "line 20" in before, "hook" in patch) == (True, True, True)
     assert not tiny.project.patches("v2").exists()
     standing = tiny.run("status")
     assert (standing["state"], standing["next"][:24]) == ("rebase unfinished", "invoke patch.continue --")
@@ -110,10 +119,36 @@ def test_a_commit_of_the_users_own_is_taken_as_it_is(tiny: Tiny) -> None:
     assert b"Differently." in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
 
 
-def test_a_pick_given_up_with_git_comes_up_again(tiny: Tiny) -> None:
+def test_a_commit_of_the_users_own_may_have_another_subject(tiny: Tiny) -> None:
     tree = stopped(tiny)
-    git(tree, "cherry-pick", "--abort")
+    resolve(tree)
+    git(tree, "commit", "-q", "-a", "-m", "Hook it\n\nWhy: because\nUpstream: no\nRemoval: later")
+    outcomes = {patch["file"]: patch["outcome"] for patch in tiny.move("resume")["patches"]}
+    assert outcomes == {"hook-it-in.patch": "dropped", "hook-it.patch": "resolved"}
+
+
+def test_a_message_with_comment_lines_survives_a_conflict(tiny: Tiny) -> None:
+    git(tiny.tree, "commit", "-q", "--amend", "--cleanup=verbatim", "-m", HOOK.replace("Body", "# Heading\nBody"))
+    tiny.run("export")
+    tree = stopped(tiny)
+    resolve(tree)
+    git(tree, "add", "-A")
+    tiny.move("resume")
+    assert b"\n# Heading\nBody" in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
+
+
+def test_a_rebase_given_up_with_git_comes_up_again(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    git(tree, "rebase", "--abort")
     assert conflict(tiny, "resume")["state"] == "conflict"
+
+
+def test_a_rebase_continued_with_git_is_taken_as_it_is(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    resolve(tree)
+    git(tree, "add", "-A")
+    git(tree, "rebase", "--continue", GIT_EDITOR="true")
+    assert tiny.move("resume")["patches"] == [{"file": "hook-it-in.patch", "outcome": "resolved"}]
 
 
 @pytest.mark.parametrize("stage", [False, True])
@@ -152,7 +187,7 @@ def test_resolving_to_nothing_drops_the_patch(tiny: Tiny) -> None:
 def test_a_file_that_upstream_removed_is_a_conflict_without_lines(tiny: Tiny) -> None:
     tiny.release_upstream("v2", lambda upstream: (upstream / HOOKED).unlink())
     [found] = conflict(tiny, to="v2")["conflicts"]
-    assert (found["kind"], found["regions"]) == ("removed upstream", [])
+    assert (found["kind"], found["lines"]) == ("removed upstream", [])
 
 
 def test_a_file_that_upstream_renamed_is_followed(tiny: Tiny) -> None:
@@ -177,21 +212,61 @@ def test_a_dry_run_says_what_fits_and_leaves_nothing(tiny: Tiny) -> None:
     tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
     before = snapshot(tiny)
     document = tiny.move("begin", to="v2", dry_run=True)
-    assert document["tags"]["v2"]["fits"] is False
+    assert document["tags"]["v2"] == {
+        "fits": False,
+        "patches": [{"file": "hook-it-in.patch", "fit": "conflict", "conflicts": [HOOKED]}],
+    }
     assert snapshot(tiny) == before
+    tiny.release_upstream("v3", rewrite("line twenty\n", "line 20\nhook\n"))
+    assert tiny.move("begin", to="v3", dry_run=True)["tags"]["v3"] == {
+        "fits": True,
+        "patches": [{"file": "hook-it-in.patch", "fit": "contained", "conflicts": []}],
+    }
 
 
-def test_an_interrupted_rebase_goes_on_where_it_was(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_that_come_from_sdists_do_as_well(tiny: Tiny) -> None:
     tiny.release_upstream("v2", rewrite("line 2\n", "line two\n"))
+    made = tiny.links / "v2.tar.gz"
+    sha256 = make_sdist(made, {**UPSTREAM, HOOKED: UPSTREAM[HOOKED].replace("line 2\n", "line two\n")})
+    tiny.edit_release("0" * 64, sha256)
+    shutil.rmtree(tiny.project.build)
+    kept = cached_sdist(tiny.project, load_release(tiny.project.release_file).upstream["v2"])
+    kept.parent.mkdir(parents=True)
+    made.rename(kept)
+    tiny.upstream.rename(tiny.upstream.with_name("gone"))
+    assert tiny.move("begin", to="v2", dry_run=True)["tags"]["v2"]["fits"] is True
+    assert tiny.move("begin", to="v2")["state"] == "rebased"
+    assert tiny.run("check", pin="v2")["passed"]
 
-    def interrupted(*_: Any, **__: Any) -> Any:
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:  # after git's commit, before it was written down
-        patched.setattr(rebase.Rebase, "after", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tiny.move("begin", to="v2")
-    assert tiny.move("resume")["state"] == "rebased"
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_rebase_killed_at_its_second_patch_keeps_what_was_decided_about_the_first(
+    tiny: Tiny, committed: bool
+) -> None:
+    hook = tiny.tree / HOOKED
+    hook.write_text(hook.read_text(encoding="utf-8").replace("line 5\n", "line 5\nmore\n"), encoding="utf-8")
+    git(tiny.tree, "commit", "-q", "-a", "-m", HOOK.replace("Hook it in", "Hook more"))
+    tiny.run("export")
+    tree = stopped(tiny)
+    resolve(tree)
+    git(tree, "add", "-A")
+    if committed:  # killed after git's commit, before git wrote down that it is through
+        script = tree / ".git/hooks/post-commit"
+        script.parent.mkdir()
+        script.write_text('#!/bin/sh\n[ "$(git log -1 --format=%s)" != "Hook more" ] || kill -KILL $PPID\n')
+        script.chmod(0o755)
+        settings = []
+    else:  # killed while it merges
+        (tree / ".git/info/attributes").write_text("* merge=killer\n")
+        settings = ["-c", "merge.killer.driver=kill -KILL $PPID"]
+    with pytest.raises(subprocess.CalledProcessError) as killed:
+        git(tree, *settings, "rebase", "--continue", GIT_EDITOR="true")
+    assert killed.value.returncode == -signal.SIGKILL
+    (tree / ".git/index.lock").unlink(missing_ok=True)
+    assert tiny.move("resume")["patches"] == [
+        {"file": "hook-it-in.patch", "outcome": "resolved"},
+        {"file": "hook-more.patch", "outcome": "carried"},
+    ]
     tiny.run("patch", pin="v2")
     assert tiny.run("check", pin="v2")["passed"]
 
@@ -227,26 +302,3 @@ def test_a_damaged_series_is_not_carried(tiny: Tiny) -> None:
     with pytest.raises(PinMismatchError):
         tiny.move("begin", to="v2")
     assert not rebase.place(tiny.project).exists()
-
-
-def test_the_matrix_says_how_each_patch_fits_each_tag(tiny: Tiny) -> None:
-    tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
-    tiny.release_upstream("v3", rewrite("line twenty\n", "line 20\nhook\n"))
-    tiny.release_upstream("v4", rename)
-    tiny.edit_release('tag = "v4"', 'tag = "v5"')
-    trees = sorted(tiny.project.build.glob("*/trees"))
-    tags = tiny.move("fits")["tags"]
-    assert {tag: column.get("fits") for tag, column in tags.items()} == {
-        "v1": True,
-        "v2": False,
-        "v3": True,
-        "v4": None,
-    }
-    assert [patch["fit"] for tag in ("v1", "v2", "v3") for patch in tags[tag]["patches"]] == [
-        *("clean", "clean"),
-        *("clean", "conflict"),
-        *("clean", "contained"),
-    ]
-    assert tags["v2"]["patches"][1]["conflicts"] == [HOOKED]
-    assert "v5" in tags["v4"]["error"]
-    assert sorted(tiny.project.build.glob("*/trees")) == trees

@@ -69,6 +69,11 @@ def _tree(repository: Repository, files: dict[str, tuple[bytes, bool]]) -> str:
         return repository.write_tree(Path(folder))
 
 
+def _changed_paths(repository: Repository, commit: str) -> set[str]:
+    text = repository.run("diff-tree", "-r", "-z", "--no-commit-id", "--name-only", commit)
+    return {os.fsdecode(path) for path in text.split(b"\0") if path}
+
+
 @settings(
     max_examples=300 if FULL else 25,
     deadline=None,
@@ -102,7 +107,7 @@ def test_what_was_exported_comes_back_with_the_same_bytes(
         assert two.format_patch(base) == patches
         assert [c.tree for c in two.commits(base, "HEAD")] == [c.tree for c in one.commits(base, tip)]
         for patch, commit in zip(patches, two.commits(base, "HEAD"), strict=True):
-            assert {change.path for change in parse_changes(patch)} <= set(two.changed_paths(commit.id))
+            assert {change.path for change in parse_changes(patch)} <= _changed_paths(two, commit.id)
             assert parse_message(patch).subject == commit.subject
             assert not message_cuts(parse_message(patch).body)
             assert file_name(commit.subject).endswith(".patch")
