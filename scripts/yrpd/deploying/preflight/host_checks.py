@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from yrpd.deploying.inventory import Host
-from yrpd.deploying.preflight import break_even, findings
+from yrpd.deploying.preflight import findings
 from yrpd.deploying.preflight import host_survey as surveying
 from yrpd.deploying.preflight.context import Situation, held_ports, starting
 from yrpd.deploying.preflight.findings import Finding
@@ -51,7 +51,7 @@ def inspect_inside(situation: Situation, hosts: Sequence[Host]) -> list[Finding]
     files = {survey.host: survey.report["files"] for survey in surveys if survey.report["files"]}
     found += findings.different_models(situation.folder, files)
     if all(each.severity == "warning" for each in found) and len(looked) > 1 and not any(held.values()):
-        found += _ways(situation, looked, specs, surveys)
+        found += _ways(situation, looked, specs)
     return found
 
 
@@ -100,9 +100,7 @@ def _of_host(situation: Situation, host: Host, survey: Survey, specs: Sequence[C
         yield from findings.hccn_findings(host.name, report["hccn"], report["hccn_tool"])
 
 
-def _ways(
-    situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[ContainerSpec]], surveys: Sequence[Survey]
-) -> Iterator[Finding]:
+def _ways(situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[ContainerSpec]]) -> Iterator[Finding]:
     inventory = situation.inventory
     serving = {host.name for host in inventory.serving_hosts()}
     if not serving <= {host.name for host in hosts}:
@@ -118,7 +116,6 @@ def _ways(
     except EnvironmentFailure as error:
         yield Finding("ways", hosts[0].name, error.message.rstrip("."), "invoke deploy --dry-run")
         return
-    config = next((survey.report["config"] for survey in surveys if survey.report["config"]), None)
     for way in ways:
         for address, port, why in way.unreachable:
             yield Finding(
@@ -127,9 +124,6 @@ def _ways(
                 f"it cannot reach {address}:{port}: {why}",
                 f"open port {port} between the hosts",
             )
-        if way.bytes_per_second and config and situation.image.flavour == "npu":
-            wanted = break_even.break_even(config, inventory.model.dtype, inventory.decode[0].tensor_parallel)
-            yield from break_even.verdict(way.host, way.target, way.bytes_per_second, wanted)
 
 
 def needed(situation: Situation, hosts: Sequence[Host]) -> dict[str, list[tuple[str, int]]]:

@@ -22,8 +22,8 @@ from yrpd.serving.command_lines import SPILL
 
 PROGRAM = Path(__file__).with_name("survey_program.py")
 LOOK_S = 600  # hashing both ends of every file of a large model on a cold disk
-MEASURE_S = 60
 _NPU = re.compile(r"/dev/davinci(\d+)")
+DIAL_S = 60
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,10 @@ class Ways:
     Attributes:
         host: Which.
         unreachable: Address, port and reason of what it needs and cannot reach.
-        target: Whom it sent a payload to; empty when to nobody.
-        bytes_per_second: How fast that went; ``None`` when it did not.
     """
 
     host: str
     unreachable: Sequence[tuple[str, int, str]]
-    target: str
-    bytes_per_second: float | None
 
 
 def try_ways(
@@ -107,7 +103,7 @@ def try_ways(
     specs: Mapping[str, Sequence[ContainerSpec]],
     needed: Mapping[str, Sequence[tuple[str, int]]],
 ) -> list[Ways]:
-    """Let every host reach what it will need of the others, and measure the way to the next one.
+    """Let every host reach what it will need of the others.
 
     Every host gets one container that listens on all its ports and one that dials: as many as hosts, not as pairs.
 
@@ -126,17 +122,13 @@ def try_ways(
         for listener in listeners:
             stack.callback(listener.remove, force=True, v=True)
 
-        def dial(position: int) -> Ways:
-            host, following = hosts[position], hosts[(position + 1) % len(hosts)]
-            measured = [following.address, specs[following.name][0].ports[0]] if following.name != host.name else None
-            asked = {"targets": [list(each) for each in needed[host.name]], "measure": measured}
+        def dial(host: Host) -> Ways:
+            asked = {"targets": [list(each) for each in needed[host.name]]}
             with _running(clients[host.name], host, image, specs[host.name], {"dial": asked}) as dialer:
-                answer = _answer(dialer, host, MEASURE_S)
-            unreachable = [(str(each[0]), int(each[1]), str(each[2])) for each in answer.get("unreachable", [])]
-            return Ways(host.name, unreachable, following.name if measured else "", answer.get("bytes_per_second"))
+                answer = _answer(dialer, host, DIAL_S)
+            return Ways(host.name, [(str(each[0]), int(each[1]), str(each[2])) for each in answer["unreachable"]])
 
-        # Neighbours one after the other: two at a time would share the way that is measured.
-        return [each for begin in (0, 1) for each in pool.map(dial, range(begin, len(hosts), 2))]
+        return list(pool.map(dial, hosts))
 
 
 def _start_listening(client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec]) -> Container:

@@ -8,17 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yrpd.deploying.preflight import break_even, findings
+from yrpd.deploying.preflight import findings
 from yrpd.deploying.preflight.findings import Finding
 from yrpd.errors import EnvironmentFailure
 
-QWEN = {
-    "hidden_size": 3584,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "num_hidden_layers": 28,
-    "intermediate_size": 18944,
-}
 CONF = "address_0=10.1.0.1\nnetmask_0=255.255.255.0\naddress_1=10.1.0.2\n"
 
 
@@ -80,25 +73,10 @@ def test_cards_without_a_network_of_their_own_are_no_finding() -> None:
 
 
 def test_warnings_alone_do_not_keep_from_deploying_and_come_with_the_errors() -> None:
-    warning = Finding("bandwidth", "one", "it is slow", "buy a switch", "warning")
+    warning = Finding("memory-in-use", "one", "it is full", "tidy up", "warning")
     findings.demand_nothing_in_the_way([warning])
     with pytest.raises(EnvironmentFailure) as caught:
         findings.demand_nothing_in_the_way([warning, Finding("disk", "two", "it is full", "tidy up")])
     assert caught.value.message == "two: it is full."
     assert caught.value.exit_code == 8
-    assert "[bandwidth] one: it is slow; buy a switch" in caught.value.detail
-
-
-def test_the_break_even_bandwidth_is_the_one_that_was_computed_for_the_tutorials_model() -> None:
-    assert break_even.kv_bytes_per_token(QWEN, "bfloat16") == 57_344
-    assert break_even.parameters(QWEN) == pytest.approx(6.526e9, rel=0.001)
-    assert break_even.break_even(QWEN, "bfloat16", 1) / 1e9 == pytest.approx(0.67, abs=0.01)
-    assert break_even.break_even(QWEN, "bfloat16", 4) / 1e9 == pytest.approx(2.2, abs=0.05)
-
-
-def test_ten_gigabit_ethernet_is_too_slow_at_four_npus_and_fast_enough_at_one() -> None:
-    measured = 1.1e9
-    assert not list(break_even.verdict("a", "b", measured, break_even.break_even(QWEN, "bfloat16", 1)))
-    (found,) = break_even.verdict("a", "b", measured, break_even.break_even(QWEN, "bfloat16", 4))
-    assert (found.id, found.severity) == ("bandwidth", "warning")
-    assert "1.10 GB/s to b is less than the 2.18 GB/s" in found.problem
+    assert "[memory-in-use] one: it is full; tidy up" in caught.value.detail
