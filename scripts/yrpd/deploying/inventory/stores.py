@@ -118,34 +118,56 @@ class Connector(Table):
     Attributes:
         connect_timeout_ms: For reaching the worker.
         lookup_timeout_ms: For asking which blocks are there; a scheduler step waits for it.
+        lookup_cache_ms: How soon a waiting request is looked up again.
         request_timeout_ms: For one call that moves blocks.
         load_timeout_ms: For all blocks of one request; then they are computed.
+        load_queue_timeout_ms: How long a load waits for a thread; then its blocks are computed.
         sync_save_timeout_ms: How long a prefill's answer waits for its blocks to be published.
+        hazard_timeout_ms: How long a step waits for saves of blocks that it overwrites.
+        retry_failed_ms: How long blocks are computed whose load ran into a deadline.
         probe_interval_ms: How often a worker that is out of reach is tried again.
+        poll_ms: How often an idle engine looks at its loads.
         breaker_failures: Failures after which it counts as out of reach.
         min_load_blocks: Fewer blocks than this are computed rather than loaded.
+        batch_bytes: Most bytes of a call; a thirtieth of the worker's pool at most.
+        load_threads: Loads of different requests at a time.
+        copy_threads: Threads that share the copying of a batch.
+        save_mode: Whether a prefill's answer waits for its blocks.
+        save_output: Whether blocks of generated tokens are saved, too.
         ttl_seconds: How long a block lives; 0 is until it is evicted.
         checksum: How a block's bytes are checked.
         tag: Separates the deployment's blocks from others' in the same DataSystem.
         weights_id: Stands for the weights where the engines cannot read the files that they load.
         weights_digest: How much of large weight files is read.
         reset_forgets: Whether ``reset_prefix_cache`` makes stored blocks unreachable, too.
+        announce: Whether engines of one tag that cannot share say so.
     """
 
     connect_timeout_ms: PositiveInt | None = None
     lookup_timeout_ms: PositiveInt | None = None
+    lookup_cache_ms: NonNegativeInt | None = None
     request_timeout_ms: PositiveInt | None = None
     load_timeout_ms: PositiveInt | None = None
+    load_queue_timeout_ms: PositiveInt | None = None
     sync_save_timeout_ms: PositiveInt | None = None
+    hazard_timeout_ms: NonNegativeInt | None = None
+    retry_failed_ms: NonNegativeInt | None = None
     probe_interval_ms: PositiveInt | None = None
+    poll_ms: PositiveInt | None = None
     breaker_failures: PositiveInt | None = None
     min_load_blocks: PositiveInt | None = None
+    batch_bytes: PositiveInt | None = None
+    load_threads: PositiveInt | None = None
+    copy_threads: PositiveInt | None = None
+    save_mode: Literal["auto", "sync-last", "async"] | None = None
+    save_output: bool | None = None
     ttl_seconds: NonNegativeInt | None = None
     checksum: Literal["sum64", "crc32", "none"] | None = None
     tag: ConnectorName | None = None
     weights_id: ConnectorName | None = None
     weights_digest: Literal["sampled", "full"] | None = None
     reset_forgets: bool | None = None
+    announce: bool | None = None
 
     def settings(self) -> tuple[tuple[str, int | str], ...]:
         """Return what is given, by name."""
