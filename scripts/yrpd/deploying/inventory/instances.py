@@ -71,6 +71,15 @@ class Instance(Table):
     options: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("cores")
+    @classmethod
+    def _ranges_run_forwards(cls, cores: str) -> str:
+        for part in cores.split(","):
+            first, _, last = part.partition("-")
+            if last and int(last) < int(first):
+                raise ValueError(f"{part!r} runs backwards")
+        return cores
+
     @property
     def npus(self) -> int:
         """How many NPUs it needs."""

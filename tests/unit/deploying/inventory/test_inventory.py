@@ -78,6 +78,11 @@ BAD: dict[str, tuple[str, str, str]] = {
     "an empty model path": ('"build/models/tiny"', '""', "line 15: model.path: must be a folder"),
     "a model path that climbs": ('"build/models/tiny"', '"../tiny"', "line 15: model.path: must be a folder"),
     "a served name with blanks": ('"tiny"\ndtype', '"my model"\ndtype', "model.served_name: String should match"),
+    "cores that run backwards": (
+        'host = "one"\nport = 8100\ncores = "0"',
+        'host = "one"\nport = 8100\ncores = "1,3-0"',
+        "line 25: prefill.0.cores: '3-0' runs backwards",
+    ),
     "a reserved option": (
         "{ seed = 0 }",
         "{ port = 1 }",
