@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from yrpd.errors import EnvironmentFailure
+
+LOCK_SECONDS = 60.0  # longer than any patch command but a first fetch
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,15 @@ class Project:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one step, so that a reader never sees half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
     os.chmod(name, 0o644)
     os.replace(name, path)
 
@@ -100,7 +112,55 @@ def read_state(project: Project, pin: str) -> dict[str, Any]:
 
 
 def update_state(project: Project, pin: str, stage: str, document: dict[str, Any]) -> None:
-    """Record what a stage made; the other stages' records stay."""
-    state = read_state(project, pin)
-    state[stage] = document
-    write_json(project.state_file(pin), state)
+    """Record what a stage made; the other stages' records stay, whoever writes them meanwhile."""
+    with exclusive(project, pin, "state"):
+        state = read_state(project, pin)
+        state[stage] = document
+        write_json(project.state_file(pin), state)
+
+
+@contextmanager
+def exclusive(project: Project, pin: str, what: str, *, patience_s: float = LOCK_SECONDS) -> Iterator[None]:
+    """Let one process at a time do something with a pin.
+
+    Args:
+        project: The checkout.
+        pin: The pin's name.
+        what: What is done.
+        patience_s: Seconds to wait for another one.
+
+    Raises:
+        EnvironmentFailure: Another one is at work.
+    """
+    place = project.pin_build(pin)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f".{what}.flock").open("a+") as stream:
+        try:  # the kernel lets go when the process ends, however it ends
+            _lock(stream, patience_s)
+        except BlockingIOError as error:
+            stream.seek(0)
+            other = stream.read().strip()
+            raise EnvironmentFailure(
+                f"Another {what} command (process {other or 'unknown'}) is working on {pin}.",
+                next_command=f"ps -fp {other}   (when it is done, the same command again)",
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+def _lock(stream: IO[str], patience_s: float) -> None:
+    with suppress(BlockingIOError):
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    # Here, because it brings asyncio, and a run with nothing to do takes no longer than its imports.
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+    wait = Retrying(
+        retry=retry_if_exception_type(BlockingIOError),
+        stop=stop_after_delay(patience_s),
+        wait=wait_fixed(0.1),
+        reraise=True,
+    )
+    wait(fcntl.flock, stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

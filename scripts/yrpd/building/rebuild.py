@@ -15,7 +15,7 @@ from yrpd.building.toolbox import run_logged
 from yrpd.documents.inputs import digest_of
 from yrpd.documents.patched import Patched, edits
 from yrpd.errors import BuildError
-from yrpd.project import Project, read_state, update_state
+from yrpd.project import Project, exclusive, read_state, update_state
 from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
 from yrpd.wheels.wheelhouse import hash_file
@@ -112,10 +112,11 @@ def _installed_from(environment: Path) -> str:
     return links[0].read_text(encoding="utf-8").splitlines()[0] if len(links) == 1 else ""
 
 
-def _kept(plan: BuildPlan, previous: Any, fingerprint: str) -> bool:
+def _kept(project: Project, plan: BuildPlan, previous: Any) -> bool:
     return (
         isinstance(previous, dict)
-        and previous.get("fingerprint") == fingerprint
+        and (plan.environment / "yrpd.json").exists()
+        and previous.get("fingerprint") == _fingerprint(project, plan)
         and _installed_from(plan.environment) == str(plan.patched.worktree)
         and (plan.patched.worktree / "vllm_ascend.egg-info" / "PKG-INFO").exists()
     )
@@ -148,15 +149,21 @@ def execute_build(project: Project, plan: BuildPlan, reporter: Reporter) -> dict
     Raises:
         BuildError: A step failed; the log is named.
         PinMismatchError: A wheel is not the locked one.
+        EnvironmentFailure: Another build of this pin is going on.
     """
+    with exclusive(project, plan.patched.name, "build"):
+        return _execute(project, plan, reporter)
+
+
+def _execute(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:
     stage = f"build-{plan.flavour}"
-    plan.log.parent.mkdir(parents=True, exist_ok=True)
-    plan.log.write_text("", encoding="utf-8")
+    previous = read_state(project, plan.patched.name).get(stage)
+    if not _kept(project, plan, previous):  # else the log stays that of the build which is kept
+        plan.log.parent.mkdir(parents=True, exist_ok=True)
+        plan.log.write_text("", encoding="utf-8")
     reporter.say(f"    {plan.patched.kernels}")
     _prepare(project, plan, reporter)
-    fingerprint = _fingerprint(project, plan)
-    previous = read_state(project, plan.patched.name).get(stage)
-    if previous is not None and _kept(plan, previous, fingerprint):
+    if previous is not None and _kept(project, plan, previous):
         reason = f"vllm-ascend {plan.patched.version} is installed from this tree and its import test passed"
         reporter.say(f"    kept: {reason}")
         return {**previous, "state": "unchanged", "reasons": [reason]}
@@ -165,7 +172,7 @@ def execute_build(project: Project, plan: BuildPlan, reporter: Reporter) -> dict
         **_rebuild_and_test(project, plan, reporter),
         "python": str((plan.environment / "bin" / "python").relative_to(project.root)),
         "host_python": sys.version.split()[0],
-        "fingerprint": fingerprint,
+        "fingerprint": _fingerprint(project, plan),
     }
     update_state(project, plan.patched.name, stage, document)
     return {**document, "state": "built", "reasons": ["the tree or the environment is new"]}

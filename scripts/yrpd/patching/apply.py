@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from yrpd import project as project_files
 from yrpd.documents.series import DIGEST_LENGTH, Lock, Series
 from yrpd.errors import EnvironmentFailure, PatchConflictError, PinMismatchError
 from yrpd.git.repository import Commit, GitError, Repository
@@ -24,7 +23,6 @@ from yrpd.release import Pin
 
 STAGE = "patch"
 LEFTOVER = ".incoming-"
-LOCK_SECONDS = 60.0  # longer than any command but a first fetch
 
 
 class Reason(StrEnum):
@@ -196,44 +194,15 @@ def remove_stale_trees(project: Project, name: str, keep: tuple[Path | None, ...
 
 @contextmanager
 def exclusive(project: Project, name: str) -> Iterator[None]:
-    """Let one process at a time work on a pin, and remove what an interrupted one left.
+    """Let one process at a time patch a pin, and remove what an interrupted one left.
 
     Raises:
         EnvironmentFailure: Another one is at work.
     """
-    place = project.pin_build(name)
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / ".patch.flock").open("a+") as stream:
-        try:  # the kernel lets go when the process ends, however it ends
-            _lock(stream)
-        except BlockingIOError as error:
-            stream.seek(0)
-            raise EnvironmentFailure(
-                f"Another patch command (process {stream.read().strip() or 'unknown'}) is working on {name}.",
-                next_command="invoke patch   (when it is done)",
-            ) from error
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
-        for leftover in (*place.glob(f"{LEFTOVER}*"), *trees(project, name).glob(f"{LEFTOVER}*")):
+    with project_files.exclusive(project, name, "patch"):
+        for leftover in (*project.pin_build(name).glob(f"{LEFTOVER}*"), *trees(project, name).glob(f"{LEFTOVER}*")):
             shutil.rmtree(leftover)
         yield
-
-
-def _lock(stream: IO[str]) -> None:
-    with suppress(BlockingIOError):
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    # Here, because it brings asyncio, and a run with nothing to do takes no longer than its imports.
-    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
-    wait = Retrying(
-        retry=retry_if_exception_type(BlockingIOError),
-        stop=stop_after_delay(LOCK_SECONDS),
-        wait=wait_fixed(0.1),
-        reraise=True,
-    )
-    wait(fcntl.flock, stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _changes(current: Path | None, lock: Lock) -> list[str]:

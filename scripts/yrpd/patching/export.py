@@ -8,7 +8,6 @@ repository before a file is written, so what is written is known to apply and to
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from yrpd.git.repository import Commit, Repository
 from yrpd.patching import apply, generate, worktree
 from yrpd.patching.source import Source
 from yrpd.patching.worktree import Condition
-from yrpd.project import Project
+from yrpd.project import Project, write_bytes
 from yrpd.release import Pin
 
 
@@ -156,11 +155,8 @@ def make_lock(name: str, pin: Pin, source: Source, commits: Sequence[Commit], pa
 
 def write(export: Export, folder: Path) -> None:
     """Write what changed, the lock last, each file in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name in export.changed:
-        partial = folder / f".{name}.incoming"
-        partial.write_bytes(export.files[name])
-        os.replace(partial, folder / name)
+        write_bytes(folder / name, export.files[name])
     for name in export.removed:
         (folder / name).unlink(missing_ok=True)
     if export.exported_tree is not None:
