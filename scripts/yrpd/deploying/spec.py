@@ -21,6 +21,7 @@ PORTS = f"{LABEL_PREFIX}ports"
 # Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time; router
 # and endpoint do, since the router is asked through the endpoint.
 WAVES: tuple[tuple[Role, ...], ...] = (("etcd",), ("worker",), ("prefill", "decode"), ("router", "endpoint"))
+START_ORDER: Mapping[str, int] = {role: position for position, wave in enumerate(WAVES) for role in wave}
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,11 @@ class ContainerSpec:
         inputs = asdict(self)
         for unrelated in ("probe", "engine", "image", "after"):
             del inputs[unrelated]
-        # As before there were these: containers that have none are not recreated for it.
-        for later in ("user", "reads"):
-            if not inputs[later]:
-                del inputs[later]
+        # Empty, these count as absent: the digest is that of versions which had no such fields, so that an update of
+        # this tool alone recreates no container.
+        for optional in ("user", "reads"):
+            if not inputs[optional]:
+                del inputs[optional]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     @property

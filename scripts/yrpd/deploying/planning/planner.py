@@ -9,7 +9,7 @@ from typing import Literal
 
 from yrpd.deploying.inventory import Host, Instance, Inventory
 from yrpd.deploying.planning import placement, private_files, vllm_settings
-from yrpd.deploying.spec import WAVES, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
+from yrpd.deploying.spec import START_ORDER, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
 from yrpd.documents.image_record import ImageRecord
 from yrpd.serving import cluster, command_lines
 from yrpd.serving.endpoint import Settings
@@ -65,8 +65,7 @@ def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[Containe
     ]
     others = [each for each in workers.values() if each is not etcd]
     specs = [etcd, *others, *vllms, factory.router(), factory.endpoint()]
-    order = {role: position for position, wave in enumerate(WAVES) for role in wave}
-    return tuple(sorted(specs, key=lambda spec: order[spec.role]))
+    return tuple(sorted(specs, key=lambda spec: START_ORDER[spec.role]))
 
 
 def reference(inventory: Inventory, image: ImageRecord, site: Site, port: int) -> ContainerSpec:
@@ -133,13 +132,16 @@ class _Factory:
             # The figures of its tiers, which `yr` leaves out and `dscli` does not.
             worker_flags={"log_monitor": "true", **private_files.worker_flags(self.inventory)},
         )
-        return self._spec(
+        spec = self._spec(
             host,
             "worker" if master else "etcd",
             "worker" if master else "master",
             command_lines.openyuanrong(settings),
             FileProbe(settings.ready, host.address, table.port, deadline_s=self.inventory.deadlines.worker),
-            ports=(table.port,) if master else (etcd.port, etcd.peer_port, table.master_port, table.port),
+            (table.port,) if master else (etcd.port, etcd.peer_port, table.master_port, table.port),
+        )
+        return replace(
+            spec,
             mounts=private_files.worker_mounts(self.inventory),
             volumes=(self._sockets(),),
             tmpfs=((command_lines.WORKER_HOME, "size=64m,mode=0755"),),
@@ -151,7 +153,7 @@ class _Factory:
         table = self.inventory.etcd
         host = self.host(table.host)
         mounts, certificates = private_files.etcd_certificates(self.inventory)
-        return self._spec(
+        spec = self._spec(
             host,
             "etcd",
             "etcd",
@@ -169,7 +171,10 @@ class _Factory:
                 contains=('"health":"true"',),
                 deadline_s=self.inventory.deadlines.etcd,
             ),
-            ports=(table.port, table.peer_port, *((table.metrics_port,) if table.tls else ())),
+            (table.port, table.peer_port, *((table.metrics_port,) if table.tls else ())),
+        )
+        return replace(
+            spec,
             mounts=mounts,
             user=_user(mounts),
             # Ascend hosts are often arm64, where etcd 3.4 wants to be told that this is meant.
@@ -179,7 +184,7 @@ class _Factory:
     def worker(self, host: Host, etcd: ContainerSpec) -> ContainerSpec:
         table = self.inventory.datasystem
         etcd_host = self.host(self.inventory.etcd.host)
-        return self._spec(
+        spec = self._spec(
             host,
             "worker",
             "worker",
@@ -190,7 +195,10 @@ class _Factory:
                 private_files.worker_flags(self.inventory),
             ),
             FileProbe(command_lines.WORKER_READY, host.address, table.port, deadline_s=self.inventory.deadlines.worker),
-            ports=(table.port,),
+            (table.port,),
+        )
+        return replace(
+            spec,
             mounts=private_files.worker_mounts(self.inventory),
             volumes=(self._sockets(),),
             capabilities=WORKER_CAPABILITIES,
@@ -198,10 +206,10 @@ class _Factory:
         )
 
     def vllm(self, role: _Kind, index: int, instance: Instance, worker: ContainerSpec) -> ContainerSpec:
-        host = self.host(instance.host)
+        """Return a P or D: vLLM with the connector to its host's worker, whose sockets it shares."""
         transfer = command_lines.KvTransfer(
             role="kv_producer" if role == "prefill" else "kv_consumer",
-            worker_address=f"{host.address}:{self.inventory.datasystem.port}",
+            worker_address=f"{self.host(instance.host).address}:{self.inventory.datasystem.port}",
             tag="",  # the connector itself finds out what computed a block
             scheduler=self.inventory.scheduler,
             by_module=self.image.flavour == "cpu",
@@ -210,10 +218,29 @@ class _Factory:
                 ("worker_resource_log", f"{command_lines.WORKER_LOGS}/resource.log"),
             ),
         )
-        return self._vllm(role, index, instance, transfer, after=(worker.name,))
+        mounts, files = private_files.vllm_secrets(self.inventory)
+        serve = command_lines.vllm_serve(self._serve(instance, connected=True), transfer)
+        guarded = bool(self.inventory.secrets.vllm_api_key)
+        spec = self._vllm(
+            role,
+            index,
+            instance,
+            command_lines.with_secrets(files, serve),
+            # With a key, /v1/models is refused to whoever has none; the plan has none.
+            self._vllm_probe(instance, "health") if guarded else self._models_probe(instance),
+        )
+        return replace(
+            spec,
+            mounts=(*spec.mounts, *mounts),
+            volumes=(self._sockets(),),
+            after=(worker.name,),
+            reads=self.site.model_digest,
+        )
 
     def reference(self, instance: Instance) -> ContainerSpec:
-        spec = self._vllm("reference", 0, instance, None)
+        """Return plain vLLM, which verification asks itself: it shares nothing and asks for no key."""
+        serve = command_lines.vllm_serve(self._serve(instance, connected=False), None)
+        spec = self._vllm("reference", 0, instance, serve, self._models_probe(instance))
         return replace(spec, restart="no")
 
     def router(self) -> ContainerSpec:
@@ -229,7 +256,7 @@ class _Factory:
             "decode-policy": table.decode_policy,
         }
         mounts, files = private_files.api_key(self.inventory, "OPENAI_API_KEY")
-        return self._spec(
+        spec = self._spec(
             host,
             "router",
             "router",
@@ -256,10 +283,9 @@ class _Factory:
                 ),
                 deadline_s=self.inventory.deadlines.router,
             ),
-            ports=(table.port, table.metrics_port),
-            mounts=mounts,
-            user=_user(mounts),
+            (table.port, table.metrics_port),
         )
+        return replace(spec, mounts=mounts, user=_user(mounts))
 
     def endpoint(self) -> ContainerSpec:
         table, router = self.inventory.endpoint, self.inventory.router
@@ -278,7 +304,7 @@ class _Factory:
             repeatable_mb=table.repeatable_mb,
             **files,
         )
-        return self._spec(
+        spec = self._spec(
             host,
             "endpoint",
             "endpoint",
@@ -288,25 +314,42 @@ class _Factory:
                 contains=("LIVE",),
                 deadline_s=self.inventory.deadlines.router,
             ),
-            ports=(table.port, table.metrics_port),
+            (table.port, table.metrics_port),
+        )
+        return replace(
+            spec,
             mounts=mounts,
             user=_user(mounts),
             tmpfs=((settings.folder, "size=1m,mode=0700" + ("" if mounts else f",uid={NOBODY},gid={NOBODY}")),),
         )
 
     def _vllm(
-        self,
-        role: Role,
-        index: int,
-        instance: Instance,
-        transfer: command_lines.KvTransfer | None,
-        after: tuple[str, ...] = (),
+        self, role: Role, index: int, instance: Instance, argv: tuple[str, ...], probe: HttpProbe
     ) -> ContainerSpec:
-        host, model = self.host(instance.host), self.inventory.model
-        serve = command_lines.VllmServe(
+        """Return what every vLLM has: the model, its devices and rights."""
+        host, containers = self.host(instance.host), self.inventory.containers
+        devices = self.devices.get((role, index), ())
+        name = f"{role}-{index}" if role != "reference" else role
+        return replace(
+            self._spec(host, role, name, argv, probe, (instance.port,)),
+            env=vllm_settings.environment(self.inventory, self.image, host, instance, devices, self.site.cores),
+            mounts=(
+                Mount(self.site.model_folder, self.model_in_container),
+                *(Mount(path, path) for path in (host.driver_mounts if devices else ())),
+            ),
+            tmpfs=((command_lines.METRICS, "size=64m,mode=0700"),),
+            devices=(*(f"/dev/davinci{number}" for number in devices), *(host.device_nodes if devices else ())),
+            capabilities=tuple(sorted({*VLLM_CAPABILITIES, *containers.capabilities})),
+            shm_mb=containers.shm_mb,
+            privileged=containers.privileged,
+        )
+
+    def _serve(self, instance: Instance, *, connected: bool) -> command_lines.VllmServe:
+        model = self.inventory.model
+        return command_lines.VllmServe(
             model=self.model_in_container,
             served_name=model.served_name,
-            address=host.address,
+            address=self.host(instance.host).address,
             port=instance.port,
             dtype=model.dtype,
             max_model_len=model.max_model_len,
@@ -315,40 +358,16 @@ class _Factory:
             data_parallel=instance.data_parallel,
             expert_parallel=instance.expert_parallel,
             cpu=self.image.flavour == "cpu",
-            drainable=transfer is not None,
-            options=vllm_settings.options(self.inventory, self.image, instance, connected=transfer is not None),
+            drainable=connected,
+            options=vllm_settings.options(self.inventory, self.image, instance, connected=connected),
         )
-        devices = self.devices.get((role, index), ())
-        # Plain vLLM, which verification asks itself, asks for no key.
-        secret_mounts, secret_files = private_files.vllm_secrets(self.inventory) if transfer else ((), {})
-        guarded = bool(self.inventory.secrets.vllm_api_key and transfer)
-        return self._spec(
-            host,
-            role,
-            f"{role}-{index}" if role != "reference" else "reference",
-            command_lines.with_secrets(secret_files, command_lines.vllm_serve(serve, transfer)),
-            # With a key, /v1/models is refused to whoever has none; the plan has none.
-            HttpProbe(
-                f"http://{host.address}:{instance.port}/{'health' if guarded else 'v1/models'}",
-                contains=() if guarded else (f'"id":"{model.served_name}"',),
-                deadline_s=self.inventory.deadlines.vllm,
-            ),
-            ports=(instance.port,),
-            env=vllm_settings.environment(self.inventory, self.image, host, instance, devices, self.site.cores),
-            mounts=(
-                Mount(self.site.model_folder, self.model_in_container),
-                *(Mount(path, path) for path in (host.driver_mounts if devices else ())),
-                *secret_mounts,
-            ),
-            volumes=(self._sockets(),) if transfer else (),
-            tmpfs=((command_lines.METRICS, "size=64m,mode=0700"),),
-            devices=(*(f"/dev/davinci{number}" for number in devices), *(host.device_nodes if devices else ())),
-            capabilities=tuple(sorted({*VLLM_CAPABILITIES, *self.inventory.containers.capabilities})),
-            shm_mb=self.inventory.containers.shm_mb,
-            privileged=self.inventory.containers.privileged,
-            after=after,
-            reads=self.site.model_digest if transfer else "",
-        )
+
+    def _models_probe(self, instance: Instance) -> HttpProbe:
+        return self._vllm_probe(instance, "v1/models", f'"id":"{self.inventory.model.served_name}"')
+
+    def _vllm_probe(self, instance: Instance, path: str, *contains: str) -> HttpProbe:
+        url = f"http://{self.host(instance.host).address}:{instance.port}/{path}"
+        return HttpProbe(url, contains, self.inventory.deadlines.vllm)
 
     @property
     def model_in_container(self) -> str:
@@ -361,27 +380,9 @@ class _Factory:
         return Volume(f"{self.inventory.name}-sockets", command_lines.SOCKETS)
 
     def _spec(
-        self,
-        host: Host,
-        role: Role,
-        name: str,
-        argv: tuple[str, ...],
-        probe: Probe,
-        *,
-        ports: tuple[int, ...],
-        env: tuple[tuple[str, str], ...] = (),
-        mounts: tuple[Mount, ...] = (),
-        volumes: tuple[Volume, ...] = (),
-        tmpfs: tuple[tuple[str, str], ...] = (),
-        devices: tuple[str, ...] = (),
-        capabilities: tuple[str, ...] = (),
-        shm_mb: int = 64,
-        privileged: bool = False,
-        needs: tuple[tuple[str, str], ...] = (),
-        after: tuple[str, ...] = (),
-        user: str = "",
-        reads: str = "",
+        self, host: Host, role: Role, name: str, argv: tuple[str, ...], probe: Probe, ports: tuple[int, ...]
     ) -> ContainerSpec:
+        """Return a container with what all of a deployment share; ``replace`` adds what is its own."""
         containers = self.inventory.containers
         return ContainerSpec(
             host=host.name,
@@ -394,19 +395,8 @@ class _Factory:
             argv=argv,
             probe=probe,
             ports=ports,
-            env=env,
-            mounts=mounts,
-            volumes=volumes,
-            tmpfs=tmpfs,
-            devices=devices,
-            capabilities=capabilities,
             restart=containers.restart,
             restart_attempts=containers.restart_attempts,
-            privileged=privileged,
-            shm_mb=shm_mb,
+            shm_mb=64,
             stop_seconds=containers.stop_seconds,
-            needs=needs,
-            after=after,
-            user=user,
-            reads=reads,
         )

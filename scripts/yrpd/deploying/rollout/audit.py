@@ -13,7 +13,7 @@ from typing import Any
 from yrpd.deploying.hosts import records
 from yrpd.deploying.hosts.records import Holder
 from yrpd.deploying.reconcile import Change
-from yrpd.deploying.spec import WAVES, ContainerSpec
+from yrpd.deploying.spec import START_ORDER, ContainerSpec
 from yrpd.docker.sdk import DockerClient
 from yrpd.errors import DeployError, YrpdError
 from yrpd.project import Project
@@ -102,5 +102,4 @@ def previous_release(clients: Mapping[str, DockerClient], deployment: str) -> tu
         ]
     except (KeyError, TypeError) as error:
         raise DeployError(f"The record of release {wanted} cannot be read ({error}).") from error
-    order = {role: position for position, wave in enumerate(WAVES) for role in wave}
-    return wanted, tuple(sorted(found, key=lambda spec: order[spec.role]))
+    return wanted, tuple(sorted(found, key=lambda spec: START_ORDER[spec.role]))

@@ -14,7 +14,7 @@ from yrpd.deploying.hosts import containers
 from yrpd.deploying.hosts.probing import NotReadyError, check_once, wait_until_ready
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.rollout.draining import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
-from yrpd.deploying.spec import DEPLOYMENT, ROLE, WAVES, ContainerSpec, HttpProbe, Role
+from yrpd.deploying.spec import DEPLOYMENT, ROLE, START_ORDER, WAVES, ContainerSpec, HttpProbe, Role
 from yrpd.docker.sdk import APIError, Container, DockerClient, NotFound
 from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
@@ -231,11 +231,7 @@ class Rollout:
             resume(container)
         for spec, container in self.closing:
             resume_endpoint(container, spec)
-        order = {role: position for position, wave in enumerate(WAVES) for role in wave}
-        for host, name, container in sorted(
-            self.set_aside,
-            key=lambda each: order.get(each[2].labels.get(ROLE, ""), len(order)),  # type: ignore[call-overload]
-        ):
+        for host, name, container in sorted(self.set_aside, key=lambda each: _position(each[2])):
             try:
                 container.rename(name)
                 container.start()
@@ -243,6 +239,11 @@ class Rollout:
             except APIError as error:
                 self.reporter.say(f"    {name} on {host} could not be started again: {error.explanation}")
         return kept[0] if kept else ""
+
+
+def _position(container: Container) -> int:
+    """Return its place in the start order; one without a known role, such as a verification's, is the last."""
+    return START_ORDER.get(container.labels.get(ROLE, ""), len(WAVES))
 
 
 def _router(changes: Sequence[Change]) -> HttpProbe | None:
@@ -292,12 +293,9 @@ def stop_all(pairs: Sequence[tuple[Container, int]]) -> None:
 
 
 def _in_reverse(pairs: Sequence[tuple[Container, int]], act: Callable[[Container, int], None]) -> None:
-    order = {role: position for position, wave in enumerate(WAVES) for role in wave}
     kinds: dict[int, list[tuple[Container, int]]] = {}
     for container, grace in pairs:
-        # A container without a known role, such as a verification's that was interrupted, goes first.
-        position = next((order[role] for role in order if role == container.labels.get(ROLE)), len(order))
-        kinds.setdefault(position, []).append((container, grace))
+        kinds.setdefault(_position(container), []).append((container, grace))
     for position in sorted(kinds, reverse=True):
         with ThreadPoolExecutor(max_workers=len(kinds[position])) as pool:
             list(pool.map(lambda pair: act(*pair), kinds[position]))
