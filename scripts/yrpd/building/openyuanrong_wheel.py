@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -69,34 +69,42 @@ def select(files: Mapping[str, bytes]) -> Selection:
         if str(PurePosixPath(name).parent) == FOLDER and ".so" in PurePosixPath(name).name and data[:4] == b"\x7fELF"
     }
     wants = {base: needed(files[name]) for base, name in objects.items()}
-    unusable: dict[str, str] = {}
-    while True:
-        usable = set(objects) - set(unusable)
-        fresh = {
-            base: missing
-            for base in sorted(usable)
-            for missing in [next((one for one in wants[base] if not one.startswith(SYSTEM) and one not in usable), "")]
-            if missing
-        }
-        if not fresh:
-            break
-        unusable.update(fresh)
+    unusable = _unusable(wants)
+    usable = sorted(objects.keys() - unusable.keys())
     loader = files.get(LOADER, b"").decode("utf-8")
     asked = {one for base in usable for one in wants[base]} | {base for base in usable if f'"{base}"' in loader}
-    contents: dict[str, list[str]] = {}
-    for base in sorted(usable):
-        contents.setdefault(hashlib.sha256(files[objects[base]]).hexdigest(), []).append(base)
-    copies: set[str] = set()
-    for same in contents.values():
-        unasked = [base for base in same if base not in asked]
-        # At least one name stays, the longest: it is the one with the whole version.
-        keep = {max(same, key=len)} if len(unasked) == len(same) else set()
-        copies |= set(unasked) - keep
+    copies = _unasked_copies({base: files[objects[base]] for base in usable}, asked)
     return Selection(
-        tuple(objects[base] for base in sorted(usable - copies)),
+        tuple(objects[base] for base in usable if base not in copies),
         {objects[base]: missing for base, missing in sorted(unusable.items())},
         tuple(sorted(objects[base] for base in copies)),
     )
+
+
+def _unusable(wants: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return each object that wants a library which is nowhere, or which is itself unusable, with that library."""
+    found: dict[str, str] = {}
+
+    def missing(base: str) -> str:
+        needed_here = (one for one in wants[base] if not one.startswith(SYSTEM))
+        return next((one for one in needed_here if one not in wants or one in found), "")
+
+    while fresh := {base: library for base in sorted(wants.keys() - found.keys()) if (library := missing(base))}:
+        found |= fresh
+    return found
+
+
+def _unasked_copies(contents: Mapping[str, bytes], asked: Set[str]) -> set[str]:
+    """Return the names that go because another name has the same content, and nothing asks for this one."""
+    names_of: dict[str, list[str]] = {}
+    for base, data in contents.items():
+        names_of.setdefault(hashlib.sha256(data).hexdigest(), []).append(base)
+    copies: set[str] = set()
+    for names in names_of.values():
+        unasked = set(names) - asked
+        # At least one name stays, the longest: it is the one with the whole version.
+        copies |= unasked - {max(names, key=len)} if len(unasked) == len(names) else unasked
+    return copies
 
 
 def prepare_wheel(source: Path, target: Path) -> Selection:

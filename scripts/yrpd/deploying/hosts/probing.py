@@ -10,6 +10,7 @@ import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from yrpd.deploying.hosts.containers import log_text
+from yrpd.deploying.hosts.direct import DirectSession
 from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Probe
 from yrpd.docker.sdk import APIError, Container, NotFound
 from yrpd.errors import DeployError
@@ -94,9 +95,7 @@ def fail_if_ended(spec: ContainerSpec, container: Container) -> None:
 
 def _check_http(probe: HttpProbe) -> None:
     try:
-        # No proxy of the environment stands between here and a host of the inventory.
-        with requests.Session() as session:
-            session.trust_env = False
+        with DirectSession() as session:
             answer = session.get(probe.url, timeout=REQUEST_TIMEOUT_S)
     except requests.RequestException as error:
         raise NotReadyError(f"{probe.url} does not answer ({type(error).__name__})") from error

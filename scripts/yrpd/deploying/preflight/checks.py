@@ -35,7 +35,7 @@ def inspect(situation: Situation) -> list[Finding]:
         information: dict[str, Any] = client.info()
         findings += _engine(host, client)
         findings += _image(situation, host, client, information)
-        findings += _model(situation, host, client, specs)
+        findings += _files(situation, host, client, specs)
         findings += _ports(situation, host, specs)
         findings += _names(situation, host, client, specs)
         findings += _memory(situation, host, information, specs)
@@ -109,35 +109,28 @@ def _same_architecture(image: str, host: str) -> bool:
     return not image or not host or names.get(image, image) == names.get(host, host)
 
 
-def _model(situation: Situation, host: Host, client: DockerClient, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
-    mounting = [spec for spec in specs if spec.mounts]
-    if not mounting:
-        return
-    needs_model = any(mount.source == situation.folder for spec in mounting for mount in spec.mounts)
+def _files(situation: Situation, host: Host, client: DockerClient, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:
+    """Yield what lacks of the files and devices that containers mount: the model's folder, and all others."""
+    mounted = {mount.source for spec in specs for mount in spec.mounts}
+    folder = situation.folder if situation.folder in mounted else ""
+    others = tuple(sorted(mounted - {situation.folder}))
     fix = f"scp -r MODEL {host.address}:{situation.folder}  # or correct [model] path in the inventory"
     if host.engine.startswith(LAB_ENGINES):
         fix = "invoke lab.up  # makes build/models; or correct [model] path in the inventory"
-    sources = {mount.source for spec in mounting for mount in spec.mounts} - {situation.folder}
     if model_folder.is_local(host):
-        problem = model_folder.local_problem(Path(situation.folder)) if needs_model else ""
+        problem = model_folder.local_problem(Path(folder)) if folder else ""
         if problem:
             yield Finding("model", host.name, problem, fix)
-        for source in sorted(sources):
+        for source in others:
             if not Path(source).exists():
-                yield Finding(
-                    "mount",
-                    host.name,
-                    f"{source} does not exist",
-                    MOUNT_FIX,
-                )
-        for device in sorted({device for spec in mounting for device in spec.devices}):
+                yield Finding("mount", host.name, f"{source} does not exist", MOUNT_FIX)
+        for device in sorted({device for spec in specs for device in spec.devices}):
             if not Path(device).exists():
                 yield Finding("device", host.name, f"{device} does not exist", "correct devices in the inventory")
-        return
-    for problem in model_folder.remote_problems(
-        client, situation.folder if needs_model else "", tuple(sorted(sources))
-    ):
-        yield Finding("model" if "model folder" in problem else "mount", host.name, problem, fix)
+    elif mounted:
+        for problem in model_folder.remote_problems(client, folder, others):
+            about_model = "model folder" in problem
+            yield Finding("model" if about_model else "mount", host.name, problem, fix if about_model else MOUNT_FIX)
 
 
 def _ports(situation: Situation, host: Host, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:

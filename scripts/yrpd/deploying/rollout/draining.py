@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from yrpd.deploying.hosts.direct import DirectSession
 from yrpd.deploying.planning import ports
 from yrpd.deploying.spec import ContainerSpec, HttpProbe, Role
 from yrpd.docker.sdk import APIError, Container
@@ -188,8 +189,7 @@ def _chosen_among(router: HttpProbe, role: Role) -> tuple[int, int]:
 
 def _get(url: str) -> str:
     try:
-        with requests.Session() as session:
-            session.trust_env = False
+        with DirectSession() as session:
             return session.get(url, timeout=REQUEST_TIMEOUT_S).text
     except requests.RequestException as error:
         raise BusyError(f"{url} does not answer ({type(error).__name__})") from error

@@ -10,6 +10,7 @@ import requests
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from yrpd.deploying.hosts.direct import DirectSession
 from yrpd.deploying.inventory import Inventory
 from yrpd.deploying.status.counters import samples
 
@@ -76,8 +77,7 @@ def tier_figures(text: str) -> dict[str, dict[str, float]]:
 def read_cache_figures(address: str, port: int) -> dict[str, Any]:
     """Ask a P or D for its figures; ``None`` for all that it does not tell, and ``tiers`` of the worker beside it."""
     try:
-        with requests.Session() as session:
-            session.trust_env = False
+        with DirectSession() as session:
             answer = session.get(f"http://{address}:{port}/metrics", timeout=TIMEOUT_S)
             answer.raise_for_status()
             return {**cache_figures(answer.text), "tiers": tier_figures(answer.text)}
@@ -92,8 +92,7 @@ def cluster_nodes(inventory: Inventory) -> list[str] | None:
     host = inventory.host(inventory.etcd.host)
     everything = base64.b64encode(b"\0").decode()
     try:
-        with requests.Session() as session:
-            session.trust_env = False
+        with DirectSession() as session:
             answer = session.post(
                 f"http://{host.address}:{inventory.etcd.port}/v3/kv/range",
                 json={"key": everything, "range_end": everything, "keys_only": True},

@@ -12,6 +12,7 @@ from typing import Any
 import requests
 from urllib3.exceptions import NewConnectionError
 
+from yrpd.deploying.hosts.direct import DirectSession
 from yrpd.deploying.verifying.answers import Answer, MalformedAnswerError, parse
 from yrpd.deploying.verifying.questions import Question
 
@@ -59,8 +60,7 @@ class Server:
 @contextmanager
 def _session(server: Server | str) -> Iterator[tuple[requests.Session, str]]:
     known = server if isinstance(server, Server) else Server(server)
-    with requests.Session() as session:
-        session.trust_env = False  # the hosts of an inventory are reached directly
+    with DirectSession() as session:
         if known.key:
             session.headers["Authorization"] = f"Bearer {known.key}"
         if known.ca:

@@ -322,10 +322,7 @@ class _Verification:
         cached: bool,
     ) -> dict[str, Any]:
         last = [group[-1] for group in attempts.values()]
-        times: dict[str, list[float]] = {"cold": [], "warm": []}
-        for outcome in (outcome for attempt in last for outcome in attempt.outcomes):
-            if outcome.shot.timed and outcome.answer is not None:
-                times[outcome.shot.timed].append(outcome.first_token_s)
+        times = {name: _first_token_times(last, name) for name in ("cold", "warm")}
         return {
             "passed": all(check.passed for check in done),
             "checks": [check.document() for check in done],
@@ -333,16 +330,7 @@ class _Verification:
             "curl": self._curl_line(),
             "ttft": {name: round(statistics.median(values), 4) if values else None for name, values in times.items()},
             "ttft_samples": {name: [round(value, 4) for value in values] for name, values in times.items()},
-            "hits": {
-                "saved_blocks": sum(each.prefill["saved_blocks"] for each in last),
-                "loaded_blocks": sum(each.decode["loaded_blocks"] for each in last),
-                "expected_saved_blocks": sum(each.expectation.saved for each in last),
-                "expected_loaded_blocks": sum(each.expectation.loaded for each in last),
-                "loaded_bytes": sum(each.decode["loaded_bytes"] for each in last),
-                "matched_tokens": sum(each.decode["matched_tokens"] for each in last),
-                "queried_tokens": sum(each.decode["queried_tokens"] for each in last),
-                "repeated_scenes": sum(len(group) - 1 for group in attempts.values()),
-            },
+            "hits": {**_hits(last), "repeated_scenes": sum(len(group) - 1 for group in attempts.values())},
             "tiers": self._tiers(),
             "pictures": pictures,
             "reference": "cached" if cached else "fresh",
@@ -358,6 +346,25 @@ class _Verification:
             with suppress(AskError):
                 found[spec.host] = tier_figures(get_text(_base(spec), "/metrics"))
         return found
+
+
+def _first_token_times(attempts: Sequence[Attempt], kind: str) -> list[float]:
+    """Return seconds to the first token of answers that are timed, ``cold`` or ``warm``."""
+    outcomes = [outcome for attempt in attempts for outcome in attempt.outcomes if outcome.answer is not None]
+    return [outcome.first_token_s for outcome in outcomes if outcome.shot.timed == kind]
+
+
+def _hits(attempts: Sequence[Attempt]) -> dict[str, int]:
+    """Return how many blocks, bytes and tokens were counted in all, and how many blocks were expected."""
+    return {
+        "saved_blocks": sum(each.prefill["saved_blocks"] for each in attempts),
+        "expected_saved_blocks": sum(each.expectation.saved for each in attempts),
+        "expected_loaded_blocks": sum(each.expectation.loaded for each in attempts),
+        **{
+            name: sum(each.decode[name] for each in attempts)
+            for name in ("loaded_blocks", "loaded_bytes", "matched_tokens", "queried_tokens")
+        },
+    }
 
 
 def _base(spec: ContainerSpec) -> str:
