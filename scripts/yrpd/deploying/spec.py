@@ -99,7 +99,7 @@ class ContainerSpec:
         name: The container's name, unique on its host.
         image: Name of the image.
         image_id: The image itself.
-        argv: The command, complete; images carry no entry point.
+        argv: The command, complete; an image's entry point, such as one that sets CANN's variables, gets it.
         probe: How its readiness is asked.
         ports: Ports it listens on, on the host's network.
         env: Environment variables, sorted.
@@ -116,6 +116,7 @@ class ContainerSpec:
         needs: Names of containers, with their specs' digests, that it must be restarted with.
         after: Names of containers that it is started after, and finds again when they are started anew.
         user: Numbers of the user and group that it runs as; empty for the image's, root.
+        groups: Numbers of more groups that it belongs to.
         reads: Identity of mounted files that it reads once, at its start; empty where they cannot be read from here.
     """
 
@@ -143,6 +144,7 @@ class ContainerSpec:
     needs: tuple[tuple[str, str], ...] = field(default=())
     after: tuple[str, ...] = ()
     user: str = ""
+    groups: tuple[int, ...] = ()
     reads: str = ""
 
     @property
@@ -163,7 +165,7 @@ class ContainerSpec:
             del inputs[unrelated]
         # Empty, these count as absent: the digest is that of versions which had no such fields, so that an update of
         # this tool alone recreates no container.
-        for optional in ("user", "reads"):
+        for optional in ("user", "groups", "reads"):
             if not inputs[optional]:
                 del inputs[optional]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -187,7 +189,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = {"user": "", "reads": "", "after": (), **document}
+        given = {"user": "", "groups": (), "reads": "", "after": (), **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])
@@ -196,7 +198,7 @@ class ContainerSpec:
         given["env"] = tuple(sorted(given["env"].items()))
         given["mounts"] = tuple(Mount(**each) for each in given["mounts"])
         given["volumes"] = tuple(Volume(**each) for each in given["volumes"])
-        for name in ("argv", "ports", "devices", "capabilities", "after"):
+        for name in ("argv", "ports", "devices", "capabilities", "groups", "after"):
             given[name] = tuple(given[name])
         for name in ("tmpfs", "needs"):
             given[name] = tuple(tuple(each) for each in given[name])
@@ -226,6 +228,8 @@ def docker_line(spec: ContainerSpec) -> str:
         line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     if spec.user:
         line += ["--user", spec.user]
+    for group in spec.groups:
+        line += ["--group-add", str(group)]
     for capability in spec.capabilities:
         line += ["--cap-add", capability]
     for name, value in spec.env:

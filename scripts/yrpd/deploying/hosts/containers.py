@@ -74,6 +74,7 @@ def creation(spec: ContainerSpec) -> dict[str, Any]:
         "tmpfs": dict(spec.tmpfs),
         "devices": [f"{device}:{device}:rw" for device in spec.devices],
         "user": spec.user,
+        "group_add": list(spec.groups),
         "privileged": spec.privileged,
         "cap_drop": [] if spec.privileged else ["ALL"],
         "cap_add": list(spec.capabilities),

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from yrpd.deploying.inventory.fields import AbsolutePath, Name, Table
 
 ENGINE_SCHEMES = ("unix://", "ssh://", "tcp://")
+# The first number that useradd gives, and the one in Ascend's own images.
+HW_HI_AI_USER = 1000
 Device = Annotated[int, Field(ge=0, le=63)]
 
 
@@ -37,6 +39,8 @@ class Host(Table):
         tls: With what a ``tcp://`` engine is reached.
         devices: Numbers of its NPU devices (``/dev/davinci<N>``); empty on a host without NPUs.
         device_nodes: More device nodes that every container with an NPU gets.
+        device_groups: Numbers of the groups that the device nodes belong to, as ``ls -ln /dev/davinci0`` shows them on
+            the host: the driver makes its nodes for its own group, HwHiAiUser, alone.
         driver_mounts: Driver files and folders that every container with an NPU gets, read-only.
     """
 
@@ -46,6 +50,7 @@ class Host(Table):
     tls: Tls | None = None
     devices: tuple[Device, ...] = ()
     device_nodes: tuple[AbsolutePath, ...] = ()
+    device_groups: tuple[Annotated[int, Field(ge=0)], ...] = (HW_HI_AI_USER,)
     driver_mounts: tuple[AbsolutePath, ...] = ()
 
     @field_validator("engine")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from yrpd.deploying.inventory import Host
-from yrpd.deploying.preflight import findings
+from yrpd.deploying.preflight import findings, npus
 from yrpd.deploying.preflight import host_survey as surveying
 from yrpd.deploying.preflight.context import Situation, held_ports, starting
 from yrpd.deploying.preflight.findings import Finding
@@ -97,7 +97,8 @@ def _of_host(situation: Situation, host: Host, survey: Survey, specs: Sequence[C
             "warning",
         )
     if any(spec.devices for spec in specs):
-        yield from findings.hccn_findings(host.name, report["hccn"], report["hccn_tool"])
+        yield from npus.node_findings(host.name, report["nodes"])
+        yield from npus.hccn_findings(host.name, report["hccn"], report["hccn_tool"])
 
 
 def _ways(situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[ContainerSpec]]) -> Iterator[Finding]:

@@ -65,6 +65,7 @@ def look(
         "ports": list(ports),
         "folder": folder,
         "spill": SPILL if spill else "",
+        "nodes": sorted({device for spec in specs for device in spec.devices}),
         "npus": numbered_inside(specs),
     }
     before = time.time()
@@ -192,13 +193,24 @@ def _create(
             mounts=[Mount(each.target, each.source, type="bind", read_only=each.read_only) for each in mounts.values()],
             devices=[f"{device}:{device}:rw" for device in devices],
             labels={DEPLOYMENT: specs[0].deployment} if specs else {},
-            cap_drop=["ALL"],
-            cap_add=["DAC_READ_SEARCH"],
-            security_opt=["no-new-privileges"],
+            **_rights(specs),
             use_config_proxy=False,
         )
     except (APIError, ImageNotFound) as error:
         raise EnvironmentFailure(f"{host.name} cannot be looked at from inside: {error.explanation}.") from error
+
+
+def _rights(specs: Sequence[ContainerSpec]) -> dict[str, Any]:
+    """Return the rights of what has devices, which are those that a finding about devices must be about."""
+    having = [spec for spec in specs if spec.devices]
+    if any(spec.privileged for spec in having):
+        return {"privileged": True}
+    return {
+        "cap_drop": ["ALL"],
+        "cap_add": sorted({"DAC_READ_SEARCH"}.union(*(spec.capabilities for spec in having))),
+        "group_add": sorted({group for spec in having for group in spec.groups}),
+        "security_opt": ["no-new-privileges"],
+    }
 
 
 def _start(container: Container, host: Host) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ def look(asked: dict[str, object]) -> dict[str, object]:
         "busy_ports": {str(port): problem for port in ports if (problem := why_not(address, port))},
         "files": files(folder),
         "index": read_json(os.path.join(folder, "model.safetensors.index.json")),
+        "nodes": {str(path): node(str(path)) for path in asked["nodes"]},  # type: ignore[attr-defined]
         "hccn": hccn_conf(),
         "hccn_tool": {number: hccn_tool(inside) for inside, number in npus.items()},
     }
@@ -100,6 +102,17 @@ def read_json(path: str) -> object:
             return json.load(stream)
     except (OSError, ValueError):
         return None
+
+
+def node(path: str) -> dict[str, object]:
+    """Return whether a device node can be opened as its driver's library would, and whose it is."""
+    try:
+        why = ""
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as failure:
+        why = errno.errorcode.get(failure.errno or 0, str(failure))
+    status = os.stat(path)
+    return {"why": why, "gid": status.st_gid, "mode": stat.S_IMODE(status.st_mode)}
 
 
 def hccn_conf() -> str | None:

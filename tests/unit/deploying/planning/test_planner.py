@@ -207,6 +207,9 @@ def test_npus_are_handed_out_in_order_with_the_driver() -> None:
     assert prefill.devices == ("/dev/davinci0", "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
     assert dict(prefill.env)["ASCEND_RT_VISIBLE_DEVICES"] == "0"
     assert Mount("/usr/local/dcmi", "/usr/local/dcmi") in prefill.mounts
+    assert prefill.groups == (1000,)
+    assert "--group-add 1000" in docker_line(prefill)
+    assert only(specs, "worker", "host1").groups == ()
     assert "--enforce-eager" not in prefill.argv
     assert "kv_connector_module_path" not in option(prefill, "--kv-transfer-config")
     assert only(specs, "router").devices == ()

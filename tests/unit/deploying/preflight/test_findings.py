@@ -12,8 +12,6 @@ from yrpd.deploying.preflight import findings
 from yrpd.deploying.preflight.findings import Finding
 from yrpd.errors import EnvironmentFailure
 
-CONF = "address_0=10.1.0.1\nnetmask_0=255.255.255.0\naddress_1=10.1.0.2\n"
-
 
 def test_a_model_that_differs_is_named_with_host_and_file() -> None:
     files: dict[str, dict[str, Any]] = {
@@ -56,20 +54,6 @@ def test_a_clock_outside_of_our_two_readings_is_found(clock: float, says: str) -
 @given(st.floats(0, 1e9), st.floats(0, 600), st.floats(0, 1))
 def test_a_clock_between_our_two_readings_is_no_finding(before: float, took: float, at: float) -> None:
     assert not list(findings.clock_findings("one", before + at * took, before, before + took))
-
-
-def test_hccn_conf_that_does_not_fit_what_the_npus_say_is_a_warning() -> None:
-    (missing,) = findings.hccn_findings("one", None, {"0": "10.1.0.1"})
-    assert not list(findings.hccn_findings("one", CONF, {"0": "10.1.0.1", "1": "10.1.0.2"}))
-    stale, silent = findings.hccn_findings("one", CONF, {"0": "10.1.0.9", "1": None})
-    assert [each.id for each in (missing, stale, silent)] == ["hccn-conf", "hccn-differs", "hccn-tool"]
-    assert {each.severity for each in (missing, stale, silent)} == {"warning"}
-    assert stale.problem == "/etc/hccn.conf gives NPU 0 the address 10.1.0.1, the NPU has 10.1.0.9"
-
-
-def test_cards_without_a_network_of_their_own_are_no_finding() -> None:
-    assert not list(findings.hccn_findings("one", None, {"0": None, "1": None}))
-    assert not list(findings.hccn_findings("one", "", {"0": None}))
 
 
 def test_warnings_alone_do_not_keep_from_deploying_and_come_with_the_errors() -> None:

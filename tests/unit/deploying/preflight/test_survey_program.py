@@ -23,7 +23,9 @@ def run(asked: dict[str, Any]) -> subprocess.CompletedProcess[str]:
 def test_a_file_whose_target_is_gone_is_an_incomplete_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "pruned")
-    done = run({"look": {"address": "127.0.0.1", "ports": [], "folder": str(tmp_path), "spill": "", "npus": {}}})
+    done = run(
+        {"look": {"address": "127.0.0.1", "ports": [], "folder": str(tmp_path), "spill": "", "nodes": [], "npus": {}}}
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     (found,) = findings.incomplete_model("one", "/m", report["files"], report["index"], "copy it")

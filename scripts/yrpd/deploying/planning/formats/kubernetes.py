@@ -90,6 +90,7 @@ def _pod(spec: ContainerSpec) -> dict[str, Any]:
         "terminationGracePeriodSeconds": spec.stop_seconds,
         "containers": [_container(spec, [mount for mount, _ in volumes])],
         "volumes": [volume for _, volume in volumes],
+        **({"securityContext": {"supplementalGroups": list(spec.groups)}} if spec.groups else {}),
     }
 
 
