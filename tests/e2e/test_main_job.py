@@ -76,14 +76,31 @@ def test_every_container_runs_what_this_checkout_would_run(report: dict[str, Any
     assert all(each["release_matches"] for each in found), found
 
 
+def _uptime(invoke: Callable[..., Run], role: str) -> float:
+    (entry,) = (each for each in invoke("deploy.status", "--json").document["containers"] if each["role"] == role)
+    assert entry["health"] == "healthy", entry
+    return float(entry["uptime_s"])
+
+
 def test_a_wrong_answer_is_found(report: dict[str, Any], invoke: Callable[..., Run], tmp_path: Path) -> None:
-    """The verification can fail: against an endpoint whose D runs another model it does, with exit code 9."""
+    """The verification can fail: against an endpoint whose D runs another model it does, with exit code 9.
+
+    Plain vLLM takes D's turn, as on hosts with one NPU each; D serves again although the verification failed.
+    """
+    before = _uptime(invoke, "decode")
     hosts = tmp_path / "wrong.toml"
     text = (ROOT / "lab.toml").read_text(encoding="utf-8")
     hosts.write_text(text.replace('"build/models/qwen2_5_vl"', f'"{ROOT}/build/models/qwen2"', 1), encoding="utf-8")
-    run = invoke("deploy.verify", "--hosts", str(hosts), "--json")
+    run = invoke("deploy.verify", "--in-turn", "--hosts", str(hosts), "--json")
     assert run.code == 9, tail(run)
     assert run.document["passed"] is False
+    assert _uptime(invoke, "decode") < before
+    answer = requests.post(
+        f"{endpoint(report)}/v1/completions",
+        json={"model": "qwen2_5_vl", "prompt": "Hello", "max_tokens": 1},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_port_in_use_stops_a_deploy_before_it_begins(

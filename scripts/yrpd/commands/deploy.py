@@ -53,9 +53,11 @@ def verify(
     hosts_file: Path,
     flavour: Flavour = "npu",
     pin: str = "",
+    in_turn: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D."""
     from yrpd.deploying.verifying.run import verify_deployment
 
-    return verify_deployment(read_deployment(project, hosts_file, flavour, pin), reporter, dry_run=dry_run)
+    deployment = read_deployment(project, hosts_file, flavour, pin)
+    return verify_deployment(deployment, reporter, in_turn=in_turn, dry_run=dry_run)

@@ -53,7 +53,15 @@ COMMANDS = (
         "deploy.verify",
         "Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D.",
         "yrpd.commands.deploy:verify",
-        _WHERE,
+        (
+            *_WHERE,
+            Option(
+                "in-turn",
+                "Stop the last D while plain vLLM answers, where no NPU is left for it.",
+                False,
+                parameter="in_turn",
+            ),
+        ),
     ),
     Command(
         "deploy.rollback",

@@ -82,7 +82,7 @@ def reference_host(inventory: Inventory, flavour: str) -> str:
     raise ConfigurationError(
         f"Verification compares with a plain vLLM, which needs {wanted} NPU(s) "
         "that no instance uses; no host has them.",
-        next_command="list more devices for a host in the inventory",
+        next_command="invoke deploy.verify --in-turn   (the last D stops while plain vLLM answers)",
     )
 
 

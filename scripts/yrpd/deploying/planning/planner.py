@@ -68,21 +68,29 @@ def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[Containe
     return tuple(sorted(specs, key=lambda spec: START_ORDER[spec.role]))
 
 
-def reference(inventory: Inventory, image: ImageRecord, site: Site, port: int) -> ContainerSpec:
+def reference(
+    inventory: Inventory, image: ImageRecord, site: Site, port: int, *, in_turn: bool = False
+) -> ContainerSpec:
     """Return the container of plain vLLM that verification compares with: no connector, no cache, no scheduler of ours.
+
+    Args:
+        inventory: What is deployed.
+        image: What it runs.
+        site: What is particular to this machine.
+        port: Where it listens.
+        in_turn: It takes the last D's place, with the D's NPUs; else it has NPUs that no instance uses.
 
     Raises:
         ConfigurationError: No host has room for it.
     """
-    host = placement.reference_host(inventory, image.flavour)
-    wanted = inventory.decode[-1].tensor_parallel
-    devices = (
-        {("reference", 0): tuple(placement.spare_devices(inventory)[host][:wanted])} if image.flavour == "npu" else {}
-    )
-    instance = inventory.decode[-1].model_copy(
-        update={"host": host, "port": port, "cores": "", "data_parallel": 1, "devices": ()}
-    )
-    return _Factory(inventory, image, site, devices).reference(instance)
+    last = inventory.decode[-1]
+    host = last.host if in_turn else placement.reference_host(inventory, image.flavour)
+    devices: tuple[int, ...] = ()
+    if image.flavour == "npu":
+        free = placement.assign_devices(inventory)["decode", len(inventory.decode) - 1] if in_turn else ()
+        devices = tuple(free or placement.spare_devices(inventory)[host])[: last.tensor_parallel]
+    instance = last.model_copy(update={"host": host, "port": port, "cores": "", "data_parallel": 1, "devices": ()})
+    return _Factory(inventory, image, site, {("reference", 0): devices}).reference(instance)
 
 
 _Kind = Literal["prefill", "decode"]

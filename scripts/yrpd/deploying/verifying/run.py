@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,10 @@ from rich.text import Text
 from yrpd.deploying.hosts import model_folder
 from yrpd.deploying.hosts.engines import connect_all
 from yrpd.deploying.hosts.model_folder import read_file
-from yrpd.deploying.planning import placement, planner, ports
-from yrpd.deploying.spec import ContainerSpec
+from yrpd.deploying.hosts.probing import wait_until_ready
+from yrpd.deploying.planning import planner, ports
+from yrpd.deploying.rollout import draining
+from yrpd.deploying.spec import ContainerSpec, HttpProbe
 from yrpd.deploying.status.metrics import tier_figures
 from yrpd.deploying.status.status import status_document, tiers_text
 from yrpd.deploying.verifying import checks, reference
@@ -47,17 +49,29 @@ SENTENCES_A_TURN = 8
 REPORT = "verify.json"
 
 
-def verify_deployment(deployment: Deployment, reporter: Reporter, *, dry_run: bool) -> dict[str, Any]:
+def verify_deployment(
+    deployment: Deployment, reporter: Reporter, *, in_turn: bool = False, dry_run: bool
+) -> dict[str, Any]:
     """Verify a deployment and write ``dist/verify.json``.
+
+    Args:
+        deployment: What is verified.
+        reporter: Says what is being done.
+        in_turn: The last D stops while plain vLLM answers, for hosts without an NPU to spare.
+        dry_run: Only say what would be done.
 
     Raises:
         VerificationError: A check failed; the error carries the report.
     """
     if dry_run:
-        reporter.say(f"would ask {deployment.endpoint} and a temporary plain vLLM the same questions, and compare")
+        last = [spec.name for spec in deployment.specs if spec.role == "decode"][-1]
+        turn = f", which takes the turn of {last}," if in_turn else ""
+        reporter.say(
+            f"would ask {deployment.endpoint} and a temporary plain vLLM{turn} the same questions, and compare"
+        )
         return {"state": "planned", "endpoint": deployment.endpoint}
     with connect_all(deployment.inventory) as clients:
-        report = _Verification(deployment, clients, reporter).run()
+        report = _Verification(deployment, clients, reporter, in_turn=in_turn).run()
     write_json(deployment.project.dist / REPORT, report)
     _render(report, reporter)
     failed = [check["name"] for check in report["checks"] if not check["passed"]]
@@ -106,10 +120,19 @@ class _Verification:
         deployment: What is verified.
         clients: The hosts' engines.
         reporter: Says what is being done.
+        in_turn: The last D stops while plain vLLM answers.
     """
 
-    def __init__(self, deployment: Deployment, clients: Mapping[str, DockerClient], reporter: Reporter) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        clients: Mapping[str, DockerClient],
+        reporter: Reporter,
+        *,
+        in_turn: bool = False,
+    ) -> None:
         self.deployment = deployment
+        self.in_turn = in_turn
         self.clients = clients
         self.reporter = reporter
         self.inventory = deployment.inventory
@@ -223,11 +246,8 @@ class _Verification:
         return {**questions, **(asking.picture_questions() if pictures else {})}
 
     def _references(self, questions: dict[str, Question]) -> tuple[dict[str, Answer], bool]:
-        port = self._reference_port()
-        spec = planner.reference(self.inventory, self.deployment.image, self.deployment.site, port)
-        kept_under = planner.reference(
-            self.inventory, self.deployment.image, self.deployment.site, REFERENCE_PORTS.start
-        )
+        spec = self._plain(self._reference_port())
+        kept_under = self._plain(REFERENCE_PORTS.start)
         path = reference.cache_file(
             self.deployment.project.build, kept_under, self.deployment.site.model_digest, questions
         )
@@ -235,14 +255,39 @@ class _Verification:
         if cached:
             self.reporter.say("    plain vLLM's answers are those of an earlier run: same image, model and questions")
             return cached, True
-        fresh = reference.answers_of_plain_vllm(
-            self.clients[spec.host], spec, _base(spec), self.model, questions, self.reporter
-        )
+        with self._stopped(self.decode[-1]) if self.in_turn else nullcontext():
+            fresh = reference.answers_of_plain_vllm(
+                self.clients[spec.host], spec, _base(spec), self.model, questions, self.reporter
+            )
         reference.keep(path, fresh)
         return fresh, False
 
+    def _plain(self, port: int) -> ContainerSpec:
+        deployment = self.deployment
+        return planner.reference(self.inventory, deployment.image, deployment.site, port, in_turn=self.in_turn)
+
+    @contextmanager
+    def _stopped(self, spec: ContainerSpec) -> Iterator[None]:
+        """Keep an instance stopped, after its last request; it serves again at the end, however that comes about."""
+        container = self.clients[spec.host].containers.get(spec.name)
+        (router,) = (each.probe for each in self.deployment.specs if each.role == "router")
+        assert isinstance(router, HttpProbe)  # noqa: S101 - the planner gives it no other
+        with self.reporter.step(f"draining {spec.name} on {spec.host}, whose turn plain vLLM takes"):
+            if problem := draining.drain(container, spec, router, self.inventory.deadlines.drain):
+                self.reporter.say(f"    {problem}")
+            container.stop(timeout=spec.stop_seconds)
+        try:
+            yield
+        finally:
+            with self.reporter.step(f"starting {spec.name} on {spec.host} again"):
+                container.start()
+                draining.resume(container)
+                wait_until_ready(spec, container)
+                if problem := draining.wait_until_chosen(router, spec.role):
+                    self.reporter.say(f"    {problem}")
+
     def _reference_port(self) -> int:
-        host = self.inventory.host(placement.reference_host(self.inventory, self.deployment.image.flavour))
+        host = self.inventory.host(self._plain(REFERENCE_PORTS.start).host)
         taken = {port for name, port, _ in self.inventory.ports() if name == host.name}
         for port in REFERENCE_PORTS:
             if port not in taken and not ports.answers(host.address, port):
