@@ -15,10 +15,13 @@ from yrpd.deploying.planning import ports
 from yrpd.deploying.preflight.context import Situation, held_ports, starting
 from yrpd.deploying.preflight.findings import Finding
 from yrpd.deploying.preflight.host_checks import inspect_inside
+from yrpd.deploying.preflight.host_survey import numbered_inside
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
 from yrpd.docker.sdk import DockerClient, NotFound
 
 MEBI = 1 << 20
+# Host memory that HeteroClient pins for each NPU at its first transfer, with its default copy policy (FFTS).
+PINNED_MB = 2560
 MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"
 # Before it, Docker's default seccomp profile refuses clone3 in a way that glibc 2.34 and newer take for "no more
 # threads" (https://github.com/moby/moby/issues/42681).
@@ -169,6 +172,7 @@ def _memory(
     has = int(information.get("MemTotal") or 0) // MEBI
     pool = situation.inventory.datasystem.memory_mb
     shared = sum(spec.shm_mb for spec in specs)
+    pinned = PINNED_MB * sum(len(numbered_inside([spec])) for spec in specs)
     if has and pool > has:
         yield Finding(
             "memory",
@@ -176,10 +180,11 @@ def _memory(
             f"its {has} MiB of memory cannot hold a pool of {pool} MiB",
             "lower datasystem.memory_mb in the inventory",
         )
-    elif has and pool + shared > has:
+    elif has and pool + shared + pinned > has:
+        more = f", and {pinned} MiB that the DataSystem's clients pin for their NPUs" if pinned else ""
         yield Finding(
             "shared-memory",
             host.name,
-            f"its {has} MiB of memory cannot hold a pool of {pool} MiB and {shared} MiB of /dev/shm",
+            f"its {has} MiB of memory cannot hold a pool of {pool} MiB and {shared} MiB of /dev/shm{more}",
             "lower containers.shm_mb or datasystem.memory_mb in the inventory",
         )

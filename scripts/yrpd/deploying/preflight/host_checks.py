@@ -98,7 +98,11 @@ def _of_host(situation: Situation, host: Host, survey: Survey, specs: Sequence[C
         )
     if any(spec.devices for spec in specs):
         yield from npus.node_findings(host.name, report["nodes"])
+        yield from npus.smi_findings(host.name, report["npu_smi"])
+        yield from npus.plugin_findings(host.name, report["plugin"])
+        yield from npus.hccl_findings(host.name, report["hccl_busy"])
         yield from npus.hccn_findings(host.name, report["hccn"], report["hccn_tool"])
+        yield from npus.link_findings(host.name, report["links"])
 
 
 def _ways(situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[ContainerSpec]]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from typing import Any
 from requests import RequestException
 
 from yrpd.deploying.inventory import Host
+from yrpd.deploying.preflight.npus import HCCL_PORTS
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
 from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, Mount
 from yrpd.errors import EnvironmentFailure
@@ -22,6 +23,8 @@ from yrpd.serving.command_lines import SPILL
 
 PROGRAM = Path(__file__).with_name("survey_program.py")
 LOOK_S = 600  # hashing both ends of every file of a large model on a cold disk
+# The DataSystem's client in the npu image, and the library that it moves device memory with.
+PLUGIN = "/opt/yuanrong/yr/datasystem/lib/libacl_plugin.so"
 _NPU = re.compile(r"/dev/davinci(\d+)")
 DIAL_S = 60
 
@@ -67,6 +70,8 @@ def look(
         "spill": SPILL if spill else "",
         "nodes": sorted({device for spec in specs for device in spec.devices}),
         "npus": numbered_inside(specs),
+        "plugin": PLUGIN if any(spec.devices for spec in specs) else "",
+        "hccl_ports": list(HCCL_PORTS) if any(len(numbered_inside([spec])) > 1 for spec in specs) else [],
     }
     before = time.time()
     with _running(client, host, image, specs, {"look": asked}) as container:

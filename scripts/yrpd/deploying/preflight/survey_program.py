@@ -40,7 +40,17 @@ def look(asked: dict[str, object]) -> dict[str, object]:
         "index": read_json(os.path.join(folder, "model.safetensors.index.json")),
         "nodes": {str(path): node(str(path)) for path in asked["nodes"]},  # type: ignore[attr-defined]
         "hccn": hccn_conf(),
-        "hccn_tool": {number: hccn_tool(inside) for inside, number in npus.items()},
+        "hccn_tool": {number: hccn_tool(inside, "ip", r"ipaddr:\s*(\S+)") for inside, number in npus.items()},
+        "links": {
+            number: {
+                "link": hccn_tool(inside, "link", r"link status:\s*(\S+)"),
+                "tls": hccn_tool(inside, "tls", r"tls switch\[(\d)\]"),
+            }
+            for inside, number in npus.items()
+        },
+        "npu_smi": said(["npu-smi", "info"]) if npus else None,
+        "plugin": plugin(str(asked["plugin"])) if asked["plugin"] else "",
+        "hccl_busy": [port for port in asked["hccl_ports"] if why_not(address, int(str(port)))],  # type: ignore[attr-defined]
     }
 
 
@@ -124,17 +134,38 @@ def hccn_conf() -> str | None:
         return None
 
 
-def hccn_tool(number: str) -> str | None:
-    """Return the address that an NPU of this container says it has; ``None`` when it cannot be asked."""
+def hccn_tool(number: str, what: str, pattern: str) -> str | None:
+    """Return what an NPU of this container says of its network; ``None`` when it cannot be asked."""
     tool = shutil.which("hccn_tool") or "/usr/local/Ascend/driver/tools/hccn_tool"
+    match = re.search(pattern, said([tool, "-i", number, f"-{what}", "-g"]) or "")
+    return match.group(1) if match else None
+
+
+def said(command: list[str], **environment: str) -> str | None:
+    """Return what a program prints, errors too; ``None`` when it cannot be run."""
     try:
         done = subprocess.run(
-            [tool, "-i", number, "-ip", "-g"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            env={**os.environ, **environment},
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = re.search(r"ipaddr:\s*(\S+)", done.stdout)
-    return match.group(1) if match else None
+    return done.stdout
+
+
+def plugin(path: str) -> str:
+    """Return why a shared object of the image does not load, in a process of its own; empty when it does."""
+    if not os.path.exists(path):
+        return f"{path} is not in the image"
+    folders = os.path.dirname(path) + ":" + os.environ.get("LD_LIBRARY_PATH", "")
+    text = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print('loaded')"
+    lines = (said([sys.executable, "-c", text, path], LD_LIBRARY_PATH=folders) or "no answer").strip().splitlines()
+    return "" if lines[-1] == "loaded" else lines[-1]
 
 
 def listen(asked: dict[str, object]) -> dict[str, object]:
