@@ -53,6 +53,7 @@ def wait_until_ready(spec: ContainerSpec, container: Container, abandoned: Event
     """
     began = time.monotonic()
     try:
+        before = restarts(container)
         for attempt in Retrying(
             stop=stop_after_delay(spec.probe.deadline_s),
             wait=wait_fixed(INTERVAL_S),
@@ -62,7 +63,7 @@ def wait_until_ready(spec: ContainerSpec, container: Container, abandoned: Event
             with attempt:
                 if abandoned is not None and abandoned.is_set():
                     raise DeployError(f"{spec.name} on {spec.host} is no longer waited for: another container failed.")
-                fail_if_ended(spec, container)
+                fail_if_ended(spec, container, before)
                 check_once(spec.probe, container)
     except NotReadyError as error:
         raise DeployError(
@@ -72,8 +73,18 @@ def wait_until_ready(spec: ContainerSpec, container: Container, abandoned: Event
     return time.monotonic() - began
 
 
-def fail_if_ended(spec: ContainerSpec, container: Container) -> None:
+def restarts(container: Container) -> int:
+    """Return how often the engine had to start a container again since it was created."""
+    return int(container.attrs.get("RestartCount") or 0)
+
+
+def fail_if_ended(spec: ContainerSpec, container: Container, before: int) -> None:
     """Raise when a container no longer runs, or the engine had to start it again.
+
+    Args:
+        spec: What it is.
+        container: The container.
+        before: How often it had been started again when the waiting began. What crashed last week and serves is fine.
 
     Raises:
         DeployError: It ended; the log's tail is attached.
@@ -83,8 +94,7 @@ def fail_if_ended(spec: ContainerSpec, container: Container) -> None:
     except NotFound as error:
         raise DeployError(f"{spec.name} on {spec.host} was removed by somebody else while it started.") from error
     state = container.attrs["State"]
-    restarts = int(container.attrs.get("RestartCount") or 0)
-    if state["Status"] == "running" and not restarts:
+    if state["Status"] in ("running", "restarting") and restarts(container) <= before:
         return
     killed = " (out of memory)" if state.get("OOMKilled") else ""
     raise DeployError(
