@@ -45,6 +45,16 @@ class Project:
         return self.root / "connector_src" / "yuanrong"
 
     @property
+    def code(self) -> Path:
+        """The product's own code."""
+        return self.root / "scripts" / "yrpd"
+
+    @property
+    def tools_lock(self) -> Path:
+        """What the commands and tests are installed from."""
+        return self.root / "requirements.lock"
+
+    @property
     def docker(self) -> Path:
         """Dockerfiles and the locks of what goes into images."""
         return self.root / "docker"

@@ -10,13 +10,13 @@ from yrpd.building import commands as building
 from yrpd.deploying.hosts import engines
 from yrpd.deploying.inventory import load_inventory
 from yrpd.docker.connection import connect, timeout_seconds
+from yrpd.documents.image_record import record_file
 from yrpd.documents.patched import load_patched
 from yrpd.errors import ConfigurationError
-from yrpd.project import Project
+from yrpd.project import Project, write_json
 from yrpd.release import Flavour
 from yrpd.releasing import commands as releasing
 from yrpd.releasing.making import provide_release
-from yrpd.releasing.standalone import provide_standalone
 from yrpd.reporting import Reporter
 
 
@@ -24,6 +24,8 @@ def make(
     *, project: Project, reporter: Reporter, flavour: Flavour, pin: str = "", dry_run: bool = False, **options: str
 ) -> dict[str, Any]:
     """Make the container image of a flavour and its release folder, unless they are there.
+
+    A release that is there is never changed: another image, or another state of this project, is another release.
 
     Raises:
         YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
@@ -35,8 +37,9 @@ def make(
     _, patched = load_patched(project, pin)
     with closing(connect()) as client:
         folder = provide_release(project, patched, document, client, reporter)
-    provide_standalone(project, folder, reporter)
-    return {**document, "release": folder.name}
+    released = {**document, "release": folder.name}
+    write_json(record_file(project, flavour, patched.name), released)
+    return released
 
 
 def load(

@@ -13,7 +13,8 @@ from yrpd.release import Flavour, GitId, Sha256
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Older releases say more than is asked now.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ManifestPatch(_Table):
@@ -97,14 +98,12 @@ class Standalone(_Table):
         file: Its name in the release folder.
         sha256: Of the file.
         bytes: Of the file.
-        inputs_digest: sha256 over the sources and the lock that it was made from.
         targets: The Pythons and machines that it runs on.
     """
 
     file: str
     sha256: Sha256
     bytes: int
-    inputs_digest: Sha256
     targets: tuple[str, ...]
 
 
@@ -121,6 +120,8 @@ class Manifest(_Table):
     Attributes:
         format: Version of this form.
         release: The release's name, also the folder's.
+        made_from: sha256 over all that decided the release's bytes when it was made: the image, the pin, this project's
+            code and locks. The name ends with its first digits.
         image: ``repository:tag``.
         id: The image's id on the engine that built it: the sha256 of its configuration.
         diff_ids: sha256 of every layer's archive, lowest first.
@@ -142,11 +143,12 @@ class Manifest(_Table):
         versions: Version of every Python distribution in the image that matters to a reader, by name.
         tarball: Set by ``invoke image.save``.
         pushed: Set by ``invoke image.push``.
-        deploy: Set by ``invoke image``, once the rest is there.
+        deploy: The deployment commands that are in the folder.
     """
 
     format: Literal[1] = 1
     release: str
+    made_from: str = ""
     image: str
     id: str
     diff_ids: tuple[str, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -22,7 +23,6 @@ TREE = "tree.txt"
 PATCHES = "patches"
 TARBALL = "image.tar.zst"
 STANDALONE = "deploy.pyz"
-LICENCES_DEPLOY = "LICENCES-deploy.md"
 CHECKSUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 
@@ -63,13 +63,17 @@ class ReleaseFolder:
             ) from error
 
 
-def release_name(reference: str) -> str:
-    """Return the name of an image's release.
+def release_name(reference: str, made_from: str) -> str:
+    """Return the name of an image's release: another content is another name.
 
-    >>> release_name("vllm-ascend-yuanrong:0.10.0rc1-yuanrong.1-cpu-0dc659137560")
-    'vllm-ascend-yuanrong-0.10.0rc1-yuanrong.1-cpu-0dc659137560'
+    Args:
+        reference: The image's name and tag.
+        made_from: sha256 over all that decides the release's bytes.
+
+    >>> release_name("vllm-ascend-yuanrong:0.10.0rc1-yuanrong.1-cpu-0dc659137560", "5f70bf18a086")
+    'vllm-ascend-yuanrong-0.10.0rc1-yuanrong.1-cpu-0dc659137560-5f70bf18'
     """
-    return reference.replace("/", "-").replace(":", "-")
+    return f"{reference.replace('/', '-').replace(':', '-')}-{made_from[:8]}"
 
 
 def hash_file(path: Path) -> str:
@@ -129,14 +133,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder with these files and their checksums in place of whatever has its name.
+    """Write a folder with these files and their checksums; it gets its name when all of it is there.
 
     Args:
         folder: The release folder.
         files: Content by name relative to it.
 
     Raises:
-        ImageError: The disk is full, or it may not be written to; the old folder stays.
+        ImageError: Something has its name already, which stays as it is; the disk is full, or may not be written to.
     """
     scratch: Path | None = None
     try:
@@ -150,10 +154,14 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             path.write_bytes(data)
         for path in (made, *made.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        if folder.exists():
-            folder.replace(scratch / "old")
+        # A folder with something in it is never replaced by this, also not one that somebody made meanwhile.
         made.replace(folder)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise ImageError(
+                f"{folder} is there already, and a release is never replaced.",
+                next_command=f"ls -l {folder}   (the same command again keeps it, if it is the same)",
+            ) from error
         raise ImageError(
             f"{folder} could not be written: {error.strerror}.", next_command=f"df -h {folder.parent}"
         ) from error
@@ -163,7 +171,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def update_folder(folder: Path, files: Mapping[str, bytes], known: Mapping[str, str]) -> None:
-    """Replace files of a release folder one by one, the checksums last.
+    """Replace files of a release folder one by one, the checksums last; the caller signs them again.
 
     Args:
         folder: The release folder.

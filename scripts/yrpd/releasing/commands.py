@@ -15,7 +15,7 @@ from yrpd.docker.connection import connect
 from yrpd.docker.sdk import DockerClient
 from yrpd.documents.image_record import read_record
 from yrpd.documents.manifest import Manifest, read_manifest
-from yrpd.documents.release_folder import MANIFEST, ReleaseFolder, release_name
+from yrpd.documents.release_folder import MANIFEST, ReleaseFolder
 from yrpd.errors import ConfigurationError, ImageError, VerificationError
 from yrpd.project import Project
 from yrpd.release import Flavour
@@ -42,8 +42,8 @@ def find_release(project: Project, flavour: Flavour, release: str = "", pin: str
     record = read_record(project, flavour, pin)
     if record is None:
         raise ImageError(f"There is no {flavour} image yet.", next_command=f"invoke image --flavour {flavour}")
-    folder = ReleaseFolder(project.dist / release_name(str(record["image"])))
-    if not (folder.path / MANIFEST).exists():
+    folder = ReleaseFolder(project.dist / str(record.get("release", "")))
+    if "release" not in record or not (folder.path / MANIFEST).exists():
         raise ImageError(
             f"The last {flavour} image has no release folder.", next_command=f"invoke image --flavour {flavour}"
         )

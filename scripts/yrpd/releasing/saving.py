@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Any
 
 import zstandard
@@ -14,17 +13,21 @@ from yrpd.docker.failures import engine_failures
 from yrpd.docker.sdk import DockerClient
 from yrpd.documents.manifest import Manifest, Tarball, TarballLayer, read_manifest
 from yrpd.documents.release_folder import (
+    CHECKSUMS,
     MANIFEST,
     PROVENANCE,
     SBOM,
     TARBALL,
     ReleaseFolder,
+    hash_file,
+    parse_checksums,
     replacing,
     update_folder,
 )
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
 from yrpd.releasing.provenance import render_provenance
+from yrpd.releasing.signing import require_signable
 from yrpd.reporting import Reporter
 
 # The fastest level already halves an image, and writing less is quicker than writing more.
@@ -57,13 +60,14 @@ def save(client: DockerClient, folder: ReleaseFolder, reporter: Reporter) -> Man
         reporter: Shows progress.
 
     Raises:
-        ImageError: The engine does not have it, broke off or gave something else, or the disk is full. Nothing of the
-            new archive is left, and the folder is as it was.
+        ImageError: The engine does not have it, broke off or gave something else, the disk is full, or the release is
+            signed and nothing can sign it again. Nothing of the new archive is left, and the folder is as it was.
     """
     manifest = read_manifest(folder)
     if _is_saved(folder, manifest):
         reporter.say(f"    kept {folder.tarball.name}: it is the image's")
         return manifest
+    require_signable(folder)
     title = f"save {manifest.image} to dist/{folder.name}/{TARBALL}"
     with reporter.step(title), reporter.progress(title, manifest.size_bytes, in_bytes=True) as advance:
         with replacing(folder.tarball) as scratch:
@@ -74,24 +78,25 @@ def save(client: DockerClient, folder: ReleaseFolder, reporter: Reporter) -> Man
         return record(folder, manifest.model_copy(update={"tarball": tarball}))
 
 
-def record(folder: ReleaseFolder, manifest: Manifest, files: Mapping[str, bytes] = MappingProxyType({})) -> Manifest:
-    """Write a changed manifest and what depends on it.
+def record(folder: ReleaseFolder, manifest: Manifest) -> Manifest:
+    """Write a manifest with something added, and what depends on it.
 
-    Args:
-        folder: The release.
-        manifest: The manifest as it is now.
-        files: New content of other files, by name.
+    Raises:
+        ImageError: The release is signed, and nothing can sign it again.
     """
+    require_signable(folder)
     dependent = {MANIFEST: manifest.render(), PROVENANCE: render_provenance(manifest, folder.read(SBOM))}
     known = {manifest.tarball.file: manifest.tarball.sha256} if manifest.tarball else {}
-    update_folder(folder.path, {**files, **dependent}, known)
+    update_folder(folder.path, dependent, known)
     return manifest
 
 
 def _is_saved(folder: ReleaseFolder, manifest: Manifest) -> bool:
-    """Return whether the tarball of the manifest is there; only verify reads all of it."""
-    saved = manifest.tarball
-    return saved is not None and folder.tarball.exists() and folder.tarball.stat().st_size == saved.bytes
+    """Return whether the tarball of the manifest is there and recorded to the end; only verify reads all of it."""
+    saved, sums = manifest.tarball, parse_checksums(folder.read(CHECKSUMS).decode())
+    if saved is None or not folder.tarball.exists() or folder.tarball.stat().st_size != saved.bytes:
+        return False
+    return (sums.get(TARBALL), sums.get(MANIFEST)) == (saved.sha256, hash_file(folder.path / MANIFEST))
 
 
 def _write(client: DockerClient, manifest: Manifest, path: Path, advance: Any) -> tuple[ArchiveFacts, str, int]:

@@ -33,6 +33,19 @@ def sign(folder: ReleaseFolder, reporter: Reporter) -> bool:
     return True
 
 
+def require_signable(folder: ReleaseFolder) -> None:
+    """Prove that a release can be signed again once something was added to it; one without a signature always can.
+
+    Raises:
+        ImageError: It is signed, and there is no key, or no cosign.
+    """
+    if (folder.path / SIGNATURE).exists() and not (os.environ.get(SIGNING_KEY) and shutil.which(PROGRAM)):
+        raise ImageError(
+            f"{folder.name} is signed: what is added changes {CHECKSUMS}, which needs {PROGRAM} and its key again.",
+            next_command=f"export {SIGNING_KEY}=FILE   (with {PROGRAM} on PATH), then the same command",
+        )
+
+
 def verify(folder: ReleaseFolder) -> list[Link]:
     """Hold the signature against the key that ``YRPD_COSIGN_PUBLIC_KEY`` names; no key, no link."""
     key = os.environ.get(PUBLIC_KEY)

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
 
-from yrpd.documents.manifest import Manifest, Standalone, read_manifest
-from yrpd.documents.release_folder import LICENCES_DEPLOY, STANDALONE, ReleaseFolder
+from yrpd.documents.inputs import digest_of
+from yrpd.documents.manifest import Standalone
+from yrpd.documents.release_folder import STANDALONE
 from yrpd.project import Project
 from yrpd.releasing.list_packages import licence_of
-from yrpd.releasing.saving import record
-from yrpd.releasing.texts import UNKNOWN, table
+from yrpd.releasing.texts import UNKNOWN
 from yrpd.reporting import Reporter
-from yrpd.wheels.locks import DEPLOY, Lock, read_lock
+from yrpd.wheels.locks import DEPLOY, read_lock
 from yrpd.wheels.wheelfile import EPOCH, EXECUTABLE, MODE
 from yrpd.wheels.wheelhouse import Stored, Target, provide_each
 
@@ -31,68 +31,53 @@ from yrpd.wheels.wheelhouse import Stored, Target, provide_each
 TARGETS = tuple(Target(machine, (3, minor), (2, 28)) for machine in ("x86_64", "aarch64") for minor in (11, 12, 13))
 # What the deployment commands import of this package, besides its own modules.
 PACKAGES = ("commands", "deploying", "docker", "documents", "releasing", "serving", "tasks")
-MAIN = Path(__file__).resolve().parents[1] / "commands" / "standalone_main.py"
+MAIN = "yrpd/commands/standalone_main.py"
 SHEBANG = b"#!/usr/bin/env python3\n"
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What goes into the archive.
+class Made:
+    """The archive.
 
     Attributes:
-        sources: This package's files, by name in the archive.
-        lock: The wheels' lock.
+        data: Its bytes.
+        described: What the manifest says of it.
+        licences: Name, version and licence of every package in it.
     """
 
-    sources: Mapping[str, bytes]
-    lock: Lock
-
-    @property
-    def digest(self) -> str:
-        """sha256 over everything that decides the archive's bytes."""
-        digest = hashlib.sha256(f"{self.lock.sha256}\n{' '.join(map(str, TARGETS))}\n".encode())
-        for name, data in sorted(self.sources.items()):
-            digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
-        return digest.hexdigest()
+    data: bytes
+    described: Standalone
+    licences: tuple[tuple[str, str, str], ...]
 
 
-def contents(project: Project) -> Contents:
-    """Return what this checkout would put into the archive."""
-    package = Path(__file__).resolve().parents[1]
-    files = [*package.glob("*.py"), *(path for name in PACKAGES for path in (package / name).rglob("*.py"))]
-    sources = {f"yrpd/{path.relative_to(package).as_posix()}": path.read_bytes() for path in files}
-    return Contents(sources, read_lock(project.docker / f"{DEPLOY}.lock"))
-
-
-def provide_standalone(project: Project, folder: ReleaseFolder, reporter: Reporter) -> Manifest:
-    """Put ``deploy.pyz`` and the licences of what it carries into a release folder, unless this checkout's are there.
+def make_standalone(project: Project, reporter: Reporter) -> Made:
+    """Return ``deploy.pyz`` of this checkout.
 
     Args:
         project: The checkout.
-        folder: The release.
-        reporter: Says what is done.
+        reporter: Says what is downloaded.
 
     Raises:
         PinMismatchError: A wheel is not the locked one.
         EnvironmentFailure: A wheel is missing and the package index does not answer.
-        ImageError: The folder cannot be written.
     """
-    manifest, wanted = read_manifest(folder), contents(project)
-    path = folder.path / STANDALONE
-    if manifest.deploy and manifest.deploy.inputs_digest == wanted.digest and path.is_file():
-        return manifest
-    with reporter.step(f"{STANDALONE} for hosts without a checkout"):
-        wheels = provide_each(project, wanted.lock, reporter, TARGETS)
-        data = render(wanted, wheels)
-        made = Standalone(
-            file=STANDALONE,
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            inputs_digest=wanted.digest,
-            targets=tuple(name_of(target) for target in TARGETS),
-        )
-        files = {STANDALONE: data, LICENCES_DEPLOY: render_licences(manifest.release, wheels[TARGETS[0]])}
-        return record(folder, manifest.model_copy(update={"deploy": made}), files)
+    wheels = provide_each(project, read_lock(project.docker / f"{DEPLOY}.lock"), reporter, TARGETS)
+    data = render(sources(project), wheels)
+    described = Standalone(
+        file=STANDALONE,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        targets=tuple(name_of(target) for target in TARGETS),
+    )
+    licences = ((one.wheel.name, one.wheel.version, _licence(one.path)) for one in wheels[TARGETS[0]])
+    return Made(data, described, tuple(sorted(licences)))
+
+
+def sources(project: Project) -> dict[str, bytes]:
+    """Return the product's modules that go into the archive, by their names there."""
+    package = project.code
+    files = [*package.glob("*.py"), *(path for name in PACKAGES for path in (package / name).rglob("*.py"))]
+    return {f"yrpd/{path.relative_to(package).as_posix()}": path.read_bytes() for path in files}
 
 
 def name_of(target: Target) -> str:
@@ -100,18 +85,16 @@ def name_of(target: Target) -> str:
     return f"cp{target.python[0]}{target.python[1]}-{target.machine}"
 
 
-def render(wanted: Contents, wheels: Mapping[Target, Iterable[Stored]]) -> bytes:
-    """Return the archive's bytes; the same wheels and sources give the same on every machine."""
-    index = {
-        "digest": wanted.digest,
-        "targets": {
-            name_of(target): sorted(f"wheels/{one.wheel.file}" for one in every) for target, every in wheels.items()
-        },
-    }
+def render(modules: Mapping[str, bytes], wheels: Mapping[Target, Iterable[Stored]]) -> bytes:
+    """Return the archive's bytes; the same wheels and modules give the same on every machine."""
     paths = {f"wheels/{one.wheel.file}": one.path for every in wheels.values() for one in every}
+    targets = {name_of(target): sorted(f"wheels/{one.wheel.file}" for one in every) for target, every in wheels.items()}
+    held = {name: hashlib.sha256(data).hexdigest() for name, data in modules.items()}
+    held |= {f"wheels/{one.wheel.file}": one.wheel.sha256 for every in wheels.values() for one in every}
+    index = {"digest": digest_of(held), "targets": targets}
     small = {
-        **wanted.sources,
-        "__main__.py": MAIN.read_bytes(),
+        **modules,
+        "__main__.py": modules[MAIN],
         "contents.json": json.dumps(index, indent=1, sort_keys=True).encode(),
     }
     stream = io.BytesIO()
@@ -125,17 +108,6 @@ def render(wanted: Contents, wheels: Mapping[Target, Iterable[Stored]]) -> bytes
             entry.compress_type = zipfile.ZIP_STORED if name in paths else zipfile.ZIP_DEFLATED
             archive.writestr(entry, small[name] if name in small else paths[name].read_bytes())
     return stream.getvalue()
-
-
-def render_licences(release: str, wheels: Iterable[Stored]) -> bytes:
-    """Return the licences of the packages in the archive, as each package's metadata states its own."""
-    rows = [[one.wheel.name, one.wheel.version, _licence(one.path)] for one in wheels]
-    parts = [
-        f"# Licences of what {STANDALONE} of {release} carries",
-        "What each package's own metadata says; nothing here is a legal judgement. Their texts are in the wheels.",
-        table(("package", "version", "licence"), sorted(rows)),
-    ]
-    return ("\n\n".join(parts) + "\n").encode()
 
 
 def _licence(path: Path) -> str:

@@ -45,6 +45,9 @@ def render_licences(facts: ReleaseFacts) -> bytes:
         table(head, sorted({tuple(row) for row in python})),
         f"## {inventory.system or 'System'} {inventory.system_version}".rstrip(),
         table(head, system),
+        f"## In {STANDALONE}",
+        "Their texts are in the wheels that it holds.",
+        table(head, facts.deploy),
     ]
     return ("\n\n".join(parts) + "\n").encode()
 

@@ -129,7 +129,7 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
         identity = engine.build(base, _stand_in(patched, Path("/usr/bin/git"), folder), "Dockerfile", {"BASE": runtime})
         root = folder / "checkout"
         root.mkdir()
-        for name in ("build", "docker", "patches", "scripts", "connector_src"):
+        for name in ("build", "docker", "patches", "scripts", "connector_src", "requirements.lock"):
             (root / name).symlink_to(here.root / name)
         text = here.release_file.read_text()
         name = 'name = "vllm-ascend-yuanrong"'

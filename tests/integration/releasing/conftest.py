@@ -26,11 +26,11 @@ from yrpd.building.cpu_image import release_labels
 from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer
 from yrpd.building.record import write_record
-from yrpd.documents.image_record import read_record
+from yrpd.documents.image_record import read_record, record_file
 from yrpd.documents.manifest import Manifest, read_manifest
 from yrpd.documents.patched import Patched, archive, load_patched
 from yrpd.documents.release_folder import ReleaseFolder
-from yrpd.project import Project
+from yrpd.project import Project, write_json
 from yrpd.releasing.making import provide_release
 from yrpd.reporting import Reporter
 
@@ -134,6 +134,10 @@ def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("release")
     with pytest.MonkeyPatch.context() as patch:
         project = add_series(make_tiny(folder, patch)).project
+    here = Project.here()
+    shutil.copytree(here.code, project.code, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(here.docker, project.docker)
+    shutil.copy(here.tools_lock, project.tools_lock)
     release, patched = load_patched(project)
     engine = ImageEngine(client, quiet(), project.build / "image.log")
     base = Layer("base", repository, "base-", {"root": "python"}, {})
@@ -145,11 +149,15 @@ def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> 
         context.add_bytes("Dockerfile", DOCKERFILE.encode())
         inputs = {"context": context.digest, "series": patched.series_digest, "patched tree": patched.tree}
         layer = Layer("cpu", repository, "1.0-cpu-", inputs, release_labels(release, patched, "cpu"))
-        made = engine.build(layer, context, "Dockerfile", {"BASE": base.image})
-        write_record(project, "cpu", patched, layer, image_id=made, base=base.image, state="built", reasons=[])
+        built = engine.build(layer, context, "Dockerfile", {"BASE": base.image})
+        write_record(project, "cpu", patched, layer, image_id=built, base=base.image, state="built", reasons=[])
         record = read_record(project, "cpu", "v1")
         assert record is not None
-        yield Released(project, patched, client, provide_release(project, patched, record, client, quiet()), repository)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("YRPD_CACHE", str(here.cache))  # the wheels of deploy.pyz
+            made = provide_release(project, patched, record, client, quiet())
+            write_json(record_file(project, "cpu", "v1"), {**record, "release": made.name})
+            yield Released(project, patched, client, made, repository)
     finally:
         remove_images(client, repository)
 

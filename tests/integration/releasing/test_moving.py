@@ -19,7 +19,7 @@ from tests.integration.one_host import one_host
 from yrpd.commands import image
 from yrpd.docker.connection import candidates
 from yrpd.documents.manifest import Manifest
-from yrpd.documents.release_folder import TARBALL, ReleaseFolder, parse_checksums
+from yrpd.documents.release_folder import STANDALONE, TARBALL, ReleaseFolder, parse_checksums
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.releasing import loading, registry, saving
 from yrpd.releasing.archive import ChunkReader, read_archive
@@ -102,7 +102,7 @@ def test_an_engine_that_dies_or_hangs_while_saving_leaves_the_folder_as_it_was(
 
 def test_a_full_disk_while_saving_leaves_the_folder_as_it_was(released: Released, small_disk: Path) -> None:
     folder = ReleaseFolder(small_disk / released.folder.name)
-    shutil.copytree(released.folder.path, folder.path, ignore=shutil.ignore_patterns(TARBALL))
+    shutil.copytree(released.folder.path, folder.path, ignore=shutil.ignore_patterns(TARBALL, STANDALONE))
     with pytest.raises(ImageError, match="No space left") as caught:
         saving.save(released.client, folder, quiet())
     assert caught.value.exit_code == 6

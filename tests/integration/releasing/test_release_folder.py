@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from yrpd.documents import release_folder as folders
 from yrpd.documents.image_record import read_record
-from yrpd.documents.release_folder import NOTES, PROVENANCE, SBOM, TREE, ReleaseFolder
+from yrpd.documents.manifest import Pushed, read_manifest
+from yrpd.documents.release_folder import (
+    CHECKSUMS,
+    MANIFEST,
+    NOTES,
+    PROVENANCE,
+    SBOM,
+    SIGNATURE,
+    STANDALONE,
+    TARBALL,
+    TREE,
+    ReleaseFolder,
+)
 from yrpd.errors import ImageError, PinMismatchError
+from yrpd.releasing import commands, registry, saving, signing
 from yrpd.releasing.making import provide_release
 from yrpd.releasing.provenance import validate_provenance
 from yrpd.releasing.sbom import validate_sbom
@@ -83,9 +98,102 @@ def test_the_notes_give_every_patch_its_reason(released: Released) -> None:
     assert "Body with an umlaut: ä." in notes
 
 
-def test_nothing_is_made_again_while_the_image_is_the_same(released: Released) -> None:
-    before = released.folder.path.stat().st_ino
-    assert _again(released).path.stat().st_ino == before
+def _files(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """Every file's bytes and when it was written."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def used(released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Released:
+    """A release that was saved, is recorded as pushed, and is signed."""
+    other = released.copy(tmp_path / "used")
+    cosign = tmp_path / "bin" / "cosign"
+    cosign.parent.mkdir()
+    cosign.write_text('#!/bin/sh\nwhile [ "$1" != --output-signature ]; do shift; done\necho signed > "$2"\n')
+    cosign.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{cosign.parent}:{os.environ['PATH']}")
+    manifest = saving.save(released.client, other.folder, quiet())
+    pushed = Pushed(repository="registry.example/vllm", digest=f"sha256:{'0' * 64}")
+    saving.record(other.folder, manifest.model_copy(update={"pushed": (pushed,)}))
+    monkeypatch.setenv(signing.SIGNING_KEY, "release.key")
+    assert signing.sign(other.folder, quiet())
+    monkeypatch.delenv(signing.SIGNING_KEY)
+    return other
+
+
+def test_a_second_build_keeps_every_byte_also_of_what_was_added(used: Released) -> None:
+    before = _files(used.project.dist)
+    assert {path.name for path in before} >= {TARBALL, SIGNATURE, STANDALONE}
+    assert _again(used).path == used.folder.path
+    assert _files(used.project.dist) == before
+
+
+@pytest.mark.parametrize("changed", ["scripts/yrpd/errors.py", "docker/deploy.lock", "requirements.lock"])
+def test_another_state_of_this_project_is_another_release(used: Released, changed: str) -> None:
+    before = _files(used.folder.path)
+    path = used.project.root / changed
+    path.write_text(f"{path.read_text(encoding='utf-8')}# edited\n", encoding="utf-8")
+    made = _again(used)
+    assert made.path != used.folder.path
+    assert (made.path / STANDALONE).is_file()
+    assert read_manifest(made).id == used.manifest.id
+    assert _files(used.folder.path) == before
+
+
+def test_another_image_of_the_same_inputs_is_another_release(used: Released) -> None:
+    """The classic builder writes the time of a build into the image's configuration."""
+    before = _files(used.folder.path)
+    record = read_record(used.project, "cpu", "v1")
+    assert record is not None
+    other = used.derive("USER 7")
+    record |= {"id": used.client.images.get(other).id}
+    made = provide_release(used.project, used.patched, record, used.client, quiet())
+    assert (read_manifest(made).image, read_manifest(made).id) == (used.manifest.image, record["id"])
+    assert made.path != used.folder.path
+    assert _files(used.folder.path) == before
+
+
+@pytest.mark.parametrize("manifest", [b"not a manifest", None, b'{"of": "another"}'])
+def test_what_has_the_name_and_is_not_this_release_is_not_replaced(used: Released, manifest: bytes | None) -> None:
+    path = used.folder.path / MANIFEST
+    if manifest is None:
+        path.unlink()
+    else:
+        path.write_bytes(manifest)
+    before = _files(used.folder.path)
+    with pytest.raises(ImageError, match="is there, is not this release, and is not replaced") as caught:
+        _again(used)
+    assert caught.value.exit_code == 6
+    assert caught.value.next_command.startswith(f"mv {used.folder.path} ")
+    assert _files(used.folder.path) == before
+
+
+def test_nothing_is_added_to_a_signed_release_that_cannot_be_signed_again(
+    used: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used.folder.tarball.unlink()
+    before = _files(used.folder.path)
+    for add in (
+        lambda: saving.save(used.client, used.folder, quiet()),
+        lambda: registry.push(used.client, used.folder, "127.0.0.1:1/team/vllm", quiet()),
+    ):
+        with pytest.raises(ImageError, match="is signed: what is added changes SHA256SUMS") as caught:
+            add()
+        assert caught.value.next_command.startswith(f"export {signing.SIGNING_KEY}=FILE")
+    assert _files(used.folder.path) == before
+    monkeypatch.setenv(signing.SIGNING_KEY, "release.key")
+    options: dict[str, Any] = {"reporter": quiet(), "flavour": "cpu", "pin": "v1"}
+    assert commands.save(project=used.project, **options)["signed"]
+    assert (used.folder.path / SIGNATURE).is_file()
+
+
+def test_a_save_that_was_killed_before_its_checksums_is_done_to_its_end(used: Released) -> None:
+    (used.folder.path / SIGNATURE).unlink()
+    sums = used.folder.path / CHECKSUMS
+    whole = sums.read_bytes()
+    sums.write_text("".join(line for line in whole.decode().splitlines(True) if TARBALL not in line))
+    saving.save(used.client, used.folder, quiet())
+    assert sums.read_bytes() == whole
 
 
 def test_making_it_anew_gives_the_same_bytes(released: Released, tmp_path: Path) -> None:
@@ -125,14 +233,11 @@ def test_a_series_that_was_changed_since_the_image_was_built_is_no_release(relea
     assert not other.folder.path.exists()
 
 
-def test_on_a_full_disk_there_is_the_old_folder_or_none(released: Released, small_disk: Path) -> None:
+def test_on_a_full_disk_there_is_no_folder(released: Released, small_disk: Path) -> None:
     path = small_disk / "release"
     with pytest.raises(ImageError, match="No space left") as caught:
         folders.write_folder(path, {"big": b"x" * (8 << 20)})
     assert caught.value.exit_code == 6
     assert list(small_disk.iterdir()) == []
     folders.write_folder(path, {"small": b"x"})
-    with pytest.raises(ImageError, match="No space left"):
-        folders.write_folder(path, {"big": b"x" * (8 << 20)})
-    assert (path / "small").read_bytes() == b"x"
     assert list(small_disk.iterdir()) == [path]

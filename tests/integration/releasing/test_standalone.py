@@ -20,10 +20,8 @@ from tests.integration.images import remove_images
 from tests.integration.one_host import one_host
 from yrpd.deploying.spec import DEPLOYMENT
 from yrpd.docker.connection import candidates
-from yrpd.documents.release_folder import LICENCES_DEPLOY, PROVENANCE, STANDALONE, TARBALL, parse_checksums
-from yrpd.project import Project
+from yrpd.documents.release_folder import LICENCES, PROVENANCE, STANDALONE, TARBALL, parse_checksums
 from yrpd.releasing import saving
-from yrpd.releasing.standalone import provide_standalone
 from yrpd.releasing.verifying import verify_folder
 
 from .conftest import Released, quiet
@@ -64,9 +62,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def complete(released: Released) -> Released:
-    """The release with its tarball and ``deploy.pyz``; wheels come from this checkout's cache and lock."""
+    """The release with its tarball."""
     saving.save(released.client, released.folder, quiet())
-    provide_standalone(Project.here(), released.folder, quiet())
     return released
 
 
@@ -106,19 +103,8 @@ def test_the_folder_is_whole_with_it_and_names_its_licences(complete: Released) 
     assert sums[STANDALONE] == manifest.deploy.sha256
     subjects = {one["name"] for one in json.loads(complete.folder.read(PROVENANCE))["subject"]}
     assert {STANDALONE, TARBALL} <= subjects
-    assert "| docker | " in complete.folder.read(LICENCES_DEPLOY).decode()
+    assert "| docker | " in complete.folder.read(LICENCES).decode().partition(f"## In {STANDALONE}")[2]
     assert [one for one in verify_folder(complete.folder, manifest) if not one.passed] == []
-
-
-def test_it_is_made_once_and_anew_with_the_same_bytes(complete: Released, tmp_path: Path) -> None:
-    path = complete.folder.path / STANDALONE
-    before, inode = path.read_bytes(), path.stat().st_ino
-    provide_standalone(Project.here(), complete.folder, quiet())
-    assert path.stat().st_ino == inode
-    other = complete.copy(tmp_path)
-    (other.folder.path / STANDALONE).unlink()
-    provide_standalone(Project.here(), other.folder, quiet())
-    assert (other.folder.path / STANDALONE).read_bytes() == before
 
 
 def test_a_plan_needs_a_python_and_the_folder(site: Site, complete: Released) -> None:

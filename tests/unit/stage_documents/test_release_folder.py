@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yrpd.documents import release_folder
 from yrpd.documents.release_folder import (
     CHECKSUMS,
     SIGNATURE,
@@ -32,7 +36,7 @@ def test_checksums_are_read_as_they_were_written(hashes: dict[str, str]) -> None
 
 
 def test_a_name_of_an_image_in_a_registry_is_one_folder() -> None:
-    assert release_name("registry:5000/team/name:1.0") == "registry-5000-team-name-1.0"
+    assert release_name("registry:5000/team/name:1.0", "0123456789ab") == "registry-5000-team-name-1.0-01234567"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
@@ -47,11 +51,35 @@ def test_everyone_may_read_it_whatever_the_umask_is(tmp_path: Path, umask: int) 
     assert modes == {"a": 0o644, "b": 0o755, "c": 0o644, CHECKSUMS: 0o644}
 
 
-def test_a_folder_takes_the_place_of_the_old_one_with_all_its_files(tmp_path: Path) -> None:
-    write_folder(tmp_path / "release", {"old": b"1"})
-    write_folder(tmp_path / "release", {"new": b"2"})
-    assert listed_files(tmp_path / "release") == ["new"]
+@pytest.mark.parametrize("there", ["folder", "file"])
+def test_nothing_takes_the_place_of_what_has_the_name(tmp_path: Path, there: str) -> None:
+    if there == "folder":
+        write_folder(tmp_path / "release", {"old": b"1"})
+    else:
+        (tmp_path / "release").write_text("somebody's")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ImageError, match="is there already, and a release is never replaced") as caught:
+        write_folder(tmp_path / "release", {"new": b"2"})
+    assert caught.value.exit_code == 6
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
+
+
+def test_a_kill_while_it_is_written_leaves_nothing_under_its_name(tmp_path: Path) -> None:
+    """Killed at its second file; what was begun has a hidden name, and a second try is not in its way."""
+    program = (
+        "import os, pathlib, sys; from yrpd.documents.release_folder import write_folder\n"
+        "whole = pathlib.Path.write_bytes\n"
+        "def killed(path, data): whole(path, data) if data == b'1' else os.kill(os.getpid(), 9)\n"
+        "pathlib.Path.write_bytes = killed\n"
+        "write_folder(pathlib.Path(sys.argv[1]), {'a': b'1', 'b': b'2'})\n"
+    )
+    scripts = str(Path(release_folder.__file__).resolve().parents[2])
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "release")], env={"PYTHONPATH": scripts})
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name.startswith(".release.") for path in tmp_path.iterdir()] == [True]
+    write_folder(tmp_path / "release", {"a": b"1", "b": b"2"})
+    assert listed_files(tmp_path / "release") == ["a", "b"]
 
 
 def test_an_update_changes_the_checksums_and_takes_their_signature_away(tmp_path: Path) -> None:
