@@ -78,7 +78,6 @@ def load(
     pin: str = "",
     engine_of: Connect = connect,
     pull: bool = False,
-    tarball: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Bring the image to an engine, from the tarball or from the registry that it was pushed to.
@@ -91,27 +90,19 @@ def load(
         pin: Of which pin, when no release is named; empty means the default one.
         engine_of: Connects to the engine; without it it is this machine's (``DOCKER_HOST``).
         pull: From the registry instead of the tarball.
-        tarball: From this archive of the image, instead of the release's own.
         dry_run: Say what would be done.
 
     Raises:
-        YrpdError: 2 no such host, or both a registry and an archive; 6 the tarball is not the release's, or the engine
-            or registry failed; 8 the engine does not answer.
+        YrpdError: 2 no such host; 6 the tarball is not the release's, or the engine or registry failed; 8 the engine
+            does not answer.
     """
-    if pull and tarball:
-        raise ConfigurationError("--pull and --tarball are two sources.", next_command="invoke image.load --pull")
     folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
     if dry_run:
         reporter.say(f"{'pull' if pull else 'load'} {manifest.image}")
         return {"state": "planned", "release": folder.name}
     with closing(engine_of()) as client:
-        other = Path(tarball) if tarball else None
-        done = (
-            loading.pull(client, manifest, reporter)
-            if pull
-            else loading.load(client, folder, manifest, reporter, other)
-        )
+        done = loading.pull(client, manifest, reporter) if pull else loading.load(client, folder, manifest, reporter)
     if done.moved_bytes:
         reporter.say(f"    {done.moved_bytes / 1e6:.1f} MB sent, {done.kept_layers} layers were there already")
     return {**asdict(done), **_summary(manifest)}
@@ -169,31 +160,50 @@ def verify(
     """
     folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
-    chosen = bool(tarball or image or container)
-    tarball = tarball or ("" if chosen or manifest.tarball is None else str(folder.tarball))
-    image = image or ("" if chosen else manifest.image)
+    if not (tarball or image or container):
+        tarball = str(folder.tarball) if manifest.tarball else ""
+        image = manifest.image
     if dry_run:
         planned = [one for one in (folder.name, tarball, image, container) if one]
         reporter.say("verify " + ", ".join(planned))
         return {"state": "planned", "release": folder.name, "targets": planned}
-    links = verify_folder(folder, manifest) + signing.verify(folder)
+    links = [*verify_folder(folder, manifest), *signing.verify(folder)]
     if tarball:
-        links += verify_tarball(folder, manifest, Path(tarball))
+        links += verify_tarball(manifest, Path(tarball))
     if image or container:
-        with closing(engine_of()) as client:
-            links += verify_image(client, folder, manifest, image) if image else []
-            links += verify_container(client, folder, manifest, container) if container else []
-    reporter.render(_table(folder.name, links))
-    broken = [one for one in links if not one.passed]
+        links += _verify_on_engine(engine_of, folder, manifest, image, container)
+    return _verdict(folder.name, links, reporter)
+
+
+def _verify_on_engine(
+    engine_of: Connect, folder: ReleaseFolder, manifest: Manifest, image: str, container: str
+) -> list[Link]:
+    """Prove an image, a container, or both; an empty name is neither."""
+    with closing(engine_of()) as client:
+        links = verify_image(client, folder, manifest, image) if image else []
+        return links + (verify_container(client, folder, manifest, container) if container else [])
+
+
+def _verdict(release: str, links: list[Link], reporter: Reporter) -> dict[str, Any]:
+    """Show all links, and return their document.
+
+    Raises:
+        VerificationError: One does not hold; the first that does not is named.
+    """
+    table = Table("link", "holds", "found", title=release)
+    for one in links:
+        table.add_row(one.name, "yes" if one.passed else "NO", one.detail)
+    reporter.render(table)
+    broken = next((one for one in links if not one.passed), None)
     document = {
-        "release": folder.name,
-        "passed": not broken,
-        "broken": broken[0].name if broken else "",
+        "release": release,
+        "passed": broken is None,
+        "broken": broken.name if broken else "",
         "checks": [asdict(one) for one in links],
     }
     if broken:
         raise VerificationError(
-            f"The chain of {folder.name} is broken at '{broken[0].name}': {broken[0].detail}.",
+            f"The chain of {release} is broken at '{broken.name}': {broken.detail}.",
             next_command="invoke image.verify --json",
             document=document,
         )
@@ -229,10 +239,3 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "tarball": json.loads(manifest.tarball.model_dump_json(exclude={"layers"})) if manifest.tarball else None,
         "pushed": [one.model_dump() for one in manifest.pushed],
     }
-
-
-def _table(release: str, links: list[Link]) -> Table:
-    table = Table("link", "holds", "found", title=release)
-    for one in links:
-        table.add_row(one.name, "yes" if one.passed else "NO", one.detail)
-    return table

@@ -6,15 +6,11 @@ them by content (chain id) before it opens the archive.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, cast
 
 import zstandard
@@ -22,14 +18,12 @@ import zstandard
 from yrpd.docker.connection import by_manifest, read_stream
 from yrpd.docker.failures import engine_failures
 from yrpd.docker.sdk import DockerClient, ImageNotFound
-from yrpd.documents.manifest import Manifest, Tarball, TarballLayer
+from yrpd.documents.manifest import Manifest, Tarball
 from yrpd.documents.release_folder import CHUNK, ReleaseFolder
 from yrpd.errors import ImageError
-from yrpd.releasing.archive import GZIP, ChunkReader, read_archive
-from yrpd.releasing.matching import archive_faults, is_image
+from yrpd.releasing.archive import ChunkReader
+from yrpd.releasing.matching import is_image
 from yrpd.reporting import Reporter
-
-ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -47,9 +41,7 @@ class Loaded:
     kept_layers: int
 
 
-def load(
-    client: DockerClient, folder: ReleaseFolder, manifest: Manifest, reporter: Reporter, other: Path | None = None
-) -> Loaded:
+def load(client: DockerClient, folder: ReleaseFolder, manifest: Manifest, reporter: Reporter) -> Loaded:
     """Load the release's tarball into an engine, and prove that it has exactly the release's image then.
 
     Args:
@@ -57,7 +49,6 @@ def load(
         folder: The release.
         manifest: Its manifest.
         reporter: Shows progress.
-        other: Another archive of the same image, such as ``docker save | gzip`` wrote it, in place of the release's.
 
     Raises:
         ImageError: There is no tarball, it is not the release's, or the engine refused, broke off or was silent for too
@@ -66,8 +57,7 @@ def load(
     if holds(client, manifest):
         reporter.say(f"    kept {manifest.image}: the engine has it")
         return Loaded("unchanged", 0, len(manifest.diff_ids))
-    source = proved_tarball(folder, manifest) if other is None else proved_archive(other, manifest)
-    with source as (saved, stream):
+    with proved_tarball(folder, manifest) as (saved, stream):
         title = f"load {manifest.image}"
         with reporter.step(title), reporter.progress(title, saved.bytes_unpacked, in_bytes=True) as advance:
             return send(client, manifest, saved, stream, advance, reporter.detail)
@@ -90,32 +80,6 @@ def proved_tarball(folder: ReleaseFolder, manifest: Manifest) -> Iterator[tuple[
     with stream:
         _prove(stream, folder, saved)
         yield saved, stream
-
-
-@contextmanager
-def proved_archive(path: Path, manifest: Manifest) -> Iterator[tuple[Tarball, IO[bytes]]]:
-    """Open an archive that another tool wrote, and prove all of its content, before any of it is used.
-
-    Raises:
-        ImageError: It cannot be read, or it is not the release's image, or has another name.
-    """
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}.", next_command="invoke image.save") from error
-    with stream:
-        facts = read_archive(ChunkReader(unpacked(stream)), what=path.name)
-        faults = archive_faults(facts, manifest)
-        if faults:
-            raise ImageError(
-                f"{path.name} is not {manifest.image}: {'; '.join(faults)}.",
-                next_command=f"invoke image.verify --release {manifest.release} --tarball {path}",
-            )
-        stream.seek(0)
-        layers = tuple(TarballLayer(diff_id=one.diff_id, member=one.member, bytes=one.bytes) for one in facts.layers)
-        size, sha256 = path.stat().st_size, hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
-        stream.seek(0)
-        yield Tarball(file=path.name, sha256=sha256, bytes=size, bytes_unpacked=facts.bytes, layers=layers), stream
 
 
 def send(
@@ -204,33 +168,17 @@ def common_layers(client: DockerClient, manifest: Manifest) -> int:
 
 
 def unpacked(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the content of a file that is compressed with zstd or gzip, or not at all.
+    """Yield the content of a tarball, which is compressed with zstd.
 
     Raises:
-        ImageError: It is damaged or breaks off.
+        ImageError: It is damaged, or none.
     """
-    start = stream.read(len(ZSTD))
-    stream.seek(-len(start), os.SEEK_CUR)
     try:
-        with _reader(stream, start) as reader:
+        with zstandard.ZstdDecompressor().stream_reader(stream, read_size=CHUNK, closefd=False) as reader:
             while chunk := reader.read(CHUNK):
                 yield chunk
-    except (zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except zstandard.ZstdError as error:
         raise ImageError(f"The tarball is damaged: {error}.", next_command="invoke image.save") from error
-
-
-def is_zstd(path: Path) -> bool:
-    """Return whether a file is compressed as this project's tarballs are."""
-    with path.open("rb") as stream:
-        return stream.read(len(ZSTD)) == ZSTD
-
-
-def _reader(stream: IO[bytes], start: bytes) -> AbstractContextManager[Any]:
-    if start == ZSTD:
-        return zstandard.ZstdDecompressor().stream_reader(stream, read_size=CHUNK, closefd=False)
-    if start.startswith(GZIP):
-        return gzip.GzipFile(fileobj=stream)
-    return nullcontext(stream)
 
 
 def archive(stream: IO[bytes], skipped: set[str]) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import zstandard
 
 from yrpd.docker.failures import engine_failures
 from yrpd.docker.sdk import DockerClient
-from yrpd.documents.manifest import Manifest, Tarball, TarballLayer, read_manifest
+from yrpd.documents.manifest import Manifest, Tarball, read_manifest
 from yrpd.documents.release_folder import (
     CHECKSUMS,
     MANIFEST,
@@ -73,8 +73,7 @@ def save(client: DockerClient, folder: ReleaseFolder, reporter: Reporter) -> Man
         with replacing(folder.tarball) as scratch:
             facts, digest, size = _write(client, manifest, scratch, advance)
             _require_same(facts, manifest)
-        layers = tuple(TarballLayer(diff_id=one.diff_id, member=one.member, bytes=one.bytes) for one in facts.layers)
-        tarball = Tarball(file=TARBALL, sha256=digest, bytes=size, bytes_unpacked=facts.bytes, layers=layers)
+        tarball = Tarball(file=TARBALL, sha256=digest, bytes=size, bytes_unpacked=facts.bytes, layers=facts.layers)
         return record(folder, manifest.model_copy(update={"tarball": tarball}))
 
 

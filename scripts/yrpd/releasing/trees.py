@@ -6,8 +6,10 @@ Format: git's object format; a blob's id is over ``blob <size>\0`` and its bytes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import IO, cast
 
 EXECUTABLE, REGULAR, LINK, FOLDER = "100755", "100644", "120000", "40000"
 
@@ -41,9 +43,27 @@ def parse_listing(text: str) -> dict[str, TreeFile]:
     return files
 
 
-def render_listing(files: Mapping[str, TreeFile]) -> str:
-    """Return the listing's text; the inverse of `parse_listing`."""
-    return "".join(f"{one.mode} blob {one.blob}\t{path}\n" for path, one in sorted(files.items()))
+def walk_files(tar: tarfile.TarFile, folder: str) -> Iterator[tuple[str, TreeFile]]:
+    """Yield the files below a folder as git would see them, by their path relative to it.
+
+    Args:
+        tar: The archive, read as a stream.
+        folder: The folder, relative to the archive's root.
+    """
+    seen: dict[str, str] = {}
+    for info in tar:
+        path = info.name.removeprefix("./").strip("/")
+        if not path.startswith(f"{folder}/"):
+            continue
+        name = path[len(folder) + 1 :]
+        if info.issym():
+            yield name, TreeFile(LINK, blob_id(info.linkname.encode()))
+        elif info.isfile():
+            seen[path] = blob_id(cast(IO[bytes], tar.extractfile(info)).read())
+            yield name, TreeFile(EXECUTABLE if info.mode & 0o100 else REGULAR, seen[path])
+        elif info.islnk() and info.linkname.strip("/") in seen:
+            seen[path] = seen[info.linkname.strip("/")]
+            yield name, TreeFile(EXECUTABLE if info.mode & 0o100 else REGULAR, seen[path])
 
 
 def tree_id(files: Mapping[str, TreeFile]) -> str:

@@ -50,7 +50,6 @@ COMMANDS = (
             HOST,
             HOSTS,
             Option("pull", "From the registry that it was pushed to, instead of the tarball.", False),
-            Option("tarball", "From this archive of the image, by another tool, instead of the release's."),
             FLAVOUR,
             PIN,
         ),
@@ -68,7 +67,7 @@ COMMANDS = (
         "yrpd.commands.image:verify",
         (
             RELEASE,
-            Option("tarball", "A saved image."),
+            Option("tarball", "The release's tarball, where it is elsewhere."),
             _IMAGE,
             Option("container", "A container on the engine, by name or id."),
             HOST,
