@@ -16,7 +16,6 @@ from yrpd.environment import require_environment_or_exit
 require_environment_or_exit(_ROOT)
 
 from workshop.tasks import COMMANDS as WORKSHOP
-from yrpd.tasks import COMMANDS
-from yrpd.tasks.declaring import collection
+from yrpd.tasks.declaring import COMMANDS, collection
 
 ns = collection((*COMMANDS, *WORKSHOP))

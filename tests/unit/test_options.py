@@ -16,7 +16,7 @@ from workshop.tasks import COMMANDS as WORKSHOP
 from yrpd.errors import ConfigurationError
 from yrpd.options import FLAVOUR, HOSTS, LAB_HOSTS, PIN, SHARED, Command, Option, find_hosts_file, resolve
 from yrpd.project import Project
-from yrpd.tasks import COMMANDS as PRODUCT
+from yrpd.tasks.declaring import COMMANDS as PRODUCT
 
 COMMANDS = (*PRODUCT, *WORKSHOP)
 

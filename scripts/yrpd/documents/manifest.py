@@ -57,22 +57,6 @@ class TarballLayer(_Table):
     bytes: int
 
 
-class ManifestLayer(_Table):
-    """One layer of the image on the engine that built it.
-
-    Attributes:
-        diff_id: sha256 of its archive.
-        bytes: Its files' size; 0 where the engine's history does not tell.
-        holds: What is in it.
-        changes_with: What makes it another one.
-    """
-
-    diff_id: str
-    bytes: int = 0
-    holds: str = ""
-    changes_with: str = ""
-
-
 class Tarball(_Table):
     """The saved image.
 
@@ -125,7 +109,6 @@ class Manifest(_Table):
         image: ``repository:tag``.
         id: The image's id on the engine that built it: the sha256 of its configuration.
         diff_ids: sha256 of every layer's archive, lowest first.
-        layers: The same layers, with size and reason.
         flavour: ``npu`` or ``cpu``.
         platform: Such as ``linux/amd64``.
         size_bytes: Unpacked size.
@@ -152,7 +135,6 @@ class Manifest(_Table):
     image: str
     id: str
     diff_ids: tuple[str, ...]
-    layers: tuple[ManifestLayer, ...] = ()
     flavour: Flavour
     platform: str
     size_bytes: int

@@ -1,4 +1,4 @@
-"""``invoke image.save``, ``.load``, ``.push``, ``.verify`` and ``.inspect``: each returns its JSON document."""
+"""``invoke image.save``, ``.load``, ``.push`` and ``.verify``: each returns its JSON document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from yrpd.errors import ConfigurationError, ImageError, VerificationError
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.releasing import loading, registry, saving, signing
-from yrpd.releasing.layers import layers_of
 from yrpd.releasing.verifying import Link, verify_container, verify_folder, verify_image, verify_tarball
 from yrpd.reporting import Reporter
 
@@ -208,27 +207,6 @@ def _verdict(release: str, links: list[Link], reporter: Reporter) -> dict[str, A
             document=document,
         )
     return document
-
-
-def inspect(
-    *, project: Project, reporter: Reporter, flavour: Flavour, release: str = "", pin: str = "", image: str = ""
-) -> dict[str, Any]:
-    """Show the layers of a release, or of an image on this engine: size, content, and what changes each.
-
-    Raises:
-        YrpdError: 6 there is no such release or image, 8 no engine answers.
-    """
-    if image:
-        with closing(connect()) as client:
-            layers = layers_of(client, image)
-    else:
-        manifest = read_manifest(find_release(project, flavour, release, pin))
-        image, layers = manifest.image, manifest.layers
-    table = Table("layer", "MB", "holds", "changes with", title=image)
-    for one in layers:
-        table.add_row(one.diff_id.removeprefix("sha256:")[:12], f"{one.bytes / 1e6:.2f}", one.holds, one.changes_with)
-    reporter.render(table)
-    return {"image": image, "bytes": sum(one.bytes for one in layers), "layers": [one.model_dump() for one in layers]}
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

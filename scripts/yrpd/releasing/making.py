@@ -31,7 +31,6 @@ from yrpd.project import Project
 from yrpd.release import Pin
 from yrpd.releasing.facts import PatchText, ReleaseFacts
 from yrpd.releasing.inventory import Inventory, take_inventory
-from yrpd.releasing.layers import layers_of
 from yrpd.releasing.standalone import make_standalone
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import DEPLOY
@@ -179,7 +178,6 @@ def _manifest(
         image=record["image"],
         id=record["id"],
         diff_ids=tuple(attributes["RootFS"]["Layers"]),
-        layers=layers_of(client, str(record["id"])),
         flavour=record["flavour"],
         platform=f"{attributes['Os']}/{attributes['Architecture']}",
         size_bytes=int(attributes["Size"]),

@@ -29,9 +29,19 @@ from yrpd.wheels.wheelhouse import Stored, Target, provide_each
 
 # The Python that the project itself needs, and the two after it; glibc of the oldest systems that still have them.
 TARGETS = tuple(Target(machine, (3, minor), (2, 28)) for machine in ("x86_64", "aarch64") for minor in (11, 12, 13))
-# What the deployment commands import of this package, besides its own modules.
-PACKAGES = ("commands", "deploying", "docker", "documents", "releasing", "serving", "tasks")
-MAIN = "yrpd/commands/standalone_main.py"
+# The deployment commands and what they import: nothing that patches, builds or releases.
+CARRIED = (
+    *(f"{name}.py" for name in ("__init__", "cli", "errors", "options", "project", "release", "reporting", "tables")),
+    "toml_lines.py",
+    *(f"commands/{name}.py" for name in ("__init__", "deploy", "front", "image_sources")),
+    "deploying/**/*.py",
+    "docker/*.py",
+    *(f"documents/{name}.py" for name in ("__init__", "image_record", "manifest", "release_folder")),
+    *(f"releasing/{name}.py" for name in ("__init__", "archive", "loading", "matching")),
+    *(f"serving/{name}.py" for name in ("__init__", "cluster", "command_lines", "draining", "endpoint")),
+    *(f"tasks/{name}.py" for name in ("__init__", "deploy")),
+)
+MAIN = "commands/standalone_main.py"
 SHEBANG = b"#!/usr/bin/env python3\n"
 
 
@@ -62,7 +72,7 @@ def make_standalone(project: Project, reporter: Reporter) -> Made:
         EnvironmentFailure: A wheel is missing and the package index does not answer.
     """
     wheels = provide_each(project, read_lock(project.docker / f"{DEPLOY}.lock"), reporter, TARGETS)
-    data = render(sources(project), wheels)
+    data = render(sources(project), (project.code / MAIN).read_bytes(), wheels)
     described = Standalone(
         file=STANDALONE,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -75,9 +85,8 @@ def make_standalone(project: Project, reporter: Reporter) -> Made:
 
 def sources(project: Project) -> dict[str, bytes]:
     """Return the product's modules that go into the archive, by their names there."""
-    package = project.code
-    files = [*package.glob("*.py"), *(path for name in PACKAGES for path in (package / name).rglob("*.py"))]
-    return {f"yrpd/{path.relative_to(package).as_posix()}": path.read_bytes() for path in files}
+    files = {path for pattern in CARRIED for path in project.code.glob(pattern)}
+    return {f"yrpd/{path.relative_to(project.code).as_posix()}": path.read_bytes() for path in sorted(files)}
 
 
 def name_of(target: Target) -> str:
@@ -85,8 +94,14 @@ def name_of(target: Target) -> str:
     return f"cp{target.python[0]}{target.python[1]}-{target.machine}"
 
 
-def render(modules: Mapping[str, bytes], wheels: Mapping[Target, Iterable[Stored]]) -> bytes:
-    """Return the archive's bytes; the same wheels and modules give the same on every machine."""
+def render(modules: Mapping[str, bytes], main: bytes, wheels: Mapping[Target, Iterable[Stored]]) -> bytes:
+    """Return the archive's bytes; the same modules and wheels give the same on every machine.
+
+    Args:
+        modules: This package's modules, by their names in the archive.
+        main: The module that is run.
+        wheels: The wheels of each Python.
+    """
     paths = {f"wheels/{one.wheel.file}": one.path for every in wheels.values() for one in every}
     targets = {name_of(target): sorted(f"wheels/{one.wheel.file}" for one in every) for target, every in wheels.items()}
     held = {name: hashlib.sha256(data).hexdigest() for name, data in modules.items()}
@@ -94,7 +109,7 @@ def render(modules: Mapping[str, bytes], wheels: Mapping[Target, Iterable[Stored
     index = {"digest": digest_of(held), "targets": targets}
     small = {
         **modules,
-        "__main__.py": modules[MAIN],
+        "__main__.py": main,
         "contents.json": json.dumps(index, indent=1, sort_keys=True).encode(),
     }
     stream = io.BytesIO()

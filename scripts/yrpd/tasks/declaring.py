@@ -11,6 +11,10 @@ from invoke.tasks import Task
 
 from yrpd.cli import execute, run
 from yrpd.options import Command
+from yrpd.tasks import deploy, image, patch
+
+#: All of the product's.
+COMMANDS = (*image.COMMANDS, *patch.COMMANDS, *deploy.COMMANDS)
 
 
 class CommandTask(Task[Callable[..., None]]):

@@ -76,12 +76,4 @@ COMMANDS = (
             PIN,
         ),
     ),
-    Command(
-        "image.inspect",
-        "Show the layers of a release or an image: size, content, what changes each. Changes nothing.",
-        "yrpd.releasing.commands:inspect",
-        (RELEASE, _IMAGE, FLAVOUR, PIN),
-        refuses=_HERE,
-        changes_nothing=True,
-    ),
 )

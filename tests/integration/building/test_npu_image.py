@@ -199,8 +199,6 @@ def test_its_release_folder_is_whole_and_the_chain_holds_to_the_image(made: Made
     assert links[-1].name == "tree -> image"
     assert (manifest.flavour, manifest.tree) == ("npu", made.patched.tree)
     assert manifest.versions["torch-npu"] == "2.7.1.dev20250724"
-    assert all(one.holds for one in manifest.layers)
-    assert {one.holds for one in manifest.layers} >= {"the patched tree, by git am", "the DataSystem", "the router"}
     assert (made.folder.path / STANDALONE).is_file()
 
 

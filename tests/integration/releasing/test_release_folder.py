@@ -84,13 +84,6 @@ def test_the_listing_has_the_tree_id_that_git_gave(released: Released) -> None:
     assert tree_id(parse_listing(released.folder.read(TREE).decode())) == released.patched.tree
 
 
-def test_every_layer_of_the_manifest_has_its_size_and_its_reason(released: Released) -> None:
-    layers = released.manifest.layers
-    assert tuple(one.diff_id for one in layers) == released.manifest.diff_ids
-    assert all(one.bytes and one.holds and one.changes_with for one in layers)
-    assert layers[-1].holds == "the patched tree"
-
-
 def test_the_notes_give_every_patch_its_reason(released: Released) -> None:
     notes = released.folder.read(NOTES).decode()
     assert "### Hook it in" in notes

@@ -47,7 +47,7 @@ def _index(configuration: str, layers: list[str]) -> bytes:
 
 def _saved() -> bytes:
     """Before Docker 25: a folder for each layer, and links between equal ones."""
-    files = {
+    files: dict[str, bytes | str] = {
         "low/layer.tar": LAYERS[0],
         "again/layer.tar": "../high/layer.tar",
         "high/layer.tar": LAYERS[1],

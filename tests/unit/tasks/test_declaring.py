@@ -16,7 +16,7 @@ from yrpd.errors import ConfigurationError
 from yrpd.options import FLAVOUR, HOSTS, PIN, Command, Option
 from yrpd.project import Project
 from yrpd.reporting import Reporter
-from yrpd.tasks import COMMANDS as PRODUCT
+from yrpd.tasks.declaring import COMMANDS as PRODUCT
 from yrpd.tasks.declaring import CommandTask, collection
 
 COMMANDS = (*PRODUCT, *WORKSHOP)
