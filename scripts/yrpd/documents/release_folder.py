@@ -44,6 +44,19 @@ class ReleaseFolder:
         """The release's name."""
         return self.path.resolve().name
 
+    def require_unsigned(self) -> None:
+        """Prove that the release may still be added to: its signature is over checksums that would change.
+
+        Raises:
+            ImageError: It is signed.
+        """
+        signature = self.path / SIGNATURE
+        if signature.exists():
+            raise ImageError(
+                f"{self.name} is signed, so nothing is added to it: what is added changes {CHECKSUMS}.",
+                next_command=f"rm {signature}   (then the same command, and sign {CHECKSUMS} again)",
+            )
+
     @property
     def tarball(self) -> Path:
         """The image, once it was saved."""
@@ -171,17 +184,19 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def update_folder(folder: Path, files: Mapping[str, bytes], known: Mapping[str, str]) -> None:
-    """Replace files of a release folder one by one, the checksums last; the caller signs them again.
+    """Replace files of a release folder one by one, the checksums last.
 
     Args:
         folder: The release folder.
         files: New content by name.
         known: sha256 of large files that are hashed already.
+
+    Raises:
+        ImageError: The release is signed, or the disk is full.
     """
+    ReleaseFolder(folder).require_unsigned()
     hashes = {**parse_checksums((folder / CHECKSUMS).read_text(encoding="utf-8")), **known}
     for name, data in files.items():
         write_file(folder / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
     write_file(folder / CHECKSUMS, render_checksums(hashes).encode())
-    # A signature of other checksums is worse than none.
-    (folder / SIGNATURE).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from yrpd.documents.release_folder import MANIFEST, ReleaseFolder
 from yrpd.errors import ConfigurationError, ImageError, VerificationError
 from yrpd.project import Project
 from yrpd.release import Flavour
-from yrpd.releasing import loading, registry, saving, signing
+from yrpd.releasing import loading, registry, saving
 from yrpd.releasing.verifying import Link, verify_container, verify_folder, verify_image, verify_tarball
 from yrpd.reporting import Reporter
 
@@ -64,8 +64,7 @@ def save(
         return {"state": "planned", "release": folder.name, "tarball": str(folder.tarball)}
     with closing(connect()) as client:
         manifest = saving.save(client, folder, reporter)
-    signed = signing.sign(folder, reporter)
-    return {"state": "saved", "signed": signed, **_summary(manifest)}
+    return {"state": "saved", **_summary(manifest)}
 
 
 def load(
@@ -132,9 +131,8 @@ def push(
         return {"state": "planned", "release": folder.name, "to": to}
     with closing(connect()) as client:
         manifest, pushed = registry.push(client, folder, to, reporter)
-    signed = signing.sign(folder, reporter)
     reporter.say(f"{pushed.repository}@{pushed.digest}")
-    return {"state": "pushed", "digest": pushed.digest, "signed": signed, **_summary(manifest)}
+    return {"state": "pushed", "digest": pushed.digest, **_summary(manifest)}
 
 
 def verify(
@@ -166,7 +164,7 @@ def verify(
         planned = [one for one in (folder.name, tarball, image, container) if one]
         reporter.say("verify " + ", ".join(planned))
         return {"state": "planned", "release": folder.name, "targets": planned}
-    links = [*verify_folder(folder, manifest), *signing.verify(folder)]
+    links = verify_folder(folder, manifest)
     if tarball:
         links += verify_tarball(manifest, Path(tarball))
     if image or container:

@@ -14,7 +14,6 @@ from yrpd.documents.manifest import Manifest, Pushed, read_manifest
 from yrpd.documents.release_folder import ReleaseFolder
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.releasing.saving import record
-from yrpd.releasing.signing import require_signable
 from yrpd.reporting import Reporter
 
 # How Docker writes that a registry answered 500, 503, 507, ...
@@ -33,8 +32,7 @@ def push(client: DockerClient, folder: ReleaseFolder, repository: str, reporter:
     Raises:
         ConfigurationError: The repository has a tag or digest.
         ImageError: The engine does not have the image, the registry refused, died or gave another digest, or the
-            release is signed and nothing can sign it again. The folder is as it was, and no name for that registry
-            stays on the engine.
+            release is signed. The folder is as it was, and no name for that registry stays on the engine.
     """
     if "@" in repository or ":" in repository.rpartition("/")[2]:
         raise ConfigurationError(
@@ -42,7 +40,7 @@ def push(client: DockerClient, folder: ReleaseFolder, repository: str, reporter:
             next_command=f"invoke image.push --to {repository.partition('@')[0].rpartition(':')[0]}",
         )
     manifest = read_manifest(folder)
-    require_signable(folder)
+    folder.require_unsigned()
     tag = manifest.image.rpartition(":")[2]
     target = f"{repository}:{tag}"
     with reporter.step(f"push {target}"):

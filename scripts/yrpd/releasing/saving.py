@@ -27,7 +27,6 @@ from yrpd.documents.release_folder import (
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
 from yrpd.releasing.provenance import render_provenance
-from yrpd.releasing.signing import require_signable
 from yrpd.reporting import Reporter
 
 # The fastest level already halves an image, and writing less is quicker than writing more.
@@ -61,13 +60,13 @@ def save(client: DockerClient, folder: ReleaseFolder, reporter: Reporter) -> Man
 
     Raises:
         ImageError: The engine does not have it, broke off or gave something else, the disk is full, or the release is
-            signed and nothing can sign it again. Nothing of the new archive is left, and the folder is as it was.
+            signed. Nothing of the new archive is left, and the folder is as it was.
     """
     manifest = read_manifest(folder)
     if _is_saved(folder, manifest):
         reporter.say(f"    kept {folder.tarball.name}: it is the image's")
         return manifest
-    require_signable(folder)
+    folder.require_unsigned()
     title = f"save {manifest.image} to dist/{folder.name}/{TARBALL}"
     with reporter.step(title), reporter.progress(title, manifest.size_bytes, in_bytes=True) as advance:
         with replacing(folder.tarball) as scratch:
@@ -81,9 +80,8 @@ def record(folder: ReleaseFolder, manifest: Manifest) -> Manifest:
     """Write a manifest with something added, and what depends on it.
 
     Raises:
-        ImageError: The release is signed, and nothing can sign it again.
+        ImageError: The release is signed.
     """
-    require_signable(folder)
     dependent = {MANIFEST: manifest.render(), PROVENANCE: render_provenance(manifest, folder.read(SBOM))}
     known = {manifest.tarball.file: manifest.tarball.sha256} if manifest.tarball else {}
     update_folder(folder.path, dependent, known)

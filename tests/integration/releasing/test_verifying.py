@@ -10,9 +10,9 @@ import pytest
 import zstandard
 from docker.models.containers import Container
 
-from yrpd.documents.release_folder import MANIFEST, PROVENANCE, SBOM, SIGNATURE, TREE, update_folder, write_file
+from yrpd.documents.release_folder import MANIFEST, PROVENANCE, SBOM, TREE, update_folder, write_file
 from yrpd.errors import VerificationError
-from yrpd.releasing import commands, saving, signing
+from yrpd.releasing import commands, saving
 from yrpd.releasing.verifying import TREE_FOLDER, Link, verify_container, verify_folder, verify_image, verify_tarball
 
 from .conftest import Released, quiet
@@ -221,17 +221,3 @@ def test_the_command_names_the_broken_link_and_ends_with_nine(saved: Released) -
     assert caught.value.document is not None
     assert caught.value.document["broken"] == "image"
     assert json.dumps(caught.value.document)
-
-
-def test_a_key_without_cosign_is_an_error_and_a_key_without_a_signature_a_broken_link(
-    saved: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = saved.copy(tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert signing.sign(other.folder, quiet()) is False
-    assert signing.verify(other.folder) == []
-    monkeypatch.setenv(signing.SIGNING_KEY, "release.key")
-    monkeypatch.setenv(signing.PUBLIC_KEY, "release.pub")
-    with pytest.raises(Exception, match="cosign is not installed"):
-        signing.sign(other.folder, quiet())
-    assert broken(signing.verify(other.folder)) == {"signature": f"there is no {SIGNATURE}"}

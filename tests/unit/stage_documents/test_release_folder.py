@@ -82,17 +82,26 @@ def test_a_kill_while_it_is_written_leaves_nothing_under_its_name(tmp_path: Path
     assert listed_files(tmp_path / "release") == ["a", "b"]
 
 
-def test_an_update_changes_the_checksums_and_takes_their_signature_away(tmp_path: Path) -> None:
+def test_an_update_changes_the_checksums(tmp_path: Path) -> None:
     folder = tmp_path / "release"
     write_folder(folder, {"a": b"1", "b": b"2"})
-    (folder / SIGNATURE).write_text("signed")
     before = parse_checksums((folder / CHECKSUMS).read_text())
     update_folder(folder, {"a": b"3"}, {"large": "0" * 64})
     after = parse_checksums((folder / CHECKSUMS).read_text())
     assert after["b"] == before["b"]
     assert after["a"] != before["a"]
     assert after["large"] == "0" * 64
-    assert not (folder / SIGNATURE).exists()
+
+
+def test_a_signed_release_is_not_updated(tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    write_folder(folder, {"a": b"1"})
+    (folder / SIGNATURE).write_text("signed")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ImageError, match="release is signed, so nothing is added to it") as caught:
+        update_folder(folder, {"a": b"2"}, {})
+    assert caught.value.next_command.startswith(f"rm {folder / SIGNATURE} ")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def _break_off(path: Path, error: Exception) -> None:
