@@ -10,9 +10,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from email import message_from_string
-from importlib.metadata import PathDistribution
+from email.message import Message
+from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 # Environments that are not on this interpreter's path: the router's, the DataSystem's.
 FURTHER = (
@@ -21,7 +22,6 @@ FURTHER = (
     "usr/lib*/python3*/*-packages",
     "usr/local/lib*/python3*/*-packages",
 )
-METADATA = (".dist-info", ".egg-info")
 UNKNOWN = ("", "UNKNOWN")
 
 
@@ -30,17 +30,12 @@ def distributions() -> Iterator[dict[str, str]]:
     places = {Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_dir()}
     for pattern in FURTHER:
         places |= {path.resolve() for path in Path("/").glob(pattern) if path.is_dir()}
-    for place in sorted(places):
-        for path in sorted(place.iterdir()):
-            if path.suffix in METADATA:
-                one = PathDistribution(path)
-                found = message_from_string(one.read_text("METADATA") or one.read_text("PKG-INFO") or "")
-                name, version = found.get("Name"), found.get("Version")
-                if name and version:
-                    licence = licence_of(
-                        found.get("License-Expression"), found.get("License"), found.get_all("Classifier")
-                    )
-                    yield {"name": name, "version": version, "licence": licence, "folder": str(place)}
+    for one in metadata.distributions(path=[str(place) for place in places]):
+        found = cast(Message, one.metadata)
+        name, version = found.get("Name"), found.get("Version")
+        if name and version:
+            licence = licence_of(found.get("License-Expression"), found.get("License"), found.get_all("Classifier"))
+            yield {"name": name, "version": version, "licence": licence, "folder": str(one.locate_file("")).rstrip("/")}
 
 
 def licence_of(expression: str | None, text: str | None, classifiers: list[str] | None) -> str:

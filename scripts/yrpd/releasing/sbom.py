@@ -148,17 +148,15 @@ def _system(facts: ReleaseFacts) -> list[Component]:
 
 
 def _licences(*names: str) -> list[License]:
-    factory = LicenseFactory()
     wanted = [name for name in names if name]
     if len(wanted) == 1:
-        return [factory.make_from_string(wanted[0])]
+        return [LicenseFactory().make_from_string(wanted[0])]
     # Expressions do not stand beside others in CycloneDX.
-    return [factory.make_with_id(name) if _is_spdx(factory, name) else factory.make_with_name(name) for name in wanted]
+    return [_by_id_or_name(name) for name in wanted]
 
 
-def _is_spdx(factory: LicenseFactory, name: str) -> bool:
+def _by_id_or_name(name: str) -> License:
     try:
-        factory.make_with_id(name)
+        return LicenseFactory().make_with_id(name)
     except ValueError:
-        return False
-    return True
+        return LicenseFactory().make_with_name(name)
