@@ -16,7 +16,7 @@ source scripts/setup.sh
 mode=short
 case "${1:-}" in short | unit | all | full | emulated | coverage) mode=$1 && shift ;; esac
 
-# The registry is for the tests of image.lock and image.push, the ssh server for those of ssh:// engines, both on loopback;
+# The registry is for the tests of image.lock and of pulled images, the ssh server for those of ssh:// engines, both on loopback;
 # faketime is for two builds on two days.
 case $mode in
     unit) packages=() ;;

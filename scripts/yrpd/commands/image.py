@@ -48,8 +48,7 @@ def load(
     """Bring a release's image to an engine of the inventory, or to this machine's; see ``releasing.commands.load``.
 
     Raises:
-        YrpdError: 2 no such host; 6 the tarball is not the release's, or the engine or registry failed; 8 the engine
-            does not answer.
+        YrpdError: 2 no such host; 6 the tarball is not the release's, or the engine failed; 8 it does not answer.
     """
     engine_of = _engine_of(host, hosts_file)
     done = releasing.load(reporter=reporter, engine_of=engine_of, dry_run=dry_run, **options)

@@ -13,8 +13,8 @@ from yrpd.release import Flavour, GitId, Sha256
 
 
 class _Table(BaseModel):
-    # Older releases say more than is asked now.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # What older releases say besides stays in them.
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class ManifestPatch(_Table):
@@ -91,13 +91,6 @@ class Standalone(_Table):
     targets: tuple[str, ...]
 
 
-class Pushed(_Table):
-    """The image in a registry: repository without a tag, and the digest that the registry knows it by."""
-
-    repository: str
-    digest: str
-
-
 class Manifest(_Table):
     """All of ``manifest.json``.
 
@@ -125,7 +118,6 @@ class Manifest(_Table):
         inputs: Everything that went into the image, name to value or digest.
         versions: Version of every Python distribution in the image that matters to a reader, by name.
         tarball: Set by ``invoke image.save``.
-        pushed: Set by ``invoke image.push``.
         deploy: The deployment commands that are in the folder.
     """
 
@@ -151,7 +143,6 @@ class Manifest(_Table):
     inputs: dict[str, str]
     versions: dict[str, str] = {}
     tarball: Tarball | None = None
-    pushed: tuple[Pushed, ...] = ()
     deploy: Standalone | None = None
 
     def render(self) -> bytes:

@@ -1,4 +1,4 @@
-"""``invoke image.save``, ``.load``, ``.push`` and ``.verify``: each returns its JSON document."""
+"""``invoke image.save``, ``.load`` and ``.verify``: each returns its JSON document."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from yrpd.docker.sdk import DockerClient
 from yrpd.documents.image_record import read_record
 from yrpd.documents.manifest import Manifest, read_manifest
 from yrpd.documents.release_folder import MANIFEST, ReleaseFolder
-from yrpd.errors import ConfigurationError, ImageError, VerificationError
+from yrpd.errors import ImageError, VerificationError
 from yrpd.project import Project
 from yrpd.release import Flavour
-from yrpd.releasing import loading, registry, saving
+from yrpd.releasing import loading, saving
 from yrpd.releasing.verifying import Link, verify_container, verify_folder, verify_image, verify_tarball
 from yrpd.reporting import Reporter
 
@@ -75,10 +75,9 @@ def load(
     release: str = "",
     pin: str = "",
     engine_of: Connect = connect,
-    pull: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Bring the image to an engine, from the tarball or from the registry that it was pushed to.
+    """Bring the image to an engine.
 
     Args:
         project: The checkout.
@@ -87,52 +86,21 @@ def load(
         release: Name or folder of the release.
         pin: Of which pin, when no release is named; empty means the default one.
         engine_of: Connects to the engine; without it it is this machine's (``DOCKER_HOST``).
-        pull: From the registry instead of the tarball.
         dry_run: Say what would be done.
 
     Raises:
-        YrpdError: 2 no such host; 6 the tarball is not the release's, or the engine or registry failed; 8 the engine
-            does not answer.
+        YrpdError: 2 no such host; 6 the tarball is not the release's, or the engine failed; 8 it does not answer.
     """
     folder = find_release(project, flavour, release, pin)
     manifest = read_manifest(folder)
     if dry_run:
-        reporter.say(f"{'pull' if pull else 'load'} {manifest.image}")
+        reporter.say(f"load {manifest.image}")
         return {"state": "planned", "release": folder.name}
     with closing(engine_of()) as client:
-        done = loading.pull(client, manifest, reporter) if pull else loading.load(client, folder, manifest, reporter)
+        done = loading.load(client, folder, manifest, reporter)
     if done.moved_bytes:
         reporter.say(f"    {done.moved_bytes / 1e6:.1f} MB sent, {done.kept_layers} layers were there already")
     return {**asdict(done), **_summary(manifest)}
-
-
-def push(
-    *,
-    project: Project,
-    reporter: Reporter,
-    flavour: Flavour,
-    to: str,
-    release: str = "",
-    pin: str = "",
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Push the image to a registry and record its digest there.
-
-    Raises:
-        YrpdError: 2 no repository, or one with a tag; 6 the registry refused, died or has something else; 8 no engine.
-    """
-    if not to:
-        raise ConfigurationError(
-            "Where to push is not said.", next_command="invoke image.push --to REGISTRY/REPOSITORY"
-        )
-    folder = find_release(project, flavour, release, pin)
-    if dry_run:
-        reporter.say(f"push {read_manifest(folder).image} to {to}")
-        return {"state": "planned", "release": folder.name, "to": to}
-    with closing(connect()) as client:
-        manifest, pushed = registry.push(client, folder, to, reporter)
-    reporter.say(f"{pushed.repository}@{pushed.digest}")
-    return {"state": "pushed", "digest": pushed.digest, **_summary(manifest)}
 
 
 def verify(
@@ -213,5 +181,4 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "image": manifest.image,
         "id": manifest.id,
         "tarball": json.loads(manifest.tarball.model_dump_json(exclude={"layers"})) if manifest.tarball else None,
-        "pushed": [one.model_dump() for one in manifest.pushed],
     }

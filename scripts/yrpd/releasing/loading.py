@@ -1,4 +1,4 @@
-"""``image.load``: the release's image onto an engine, from the tarball or by digest from a registry.
+"""``image.load``: the release's image onto an engine, from its tarball.
 
 The tarball is proved before the engine gets a byte of it. Layers that the engine has already are not sent: it looks for
 them by content (chain id) before it opens the archive.
@@ -206,38 +206,3 @@ def _prove(stream: IO[bytes], folder: ReleaseFolder, saved: Tarball) -> None:
             f"dist/{folder.name}/{saved.file} is not the release's: expected sha256 {saved.sha256}, found {found}.",
             next_command="invoke image.save   (after the file was removed)",
         )
-
-
-def pull(client: DockerClient, manifest: Manifest, reporter: Reporter) -> Loaded:
-    """Pull the release's image by the digest that a push recorded, and give it its name.
-
-    Raises:
-        ImageError: It was never pushed, the registry does not answer, or what it has is something else.
-    """
-    if holds(client, manifest):
-        reporter.say(f"    kept {manifest.image}: the engine has it")
-        return Loaded("unchanged", 0, len(manifest.diff_ids))
-    if not manifest.pushed:
-        raise ImageError(
-            f"{manifest.release} was not pushed.", next_command="invoke image.push --to REGISTRY/REPOSITORY"
-        )
-    there = common_layers(client, manifest)
-    pushed = manifest.pushed[-1]
-    reference = f"{pushed.repository}@{pushed.digest}"
-
-    def post() -> Iterator[dict[str, Any]]:
-        yield from client.api.pull(pushed.repository, tag=pushed.digest, stream=True, decode=True)
-
-    with reporter.step(f"pull {reference}"):
-        read_stream(post(), reporter.detail, what=f"pulling {reference}")
-        with engine_failures(f"naming {manifest.image}"):
-            found = client.images.get(reference)
-            if not is_image(found.attrs, manifest, names_by_config=not by_manifest(client)):
-                raise ImageError(
-                    f"{reference} is not {manifest.image}: its id is {found.id}.",
-                    next_command=f"invoke image.verify --release {manifest.release}",
-                )
-            repository, _, tag = manifest.image.rpartition(":")
-            found.tag(repository, tag)
-    require(client, manifest)
-    return Loaded("loaded", 0, there)

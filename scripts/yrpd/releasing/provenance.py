@@ -72,8 +72,6 @@ def _subjects(manifest: Manifest, sbom_sha256: str) -> list[ResourceDescriptor]:
         found.append(ResourceDescriptor(name=manifest.tarball.file, digest={"sha256": manifest.tarball.sha256}))
     if manifest.deploy:
         found.append(ResourceDescriptor(name=manifest.deploy.file, digest={"sha256": manifest.deploy.sha256}))
-    for one in manifest.pushed:
-        found.append(ResourceDescriptor(name=one.repository, digest={"sha256": one.digest.removeprefix("sha256:")}))
     return found
 
 

@@ -49,17 +49,9 @@ COMMANDS = (
             RELEASE,
             HOST,
             HOSTS,
-            Option("pull", "From the registry that it was pushed to, instead of the tarball.", False),
             FLAVOUR,
             PIN,
         ),
-    ),
-    Command(
-        "image.push",
-        "Push a release's image to a registry, and record the digest that it has there.",
-        "yrpd.releasing.commands:push",
-        (Option("to", "Repository without a tag."), RELEASE, FLAVOUR, PIN),
-        refuses=_HERE,
     ),
     Command(
         "image.verify",

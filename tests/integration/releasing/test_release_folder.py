@@ -11,7 +11,7 @@ import pytest
 
 from yrpd.documents import release_folder as folders
 from yrpd.documents.image_record import read_record
-from yrpd.documents.manifest import Pushed, read_manifest
+from yrpd.documents.manifest import read_manifest
 from yrpd.documents.release_folder import (
     CHECKSUMS,
     MANIFEST,
@@ -25,7 +25,7 @@ from yrpd.documents.release_folder import (
     ReleaseFolder,
 )
 from yrpd.errors import ImageError, PinMismatchError
-from yrpd.releasing import registry, saving
+from yrpd.releasing import saving
 from yrpd.releasing.making import provide_release
 from yrpd.releasing.provenance import validate_provenance
 from yrpd.releasing.sbom import validate_sbom
@@ -96,11 +96,9 @@ def _files(folder: Path) -> dict[Path, tuple[bytes, int]]:
 
 @pytest.fixture
 def used(released: Released, tmp_path: Path) -> Released:
-    """A release that was saved, is recorded as pushed, and is signed."""
+    """A release that was saved, and is signed."""
     other = released.copy(tmp_path / "used")
-    manifest = saving.save(released.client, other.folder, quiet())
-    pushed = Pushed(repository="registry.example/vllm", digest=f"sha256:{'0' * 64}")
-    saving.record(other.folder, manifest.model_copy(update={"pushed": (pushed,)}))
+    saving.save(released.client, other.folder, quiet())
     (other.folder.path / SIGNATURE).write_text("signed")
     return other
 
@@ -155,13 +153,9 @@ def test_what_has_the_name_and_is_not_this_release_is_not_replaced(used: Release
 def test_nothing_is_added_to_a_signed_release(used: Released) -> None:
     used.folder.tarball.unlink()
     before = _files(used.folder.path)
-    for add in (
-        lambda: saving.save(used.client, used.folder, quiet()),
-        lambda: registry.push(used.client, used.folder, "127.0.0.1:1/team/vllm", quiet()),
-    ):
-        with pytest.raises(ImageError, match="is signed, so nothing is added to it") as caught:
-            add()
-        assert caught.value.next_command.startswith(f"rm {used.folder.path / SIGNATURE}")
+    with pytest.raises(ImageError, match="is signed, so nothing is added to it") as caught:
+        saving.save(used.client, used.folder, quiet())
+    assert caught.value.next_command.startswith(f"rm {used.folder.path / SIGNATURE}")
     assert _files(used.folder.path) == before
 
 
