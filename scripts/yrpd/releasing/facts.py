@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from yrpd.documents.manifest import Manifest
-from yrpd.git.mail import Message
 from yrpd.releasing.inventory import Inventory
-
-
-@dataclass(frozen=True)
-class PatchText:
-    """A patch of the series.
-
-    Attributes:
-        file: Its file name.
-        data: Its bytes.
-        message: Its commit message.
-    """
-
-    file: str
-    data: bytes
-    message: Message
 
 
 @dataclass(frozen=True)
@@ -32,13 +17,13 @@ class ReleaseFacts:
     Attributes:
         manifest: The image and what it was made from.
         inventory: What is installed in it.
-        patches: The series, in order.
+        patches: The series' files, by name and in order.
         date: Date of the last patch: releases carry no clock of whoever made them.
         deploy: Name, version and licence of every package that ``deploy.pyz`` carries.
     """
 
     manifest: Manifest
     inventory: Inventory
-    patches: tuple[PatchText, ...]
+    patches: Mapping[str, bytes]
     date: datetime
     deploy: tuple[tuple[str, str, str], ...]

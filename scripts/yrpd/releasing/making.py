@@ -26,10 +26,9 @@ from yrpd.documents.release_folder import (
 )
 from yrpd.documents.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
 from yrpd.errors import ImageError, PinMismatchError
-from yrpd.git.mail import parse_message
 from yrpd.project import Project
 from yrpd.release import Pin
-from yrpd.releasing.facts import PatchText, ReleaseFacts
+from yrpd.releasing.facts import ReleaseFacts
 from yrpd.releasing.inventory import Inventory, take_inventory
 from yrpd.releasing.standalone import make_standalone
 from yrpd.reporting import Reporter
@@ -82,7 +81,7 @@ def provide_release(
         manifest = _manifest(folder.name, patched, series, record, client, inventory).model_copy(
             update={"made_from": made_from, "deploy": standalone.described}
         )
-        patches = tuple(PatchText(name, series.read(name), parse_message(series.read(name))) for name in series.names)
+        patches = {name: series.read(name) for name in series.names}
         facts = ReleaseFacts(manifest, inventory, patches, committed(patched), standalone.licences)
         files = render_release(facts, tree_listing(patched))
         files |= {f"{PATCHES}/{name}": (series.folder / name).read_bytes() for name in (SERIES, LOCK)}
@@ -138,7 +137,7 @@ def render_release(facts: ReleaseFacts, listing: str) -> dict[str, bytes]:
         LICENCES: render_licences(facts),
         NOTES: render_notes(facts),
         TREE: listing.encode(),
-        **{f"{PATCHES}/{one.file}": one.data for one in facts.patches},
+        **{f"{PATCHES}/{name}": data for name, data in facts.patches.items()},
     }
 
 

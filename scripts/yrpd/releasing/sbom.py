@@ -105,11 +105,11 @@ def _patched(facts: ReleaseFacts) -> Component:
                 Patch(
                     type=PatchClassification.UNOFFICIAL,
                     diff=Diff(
-                        text=AttachedText(content=one.data.decode("utf-8", "replace"), content_type="text/x-diff"),
-                        url=XsUri(f"{PATCHES}/{one.file}"),
+                        text=AttachedText(content=data.decode("utf-8", "replace"), content_type="text/x-diff"),
+                        url=XsUri(f"{PATCHES}/{name}"),
                     ),
                 )
-                for one in facts.patches
+                for name, data in facts.patches.items()
             ],
             notes=f"git am of {len(facts.patches)} patches on tree {upstream.tree} gives tree {manifest.tree}.",
         ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from yrpd.documents.release_folder import STANDALONE
-from yrpd.releasing.facts import PatchText, ReleaseFacts
+from yrpd.git.mail import parse_message
+from yrpd.releasing.facts import ReleaseFacts
 
 TRAILERS = ("Why", "Upstream", "Removal")
 UNKNOWN = "not stated by the package"
@@ -20,7 +21,7 @@ def render_notes(facts: ReleaseFacts) -> bytes:
         f"vllm-ascend {manifest.version}, flavour `{manifest.flavour}`, for {manifest.platform}: upstream "
         f"`{upstream.tag}` (tree `{upstream.tree}`) with {len(facts.patches)} patches. Image: `{manifest.image}`.",
         "## Changes to upstream",
-        *(_patch(one) for one in facts.patches),
+        *map(_patch, facts.patches.values()),
         "## Versions",
         table(("part", "version"), [["vllm-ascend", manifest.version], *versions]),
         "## Check it",
@@ -52,12 +53,13 @@ def render_licences(facts: ReleaseFacts) -> bytes:
     return ("\n\n".join(parts) + "\n").encode()
 
 
-def _patch(one: PatchText) -> str:
-    trailers = one.message.trailers
+def _patch(data: bytes) -> str:
+    message = parse_message(data)
+    trailers = message.trailers
     rows = [f"- {name}: {trailers[name]}" for name in TRAILERS if name in trailers]
-    paragraphs = one.message.body.strip().split("\n\n")
+    paragraphs = message.body.strip().split("\n\n")
     text = "\n\n".join(paragraphs[:-1] if trailers else paragraphs)
-    return "\n\n".join(part for part in (f"### {one.message.subject}", text, "\n".join(rows)) if part)
+    return "\n\n".join(part for part in (f"### {message.subject}", text, "\n".join(rows)) if part)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
