@@ -1,8 +1,8 @@
 """The options of all commands: declared once and resolved once, whichever front parsed them.
 
-A command is data: its name, its options and the function that does the work. Invoke's tasks, ``scripts/deploy.py`` and
-``deploy.pyz`` are made from it, so an option means the same in each of them: what was typed, else the variable, else
-the default. What a command cannot do it refuses with a sentence.
+A command is data: its name, its options and the function that does the work. Invoke's tasks and ``deploy.pyz`` are made
+from it, so an option means the same in both: what was typed, else the variable, else the default. What a command cannot
+do it refuses with a sentence.
 """
 
 from __future__ import annotations

@@ -293,12 +293,11 @@ def _python(script: str, typed: Typed) -> str:
     if typed.words[1] == "-m":
         return _installing(typed) if script in ("venv", "pip") else "module"
     rest = list(typed.words[typed.words.index(script) + 1 :])
-    front = re.fullmatch(r"(scripts/deploy\.py|(?:\S*/)?deploy\.pyz)", script)
-    if front:
+    if re.fullmatch(r"(?:\S*/)?deploy\.pyz", script):
         said = StringIO()
         try:
             with redirect_stderr(said):
-                parse_front(script, script.endswith(".pyz"), rest)
+                parse_front(script, rest)
         except SystemExit as error:
             raise Wrong(said.getvalue().strip().splitlines()[-1]) from error
         return "commands and options"

@@ -33,7 +33,7 @@ def test_an_environment_that_nobody_stamped_may_be_the_users_own(tmp_path: Path)
 
 
 def test_a_python_without_the_tools_gets_a_sentence_and_exit_code_8() -> None:
-    command = [sys.executable, "-I", "-S", str(ROOT / "scripts" / "deploy.py"), "plan"]
+    command = [sys.executable, "-I", "-S", str(ROOT / "tasks.py")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 8
     assert "lacks docker" in run.stderr

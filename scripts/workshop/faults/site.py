@@ -57,7 +57,7 @@ class Site:
     def deploy(self, hosts_file: Path | None = None) -> subprocess.Popen[str]:
         """Start ``deploy`` as a user would."""
         root = self.deployment.project.root
-        line = [sys.executable, str(root / "scripts" / "deploy.py"), "deploy"]
+        line = [sys.executable, "-m", "invoke", "deploy"]
         line += ["--hosts", str(hosts_file or self.deployment.hosts_file), "--flavour", self.deployment.image.flavour]
         line += ["--pin", self.deployment.image.pin]
         return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The command line of ``scripts/deploy.py`` in a checkout, and of ``deploy.pyz`` in a release folder."""
+"""The command line of ``deploy.pyz``: ``invoke deploy*`` where there is no Invoke and no checkout."""
 
 from __future__ import annotations
 
@@ -19,17 +19,10 @@ _HOSTS = replace(HOSTS, help="Inventory file; else YRPD_HOSTS, else hosts.toml."
 _OF_THE_RELEASE = {FLAVOUR.name, PIN.name}
 
 
-def actions(released: bool) -> dict[str, Command]:
-    """Return the commands by what is typed for them, the default one first.
-
-    Args:
-        released: Whether they work from a release folder.
-    """
-    commands = {command.typed.rpartition(".")[2]: command for command in COMMANDS}
-    if not released:
-        return commands
+def actions() -> dict[str, Command]:
+    """Return the commands by what is typed for them, the default one first."""
     return {
-        action: replace(
+        command.typed.rpartition(".")[2]: replace(
             command,
             options=tuple(
                 _HOSTS if option is HOSTS else option
@@ -37,24 +30,21 @@ def actions(released: bool) -> dict[str, Command]:
                 if option.name not in _OF_THE_RELEASE
             ),
         )
-        for action, command in commands.items()
+        for command in COMMANDS
     }
 
 
-def parse(
-    program: str, released: bool, arguments: Sequence[str] | None = None
-) -> tuple[Command, dict[str, str | int | float | bool]]:
+def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Command, dict[str, str | int | float | bool]]:
     """Parse the command line; what is wrong in it ends the process with a sentence and exit code 2.
 
     Args:
         program: What people type to run it.
-        released: Whether it works from a release folder.
         arguments: The words after the program's name; the process' own when ``None``.
 
     Returns:
         The command, and what was typed for it, by the option's name.
     """
-    known = actions(released)
+    known = actions()
     default = next(iter(known))
     parser = argparse.ArgumentParser(
         prog=program,
@@ -92,18 +82,17 @@ def main(project: Project, program: str, arguments: Sequence[str] | None = None)
     """Run one command; the exit code is the error class's.
 
     Args:
-        project: The checkout, or the release folder.
+        project: The release folder.
         program: What people type to run it.
         arguments: The words after the program's name; the process' own when ``None``.
     """
-    command, given = parse(program, project.released is not None, arguments)
-    say_next = str if project.released is None else lambda text: without_invoke(text, program)
+    command, given = parse(program, arguments)
     execute(
         lambda project, reporter: run(command, given, project, reporter),
         as_json=bool(given.get("json")),
         verbose=bool(given.get("verbose")),
         project=project,
-        say_next=say_next,
+        say_next=lambda text: without_invoke(text, program),
     )
 
 

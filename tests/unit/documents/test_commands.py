@@ -48,7 +48,7 @@ def test_the_blocks_are_listed_with_how_each_was_judged() -> None:
         ("invoke patch build --flavour cpu && invoke lab.down --pin v0.11.0", "lab.down takes no --pin"),
         ("bash scripts/tset.sh", "no file scripts/tset.sh"),
         ("bash scripts/test.sh unti", "no mode 'unti'"),
-        ("python3 scripts/deploy.py status --save x", "status takes no --save"),
+        ("python3 dist/some/deploy.pyz status --save x", "status takes no --save"),
         ("python3 dist/some/deploy.pyz status --pin v0.11.0", "--pin"),
         (".venv/bin/python scripts/bench_connector.py --no-such-option", "--no-such-option"),
         ("$EDITOR connector_src/yuanrong/gone.py", "no file"),
