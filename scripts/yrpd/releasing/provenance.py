@@ -8,8 +8,7 @@ from typing import Any
 
 from google.protobuf import json_format
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
-from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
-from in_toto_attestation.v1.statement import Statement
+from in_toto_attestation.v1.statement import STATEMENT_TYPE_URI, Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
 from yrpd.documents.manifest import Manifest
@@ -31,19 +30,21 @@ def render_provenance(manifest: Manifest, sbom: bytes) -> bytes:
     Raises:
         ImageError: The statement would not be valid.
     """
-    predicate = {
-        "buildDefinition": {
-            "buildType": BUILD_TYPE,
-            "externalParameters": {"pin": manifest.pin, "flavour": manifest.flavour, "version": manifest.version},
-            "internalParameters": {"inputs": manifest.inputs, "inputsDigest": manifest.inputs_digest},
-            "resolvedDependencies": _dependencies(manifest),
+    named = subjects(manifest, hashlib.sha256(sbom).hexdigest())
+    document = {
+        "_type": STATEMENT_TYPE_URI,
+        "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in named.items()],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {"pin": manifest.pin, "flavour": manifest.flavour, "version": manifest.version},
+                "internalParameters": {"inputs": manifest.inputs, "inputsDigest": manifest.inputs_digest},
+                "resolvedDependencies": _dependencies(manifest),
+            },
+            "runDetails": {"builder": {"id": BUILDER}, "metadata": {"invocationId": manifest.inputs_digest}},
         },
-        "runDetails": {"builder": {"id": BUILDER}, "metadata": {"invocationId": manifest.inputs_digest}},
     }
-    statement = Statement(
-        [one.pb for one in _subjects(manifest, hashlib.sha256(sbom).hexdigest())], PREDICATE, predicate
-    )
-    document = json_format.MessageToDict(statement.pb)
     fault = validate_provenance(document)
     if fault:
         raise ImageError(f"The provenance is not valid: {fault}.", next_command="invoke image --verbose")
@@ -63,16 +64,10 @@ def validate_provenance(document: dict[str, Any]) -> str:
     return ""
 
 
-def _subjects(manifest: Manifest, sbom_sha256: str) -> list[ResourceDescriptor]:
-    found = [
-        ResourceDescriptor(name=manifest.image, digest={"sha256": manifest.id.removeprefix("sha256:")}),
-        ResourceDescriptor(name=SBOM, digest={"sha256": sbom_sha256}),
-    ]
-    if manifest.tarball:
-        found.append(ResourceDescriptor(name=manifest.tarball.file, digest={"sha256": manifest.tarball.sha256}))
-    if manifest.deploy:
-        found.append(ResourceDescriptor(name=manifest.deploy.file, digest={"sha256": manifest.deploy.sha256}))
-    return found
+def subjects(manifest: Manifest, sbom_sha256: str) -> dict[str, str]:
+    """Return what a release's provenance is about: name to sha256."""
+    files = {one.file: one.sha256 for one in (manifest.tarball, manifest.deploy) if one}
+    return {manifest.image: manifest.id.removeprefix("sha256:"), SBOM: sbom_sha256, **files}
 
 
 def _dependencies(manifest: Manifest) -> list[dict[str, Any]]:

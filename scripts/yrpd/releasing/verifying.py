@@ -38,7 +38,7 @@ from yrpd.git.mail import parse_changes
 from yrpd.releasing.archive import ChunkReader, read_archive
 from yrpd.releasing.loading import unpacked
 from yrpd.releasing.matching import archive_faults, is_image, layer_faults
-from yrpd.releasing.provenance import validate_provenance
+from yrpd.releasing.provenance import subjects, validate_provenance
 from yrpd.releasing.sbom import validate_sbom
 from yrpd.releasing.trees import TreeFile, parse_listing, tree_id, walk_files
 
@@ -209,15 +209,13 @@ def _documents(folder: ReleaseFolder, manifest: Manifest) -> Link:
     try:
         statement = json.loads(folder.read(PROVENANCE))
         fault = validate_provenance(statement)
-        subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
+        found = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
     except (ValueError, KeyError, TypeError) as error:
-        fault, subjects = str(error), {}
+        fault, found = str(error), {}
     if fault:
         faults.append(f"{PROVENANCE}: {fault}")
-    wanted = {manifest.image: manifest.id.removeprefix("sha256:"), SBOM: hashlib.sha256(sbom).hexdigest()}
-    if manifest.tarball:
-        wanted[manifest.tarball.file] = manifest.tarball.sha256
-    faults += [f"{PROVENANCE} is of another {name}" for name, one in wanted.items() if subjects.get(name) != one]
+    wanted = subjects(manifest, hashlib.sha256(sbom).hexdigest())
+    faults += [f"{PROVENANCE} is of another {name}" for name, one in wanted.items() if found.get(name) != one]
     return Link("documents", not faults, _shown(faults) or f"{SBOM} and {PROVENANCE} are valid and of this release")
 
 
