@@ -127,13 +127,18 @@ def test_a_commit_of_the_users_own_may_have_another_subject(tiny: Tiny) -> None:
     assert outcomes == {"hook-it-in.patch": "dropped", "hook-it.patch": "resolved"}
 
 
-def test_a_message_with_comment_lines_survives_a_conflict(tiny: Tiny) -> None:
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_message_with_comment_lines_survives(tiny: Tiny, fits: bool) -> None:
     git(tiny.tree, "commit", "-q", "--amend", "--cleanup=verbatim", "-m", HOOK.replace("Body", "# Heading\nBody"))
     tiny.run("export")
-    tree = stopped(tiny)
-    resolve(tree)
-    git(tree, "add", "-A")
-    tiny.move("resume")
+    if fits:
+        tiny.release_upstream("v2", rewrite("line 2\n", "line two\n"))
+        tiny.move("begin", to="v2")
+    else:
+        tree = stopped(tiny)
+        resolve(tree)
+        git(tree, "add", "-A")
+        tiny.move("resume")
     assert b"\n# Heading\nBody" in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
 
 
