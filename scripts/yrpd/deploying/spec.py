@@ -153,11 +153,6 @@ class ContainerSpec:
         return self.host, self.name
 
     @property
-    def started_after(self) -> tuple[str, ...]:
-        """Names of all containers that are ready before it is started."""
-        return (*(name for name, _ in self.needs), *self.after)
-
-    @property
     def digest(self) -> str:
         """Identity of what it would run: everything but what one waits for, how long, and how the host is reached."""
         inputs = asdict(self)

@@ -202,7 +202,8 @@ def _next(tree: Repository) -> tuple[str, str]:
     already, it changes nothing now and git drops it.
     """
     done = _git_state(tree) / "done"
-    picks = [line.split()[1] for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []
+    lines = done.read_text(encoding="utf-8").splitlines() if done.exists() else []
+    picks = [line.split()[1] for line in lines if line.startswith("pick ")]
     if _git_state(tree).exists():
         tree.run("rebase", "--quit")
     tree.run("reset", "--quiet", "--hard")

@@ -121,17 +121,23 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: One is reserved, badly named, or has a value that a command line cannot carry.
     """
+    checked = _dashed(options, RESERVED_OPTIONS)
+    for name, value in checked.items():
+        if not isinstance(value, str | int | float | bool | dict | list):
+            raise ValueError(f"{name!r} has a value that a command line cannot carry: {value!r}")
+    return checked
+
+
+def _dashed(options: dict[str, Any], reserved: dict[str, str]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for written, value in options.items():
         name = written.replace("_", "-")
         if not name or name.startswith("-") or not all(part.isalnum() for part in name.split("-")):
             raise ValueError(f"{written!r} is not an option name; write it without leading dashes")
-        if name in RESERVED_OPTIONS:
-            raise ValueError(f"{written!r} is reserved: {RESERVED_OPTIONS[name]}")
+        if name in reserved:
+            raise ValueError(f"{written!r} is reserved: {reserved[name]}")
         if name in checked:
             raise ValueError(f"{written!r} is set twice")
-        if not isinstance(value, str | int | float | bool | dict | list):
-            raise ValueError(f"{written!r} has a value that a command line cannot carry: {value!r}")
         checked[name] = value
     return checked
 
@@ -158,18 +164,10 @@ def check_router_options(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: One is reserved, badly named or set twice.
     """
-    checked: dict[str, Any] = {}
-    for written, value in options.items():
-        name = written.replace("_", "-")
-        if not name or name.startswith("-") or not all(part.isalnum() for part in name.split("-")):
-            raise ValueError(f"{written!r} is not an option name; write it without leading dashes")
-        if name in RESERVED_ROUTER_OPTIONS:
-            raise ValueError(f"{written!r} is reserved: {RESERVED_ROUTER_OPTIONS[name]}")
-        if name in checked:
-            raise ValueError(f"{written!r} is set twice")
+    checked = _dashed(options, RESERVED_ROUTER_OPTIONS)
+    for name, value in checked.items():
         if value is False:
-            raise ValueError(f"{written!r}: vllm-router's switches are only ever given; leave it out instead")
-        checked[name] = value
+            raise ValueError(f"{name!r}: vllm-router's switches are only ever given; leave it out instead")
     return checked
 
 

@@ -53,11 +53,6 @@ def total(readings: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
-def nothing() -> dict[str, int]:
-    """Return counters that did not grow."""
-    return dict.fromkeys(NAMES, 0)
-
-
 def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, int]:
     """Return by how much each counter grew."""
     return {name: round(after[name] - before[name]) for name in NAMES}

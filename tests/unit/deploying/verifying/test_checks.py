@@ -99,7 +99,7 @@ def test_repeated_and_known_blocks_are_not_expected_again() -> None:
 
 
 def grown(**fields: int) -> dict[str, int]:
-    return {**counters.nothing(), **fields}
+    return {**dict.fromkeys(counters.NAMES, 0), **fields}
 
 
 def attempt(prefill: dict[str, int], decode: dict[str, int], *, exact: bool = True) -> checks.Attempt:
