@@ -71,16 +71,14 @@ install_lock() { # FOLDER LOCK
 # uv takes a quarter of pip's time. The one of requirements.lock does it, installed by its hash; what pip knows of indexes,
 # certificates and proxies is handed over. Where uv cannot do it, pip does.
 install_with_uv() { # FOLDER LOCK
-    local uv=$1/bin/uv words environment
+    local uv=$1/bin/uv environment
     "$1/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
         -r <(sed -n '/^uv==/,/[^\\]$/p' requirements.lock) || return
-    words=$("$1/bin/python" scripts/yrpd/wheels/pip_config.py) && environment=$("$1/bin/python" scripts/yrpd/wheels/pip_config.py environment) \
-        || return
-    local -a options=() variables=()
-    eval "options=($words)" # quoted by shlex.join
-    [ -z "$environment" ] || mapfile -t variables <<<"$environment"
+    environment=$("$1/bin/python" scripts/yrpd/wheels/pip_config.py) || return
+    local -a variables
+    mapfile -t variables <<<"$environment"
     env "${variables[@]}" "$uv" pip install -q --no-config --python "$1/bin/python" --no-deps --no-build --require-hashes \
-        "${options[@]}" -r "$2" || { say "uv could not install $2; pip does it"; return 1; }
+        -r "$2" || { say "uv could not install $2; pip does it"; return 1; }
 }
 
 # The wheels of vLLM's CPU build are for Python 3.11, and so are the locks.

@@ -7,13 +7,13 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 
-import requests
 from docker import DockerClient
 from docker.errors import DockerException
 
 from tests.suite.stages import Need
 from yrpd.docker.connection import candidates
-from yrpd.wheels.package_index import pip_settings
+from yrpd.errors import EnvironmentFailure
+from yrpd.wheels.package_index import open_index
 
 _TIMEOUT_S = 20
 
@@ -58,19 +58,9 @@ def _docker() -> str:
 
 
 def _network() -> str:
-    settings = pip_settings()
-    said = "pip is configured with no index"
-    for index in settings.indexes:
-        if not index.startswith("http"):
-            return ""
+    with open_index() as index:
         try:
-            answer = requests.head(
-                f"{index.rstrip('/')}/pip/", timeout=_TIMEOUT_S, verify=settings.verify, allow_redirects=True
-            )
-        except requests.RequestException as error:
-            said = f"the package index does not answer ({type(error).__name__})"
-            continue
-        if answer.ok:
-            return ""
-        said = f"the package index answers {answer.status_code}"
-    return f"{said}; next: pip config list"
+            said = "" if index.find("pip") else f"pip itself is not found in: {index}"
+        except EnvironmentFailure as error:
+            said = error.message
+    return f"{said}; next: pip config list" if said else ""

@@ -16,10 +16,10 @@ from yrpd.building.layers import Layer, tag_version
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, openyuanrong_wheels
 from yrpd.building.runtime import Locks, runtime_wheels
 from yrpd.documents.patched import Patched, archive
-from yrpd.project import Project
+from yrpd.project import Project, hash_file
 from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
-from yrpd.wheels.wheelhouse import hash_file, provide
+from yrpd.wheels.wheelhouse import provide
 
 VLLM, ROUTER, OPENYUANRONG = "/opt/vllm", "/opt/router", "/opt/openyuanrong"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

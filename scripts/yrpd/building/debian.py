@@ -20,9 +20,8 @@ from pathlib import Path
 from yrpd.building.toolbox import run_logged
 from yrpd.documents.inputs import digest_of
 from yrpd.errors import EnvironmentFailure
-from yrpd.project import Project, write_json
+from yrpd.project import Project, hash_file, write_json
 from yrpd.reporting import Reporter
-from yrpd.wheels.wheelhouse import hash_file
 
 # Raise it whenever the archive's content changes for the same packages.
 RECIPE = 1

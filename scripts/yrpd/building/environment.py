@@ -32,13 +32,12 @@ from installer.utils import Scheme, construct_record_file, fix_shebang
 
 from yrpd.building import bytecode
 from yrpd.building.context import Context
-from yrpd.building.prepared import kept, making
+from yrpd.building.prepared import kept_or_made
 from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError
-from yrpd.project import Project
-from yrpd.wheels.index import PYTHON_VERSION
+from yrpd.project import Project, hash_file
 from yrpd.wheels.wheelfile import record_row
-from yrpd.wheels.wheelhouse import Stored, hash_file
+from yrpd.wheels.wheelhouse import PYTHON_VERSION, Wheel
 
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection
@@ -110,7 +109,7 @@ class _Destination(WheelDestination):
 
 
 def add_environment(
-    context: Context, prefix: str, wheels: Sequence[Stored], project: Project, opened: contextlib.ExitStack
+    context: Context, prefix: str, wheels: Sequence[Wheel], project: Project, opened: contextlib.ExitStack
 ) -> None:
     """Add a virtual environment with these wheels to a layer's files.
 
@@ -130,7 +129,7 @@ def add_environment(
     for name, target in (("python", PYTHON), ("python3", "python"), (VERSION, "python")):
         context.add_link(f"{inside}/bin/{name}", target)
     jobs = []
-    for one in sorted(wheels, key=lambda one: one.wheel.name):
+    for one in sorted(wheels, key=lambda one: one.name):
         archive = opened.enter_context(zipfile.ZipFile(one.path))
         try:
             destination = _Destination(context, prefix, archive, source := WheelFile(archive))
@@ -139,7 +138,7 @@ def add_environment(
                 install(source, destination, {"INSTALLER": b"yrpd\n"})
         except (InstallerError, KeyError, ValueError) as error:
             raise BuildError(
-                f"{one.wheel.file} cannot be installed: {error}.", next_command=f"unzip -l {one.path}"
+                f"{one.file} cannot be installed: {error}.", next_command=f"unzip -l {one.path}"
             ) from error
         jobs.append((one, destination.modules))
     with ThreadPoolExecutor(COMPILERS) as pool:
@@ -152,27 +151,24 @@ def add_environment(
             context.add_stream(info.filename, info.file_size, partial(archive.open, info))
 
 
-def _compiled(project: Project, prefix: str, one: Stored, modules: Sequence[tuple[str, str]]) -> Path:
+def _compiled(project: Project, prefix: str, one: Wheel, modules: Sequence[tuple[str, str]]) -> Path:
     """Return the archive of a wheel's compiled modules, made now unless it is kept."""
-    made_from = {"wheel": one.wheel.sha256, "prefix": prefix, "program": hash_file(Path(bytecode.__file__))}
+    made_from = {"wheel": one.sha256, "prefix": prefix, "program": hash_file(Path(bytecode.__file__))}
     folder = project.cache / "made" / digest_of(made_from | environment_recipe())
-    file = f"{one.wheel.name}.pyc.zip"
-    if not (made := kept(folder, one.wheel.name, one.wheel.version, file)):
-        with making(folder, file) as path:
-            done = subprocess.run(
-                [sys.executable, "-I", "-B", bytecode.__file__, str(one.path), str(path)],
-                input=json.dumps(modules),
-                capture_output=True,
-                text=True,
-                check=False,
+
+    def make(path: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-I", "-B", bytecode.__file__, str(one.path), str(path)],
+            input=json.dumps(modules),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BuildError(
+                f"{one.file} could not be compiled: {done.stderr.strip().splitlines()[-1]}.",
+                next_command="invoke image --flavour cpu",
+                detail=done.stderr,
             )
-            if done.returncode != 0:
-                raise BuildError(
-                    f"{one.wheel.file} could not be compiled: {done.stderr.strip().splitlines()[-1]}.",
-                    next_command="invoke image --flavour cpu",
-                    detail=done.stderr,
-                )
-        made = kept(folder, one.wheel.name, one.wheel.version, file)
-    if made is None:
-        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke image --flavour cpu")
-    return made.path
+
+    return kept_or_made(folder, one.name, one.version, f"{one.name}.pyc.zip", make).path

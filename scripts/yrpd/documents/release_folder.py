@@ -89,12 +89,6 @@ def release_name(reference: str, made_from: str) -> str:
     return f"{reference.replace('/', '-').replace(':', '-')}-{made_from[:8]}"
 
 
-def hash_file(path: Path) -> str:
-    """Return a file's sha256."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def render_checksums(hashes: Mapping[str, str]) -> str:
     """Return ``SHA256SUMS`` as ``sha256sum --check`` reads it."""
     return "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))

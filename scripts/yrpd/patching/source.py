@@ -142,12 +142,11 @@ def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporte
     except GitError as error:
         unreachable = error.reason
         reporter.say(f"    git: {unreachable}; taking the sdist from the package index")
-    from yrpd.wheels import package_index as index
+    from yrpd.wheels.package_index import download  # loads an HTTP stack
 
-    wanted = index.Wanted(pin.sdist.project, pin.sdist.file, pin.sdist.sha256)
     path = cached_sdist(project, pin)
     try:
-        place = index.download(wanted, path, index.pip_settings(), reporter)
+        place = download(pin.sdist.project, pin.sdist.file, pin.sdist.sha256, path, reporter)
     except EnvironmentFailure as error:
         raise EnvironmentFailure(
             f"The pin's source is out of reach: git: {unreachable}; {error.message}", next_command=error.next_command

@@ -20,13 +20,12 @@ from yrpd.documents.release_folder import (
     STANDALONE,
     TREE,
     ReleaseFolder,
-    hash_file,
     release_name,
     write_folder,
 )
 from yrpd.documents.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
 from yrpd.errors import ImageError, PinMismatchError
-from yrpd.project import Project
+from yrpd.project import Project, hash_file
 from yrpd.release import Pin
 from yrpd.releasing.facts import ReleaseFacts
 from yrpd.releasing.inventory import Inventory, take_inventory

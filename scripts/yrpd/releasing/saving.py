@@ -19,12 +19,12 @@ from yrpd.documents.release_folder import (
     SBOM,
     TARBALL,
     ReleaseFolder,
-    hash_file,
     parse_checksums,
     replacing,
     update_folder,
 )
 from yrpd.errors import ImageError
+from yrpd.project import hash_file
 from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
 from yrpd.releasing.provenance import render_provenance
 from yrpd.reporting import Reporter

@@ -25,7 +25,7 @@ from yrpd.releasing.texts import UNKNOWN
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import DEPLOY, read_lock
 from yrpd.wheels.wheelfile import EPOCH, EXECUTABLE, MODE
-from yrpd.wheels.wheelhouse import Stored, Target, provide_each
+from yrpd.wheels.wheelhouse import Target, Wheel, provide
 
 # The Python that the project itself needs, and the two after it; glibc of the oldest systems that still have them.
 TARGETS = tuple(Target(machine, (3, minor), (2, 28)) for machine in ("x86_64", "aarch64") for minor in (11, 12, 13))
@@ -71,7 +71,8 @@ def make_standalone(project: Project, reporter: Reporter) -> Made:
         PinMismatchError: A wheel is not the locked one.
         EnvironmentFailure: A wheel is missing and the package index does not answer.
     """
-    wheels = provide_each(project, read_lock(project.docker / f"{DEPLOY}.lock"), reporter, TARGETS)
+    lock = read_lock(project.docker / f"{DEPLOY}.lock")
+    wheels = {target: provide(project, lock, reporter, target) for target in TARGETS}
     data = render(sources(project), (project.code / MAIN).read_bytes(), wheels)
     described = Standalone(
         file=STANDALONE,
@@ -79,7 +80,7 @@ def make_standalone(project: Project, reporter: Reporter) -> Made:
         bytes=len(data),
         targets=tuple(name_of(target) for target in TARGETS),
     )
-    licences = ((one.wheel.name, one.wheel.version, _licence(one.path)) for one in wheels[TARGETS[0]])
+    licences = ((one.name, one.version, _licence(one.path)) for one in wheels[TARGETS[0]])
     return Made(data, described, tuple(sorted(licences)))
 
 
@@ -94,7 +95,7 @@ def name_of(target: Target) -> str:
     return f"cp{target.python[0]}{target.python[1]}-{target.machine}"
 
 
-def render(modules: Mapping[str, bytes], main: bytes, wheels: Mapping[Target, Iterable[Stored]]) -> bytes:
+def render(modules: Mapping[str, bytes], main: bytes, wheels: Mapping[Target, Iterable[Wheel]]) -> bytes:
     """Return the archive's bytes; the same modules and wheels give the same on every machine.
 
     Args:
@@ -102,10 +103,10 @@ def render(modules: Mapping[str, bytes], main: bytes, wheels: Mapping[Target, It
         main: The module that is run.
         wheels: The wheels of each Python.
     """
-    paths = {f"wheels/{one.wheel.file}": one.path for every in wheels.values() for one in every}
-    targets = {name_of(target): sorted(f"wheels/{one.wheel.file}" for one in every) for target, every in wheels.items()}
+    paths = {f"wheels/{one.file}": one.path for every in wheels.values() for one in every}
+    targets = {name_of(target): sorted(f"wheels/{one.file}" for one in every) for target, every in wheels.items()}
     held = {name: hashlib.sha256(data).hexdigest() for name, data in modules.items()}
-    held |= {f"wheels/{one.wheel.file}": one.wheel.sha256 for every in wheels.values() for one in every}
+    held |= {f"wheels/{one.file}": one.sha256 for every in wheels.values() for one in every}
     index = {"digest": digest_of(held), "targets": targets}
     small = {
         **modules,

@@ -28,13 +28,13 @@ from yrpd.documents.release_folder import (
     TARBALL,
     TREE,
     ReleaseFolder,
-    hash_file,
     listed_files,
     parse_checksums,
 )
 from yrpd.documents.series import LOCK, SERIES, load_lock, parse_series
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.git.mail import parse_changes
+from yrpd.project import hash_file
 from yrpd.releasing.archive import ChunkReader, read_archive
 from yrpd.releasing.loading import unpacked
 from yrpd.releasing.matching import archive_faults, is_image, layer_faults

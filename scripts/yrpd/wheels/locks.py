@@ -11,16 +11,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
 from yrpd.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from yrpd.wheels.package_index import IndexSettings
+from yrpd.wheels.pip_config import pip_options, uses_no_index, uv_environment
 
 PYTHON = "3.11"
 # Debian bookworm's glibc; wheels for it also run on anything newer.
@@ -127,33 +125,27 @@ def every_lock(docker: Path) -> list[str]:
     return sorted(path.stem for path in docker.glob("*.in"))
 
 
-def uv_index(settings: IndexSettings) -> dict[str, str]:
-    """Return the variables that tell uv to look where pip is configured to look; uv does not read pip's configuration.
+def without_own_builds(options: Mapping[str, str]) -> dict[str, str]:
+    """Return pip's options without local folders, beside the index: this machine's own builds belong into no lock.
 
-    Extra indexes in local folders are left out: they hold this machine's own builds, which belong into no lock.
+    Args:
+        options: pip's, by name.
     """
-    if not settings.indexes:
-        return {"UV_NO_INDEX": "1", "UV_FIND_LINKS": ",".join(map(str, settings.find_links))}
-    first, *extra = settings.indexes
-    variables = {"UV_DEFAULT_INDEX": first, "UV_INDEX_STRATEGY": "unsafe-best-match"}
-    if further := [address for address in extra if not address.startswith("file:")]:
-        variables["UV_INDEX"] = " ".join(further)
-    if isinstance(settings.verify, str):
-        variables["SSL_CERT_FILE"] = settings.verify
-    return variables
+    if uses_no_index(options):
+        return dict(options)
+    extra = [one for one in options.get("extra-index-url", "").split() if not one.startswith("file:")]
+    return {**options, "extra-index-url": " ".join(extra), "find-links": ""}
 
 
 def regenerate(root: Path) -> list[Path]:
     """Make every lock anew from its ``.in`` and ``.overrides``; an existing lock's versions are kept where they fit."""
-    from yrpd.wheels.package_index import pip_settings  # the HTTP stack is not loaded by commands that only read locks
-
-    made, index = [], uv_index(pip_settings())
+    made, options = [], without_own_builds(pip_options())
     for name in every_lock(root / "docker"):
         command = compile_arguments(root / "docker", name)
         program = Path(sys.executable).with_name("uv")
         header = f"{REGENERATE}, which runs: " + " ".join(command)
-        environment = {"UV_CUSTOM_COMPILE_COMMAND": header}
-        subprocess.run([str(program), *command[1:]], cwd=root, check=True, env={**index, **os.environ, **environment})
+        environment = {**uv_environment(options), **os.environ, "UV_CUSTOM_COMPILE_COMMAND": header}
+        subprocess.run([str(program), *command[1:]], cwd=root, check=True, env=environment)
         made.append(root / "docker" / f"{name}.lock")
     return made
 

@@ -1,257 +1,248 @@
-"""A file from the package index that pip is configured with; no index is named here.
+"""Files from where pip is configured to look; no index is named here.
 
-What counts is pip's own configuration (files and ``PIP_*`` variables): index, extra indexes, ``find-links`` folders,
-certificates, proxy, timeout. The file's hash is known beforehand and checked while the bytes arrive.
+unearth finds and fetches them, and builds nothing, which pip cannot help with a source distribution. What counts is
+pip's own configuration (files and ``PIP_*`` variables): index, extra indexes, ``find-links``, certificates, proxy,
+trusted hosts, timeout. No place has to be trusted: every file's hash is known beforehand and checked while it arrives.
+
+This loads an HTTP stack, so commands that download nothing do not import it.
 """
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
+import shutil
+import ssl
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING, Any, cast
+from urllib.request import getproxies, proxy_bypass
 
-import requests
-from requests.adapters import BaseAdapter, HTTPAdapter
-from urllib3.exceptions import InsecureRequestWarning
-from urllib3.util import Retry
+import httpx2
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
+from unearth import Link, PackageFinder
+from unearth.auth import MultiDomainBasicAuth
+from unearth.errors import HashMismatchError, UnpackError
+from unearth.fetchers import PyPIClient
 
 from yrpd.errors import EnvironmentFailure, PinMismatchError
-from yrpd.reporting import Reporter
-from yrpd.wheels.pip_config import pip_options, uses_no_index
+from yrpd.reporting import Advance, Reporter
+from yrpd.wheels.pip_config import find_links, index_addresses, pip_options
 
-_CHUNK = 1 << 16
+if TYPE_CHECKING:
+    from unearth.fetchers import Fetcher
+
 _CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
+
+# It warns of every project that an index does not have.
+logging.getLogger("unearth").setLevel(logging.ERROR)
 
 
-def default_index() -> str:
-    """Return where pip looks when nothing else is configured."""
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT  # not loaded by commands that download nothing
-
-    return PYPI_SIMPLE_ENDPOINT
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, (httpx2.HTTPError, UnpackError)) and not isinstance(error, HashMismatchError)
 
 
-@dataclass(frozen=True)
-class IndexSettings:
-    """Where pip looks, in its order.
-
-    Attributes:
-        find_links: Local folders of files.
-        indexes: Simple-index addresses.
-        verify: A certificate bundle, or ``True`` for the default one.
-        proxy: A proxy, or empty.
-        trusted: Hosts, with or without a port, whose certificates are not checked.
-        client_certificate: A file that this machine shows to the index, or empty.
-        timeout: Seconds without an answer after which a request is given up.
-    """
-
-    find_links: tuple[Path, ...] = ()
-    indexes: tuple[str, ...] = field(default_factory=lambda: (default_index(),))
-    verify: str | bool = True
-    proxy: str = ""
-    trusted: tuple[str, ...] = ()
-    client_certificate: str = ""
-    timeout: float = 30.0
+_patiently = retry(
+    retry=retry_if_exception(_may_pass),
+    stop=stop_after_attempt(3),
+    wait=wait_exponential(multiplier=0.5, max=10),
+    reraise=True,
+)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A file, known by content.
+def _why(error: Exception) -> str:
+    # What follows is an address, maybe with a password.
+    return str(error).partition(" for url")[0] or type(error).__name__
+
+
+def _raise_failures(answer: httpx2.Response) -> None:
+    if answer.is_server_error:
+        answer.raise_for_status()
+
+
+class _Client(PyPIClient):
+    """Asks again, and remembers who refused instead of ending the search there.
 
     Attributes:
-        project: The project on the index.
-        file: The file's name.
-        sha256: Its hash.
+        refused: What was asked for in vain, with the reason; a project that an index does not have is not among it.
     """
 
-    project: str
-    file: str
-    sha256: str
+    def __init__(self, options: Mapping[str, str], indexes: list[str]) -> None:
+        seconds = float(options.get("timeout") or options.get("default-timeout") or _ANSWER_SECONDS)
+        proxy, unchecked = options.get("proxy") or None, _tls(options, verify=False)
+        super().__init__(
+            verify=_tls(options, verify=True),
+            proxy=proxy,
+            timeout=httpx2.Timeout(seconds, connect=min(_CONNECT_SECONDS, seconds)),
+            follow_redirects=True,
+            auth=MultiDomainBasicAuth(prompting=False, index_urls=indexes),
+            event_hooks={"response": [_raise_failures]},
+            mounts={
+                f"all://{host}": httpx2.HTTPTransport(verify=unchecked, proxy=proxy or _proxy_of(host))
+                for host in options.get("trusted-host", "").split()
+            },
+        )
+        self.refused: dict[str, str] = {}
+
+    def iter_secure_origins(self) -> Iterator[tuple[str, str, str]]:
+        """Every place will do, since files are known by hash."""
+        yield ("*", "*", "*")
+
+    def get(self, url: httpx2.URL | str, **options: Any) -> httpx2.Response:
+        """Return a page; one of status 503 where there is none to be had."""
+        try:
+            answer = _patiently(super().get)(url, **options)
+            refused = answer.is_error and answer.status_code != httpx2.codes.NOT_FOUND
+            reason = f"{answer.status_code} {answer.reason_phrase}" if refused else ""
+        except httpx2.HTTPError as error:
+            answer = httpx2.Response(503, request=httpx2.Request("GET", url))
+            reason = _why(error)
+        if reason:
+            self.refused[str(url)] = reason
+        return answer
 
 
-def pip_settings() -> IndexSettings:
-    """Return where pip looks, by its own configuration."""
-    return settings_from(pip_options())
+def _tls(options: Mapping[str, str], *, verify: bool) -> ssl.SSLContext:
+    if verify and options.get("cert"):
+        context = ssl.create_default_context(cafile=options["cert"])
+    else:
+        context = httpx2.create_ssl_context(verify=verify)
+    if options.get("client-cert"):
+        context.load_cert_chain(options["client-cert"])
+    return context
 
 
-def settings_from(options: Mapping[str, str]) -> IndexSettings:
-    """Return the settings that pip options mean."""
-    indexes: list[str] = []
-    if not uses_no_index(options):
-        indexes = [options.get("index-url") or default_index(), *options.get("extra-index-url", "").split()]
-    folders = [_local(place) for place in options.get("find-links", "").split()]
-    return IndexSettings(
-        find_links=tuple(folder for folder in folders if folder is not None),
-        indexes=tuple(indexes),
-        verify=options.get("cert") or True,
-        proxy=options.get("proxy", ""),
-        trusted=tuple(options.get("trusted-host", "").split()),
-        client_certificate=options.get("client-cert", ""),
-        timeout=float(options.get("timeout") or options.get("default-timeout") or IndexSettings.timeout),
-    )
+def _proxy_of(host: str) -> str | None:
+    return None if proxy_bypass(host) else getproxies().get("https")
 
 
-def without_credentials(address: str) -> str:
-    """Return an address as it may be shown."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+class PackageIndex:
+    """The indexes and folders that pip is configured with, opened.
+
+    Args:
+        options: pip's, by name.
+
+    Attributes:
+        client: Speaks to all of them.
+        places: Their addresses, as they may be shown.
+    """
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        # The address that pip uses when it is told none is the library's, too.
+        (default,) = PackageFinder().sources
+        indexes, folders = index_addresses(options, default["url"]), find_links(options)
+        self.client = _Client(options, indexes)
+        self.places = [*folders, *(Link(one).redacted for one in indexes)]
+        # The library's own clients are not quite of the type that it asks for.
+        fetcher = cast("Fetcher", self.client)
+        self._finder = PackageFinder(fetcher, index_urls=indexes, find_links=folders, ignore_compatibility=True)
+        if not self.places:
+            self._finder.sources.clear()
+
+    def __str__(self) -> str:
+        """Return where it is looked."""
+        return ", ".join(self.places) or "nowhere, since pip is told to use no index and no folder"
+
+    def find(self, requirement: str, hashes: Collection[str] = ()) -> list[Link]:
+        """Return a project's files, for whatever Python.
+
+        Args:
+            requirement: The project, with its version or without.
+            hashes: sha256 of the files that are wanted; places that state none are read for them. All when not given.
+
+        Raises:
+            EnvironmentFailure: Nothing was found, and not every place could be asked.
+        """
+        wanted = {"sha256": sorted(hashes)} if hashes else None
+        try:
+            found = self._finder.find_matches(requirement, allow_yanked=True, allow_prereleases=True, hashes=wanted)
+            links = [one.link for one in found]
+        except (httpx2.HTTPError, OSError) as error:
+            raise EnvironmentFailure(
+                f"The files of {requirement} could not be read: {_why(error)}.", next_command="pip config list"
+            ) from error
+        if not links and self.client.refused:
+            address, reason = next(iter(self.client.refused.items()))
+            raise EnvironmentFailure(
+                f"{requirement} was not found, and a package index that pip is configured with does not answer: "
+                f"{Link(address).redacted}: {reason}.",
+                next_command="pip config list",
+            )
+        return links
+
+    def fetch(self, link: Link, sha256: str, destination: Path, advance: Advance) -> None:
+        """Bring a file to ``destination``; nothing is left there unless its hash is right.
+
+        Args:
+            link: Where it is.
+            sha256: Its hash.
+            destination: The new file; its folder is made.
+            advance: Is told of bytes that arrived.
+
+        Raises:
+            PinMismatchError: The bytes are others.
+            EnvironmentFailure: They do not arrive.
+        """
+        done = 0
+
+        def tell(link: Link, completed: int, total: int | None) -> None:
+            nonlocal done
+            advance(completed - done)
+            done = completed
+
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".incoming-") as scratch:
+            try:
+                path = _patiently(self._finder.download)(link, scratch, {"sha256": [sha256]}, tell)
+                if link.is_file:
+                    path = Path(shutil.copy(path, scratch))
+            except HashMismatchError as error:
+                raise PinMismatchError(
+                    f"{link.redacted} is not the file that is wanted: expected sha256 {sha256}, "
+                    f"found {error.actual['sha256']}.",
+                    next_command="pip config list   (or the same command again, which downloads it anew)",
+                ) from error
+            except (httpx2.HTTPError, UnpackError, OSError) as error:
+                raise EnvironmentFailure(
+                    f"{link.redacted} could not be downloaded: {_why(error)}.",
+                    next_command="the same command again goes on",
+                ) from error
+            path.chmod(0o644)
+            os.replace(path, destination)
 
 
-def download(wanted: Wanted, destination: Path, settings: IndexSettings, reporter: Reporter) -> str:
-    """Bring a file to ``destination``; nothing is left there unless its hash is right.
+@contextmanager
+def open_index(options: Mapping[str, str] | None = None) -> Iterator[PackageIndex]:
+    """Open what pip is configured with, while the context lasts.
+
+    Args:
+        options: pip's, by name; what pip itself says when not given.
+    """
+    index = PackageIndex(pip_options() if options is None else options)
+    with index.client:
+        yield index
+
+
+def download(project: str, file: str, sha256: str, destination: Path, reporter: Reporter) -> str:
+    """Bring one file of a project to ``destination``; see `PackageIndex.fetch`.
 
     Returns:
         Where it came from.
 
     Raises:
-        PinMismatchError: An index has, or sends, other bytes under this name.
+        PinMismatchError: The place that has the file has other bytes under this name.
         EnvironmentFailure: No place has the file or could be reached.
     """
-    tried: list[str] = []
-    for folder in settings.find_links:
-        if (folder / wanted.file).is_file():
-            with (folder / wanted.file).open("rb") as stream:
-                size = (folder / wanted.file).stat().st_size
-                _receive(iter(lambda: stream.read(_CHUNK), b""), size, wanted, destination, str(folder), reporter)
-            return str(folder)
-    for index in settings.indexes:
-        if _from_index(index, wanted, destination, settings, tried, reporter):
-            return without_credentials(index)
-    where = "; ".join(tried) or "pip is told to use none"
-    raise EnvironmentFailure(
-        f"{wanted.file} is on none of the package indexes that pip is configured with: {where}.",
-        next_command=f"pip config list   (then: pip download --no-deps {wanted.project} must find it)",
-    )
-
-
-def _from_index(
-    index: str, wanted: Wanted, destination: Path, settings: IndexSettings, tried: list[str], reporter: Reporter
-) -> bool:
-    from pypi_simple import NoSuchProjectError, PyPISimple  # not loaded by commands that download nothing
-
-    shown = without_credentials(index)
-    timeout = (min(_CONNECT_SECONDS, settings.timeout), settings.timeout)
-    with closing(open_session(settings)) as session, PyPISimple(index, session=session) as client:
-        try:
-            page = client.get_project_page(wanted.project, timeout=timeout)
-            package = next((package for package in page.packages if package.filename == wanted.file), None)
-            if package is None:
-                tried.append(f"{shown} has {wanted.project} without this file")
-                return False
-            declared = package.digests.get("sha256", wanted.sha256)
-            if declared != wanted.sha256:
-                raise _other_bytes(wanted, declared, shown)
-            with session.get(
-                package.url, stream=True, timeout=timeout, headers={"Accept-Encoding": "identity"}
-            ) as answer:
-                answer.raise_for_status()
-                size = int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
-                _receive(answer.iter_content(_CHUNK), size, wanted, destination, shown, reporter)
-        except NoSuchProjectError:
-            tried.append(f"{shown} has no project {wanted.project}")
-            return False
-        except requests.RequestException as error:
-            tried.append(f"{shown}: {_why(error)}")
-            return False
-    return True
-
-
-def _receive(
-    chunks: Iterator[bytes], size: int | None, wanted: Wanted, destination: Path, place: str, reporter: Reporter
-) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=destination.parent, prefix=".incoming-")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream, reporter.progress(wanted.file, size, in_bytes=True) as advance:
-            found = _copy(chunks, stream, advance)
-        if found != wanted.sha256:
-            raise _other_bytes(wanted, found, place)
-        partial.chmod(0o644)
-        partial.replace(destination)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _copy(chunks: Iterator[bytes], stream: BinaryIO, advance: Callable[[float], None]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-        stream.write(chunk)
-        advance(len(chunk))
-    return digest.hexdigest()
-
-
-def _other_bytes(wanted: Wanted, found: str, place: str) -> PinMismatchError:
-    return PinMismatchError(
-        f"{wanted.file} from {place} is not the pinned file: expected sha256 {wanted.sha256}, found {found}.",
-        next_command="git diff release.toml   (or another index: pip config set global.index-url URL)",
-    )
-
-
-def _why(error: requests.RequestException) -> str:
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return str(reason or error).rpartition(": ")[2] or type(error).__name__
-
-
-def open_session(settings: IndexSettings) -> requests.Session:
-    """Return a session with pip's certificates, trusted hosts and proxy, and retries; the caller closes it."""
-    session = requests.Session()
-    retry = Retry(total=2, connect=1, backoff_factor=0.5, status_forcelist=(500, 502, 503, 504))
-    session.mount("http://", HTTPAdapter(max_retries=retry))
-    session.mount("https://", HTTPAdapter(max_retries=retry))
-    session.mount("file://", _FileAdapter())
-    session.verify = settings.verify
-    session.cert = settings.client_certificate or None
-    for host in settings.trusted:
-        for end in ("/",) if ":" in host else ("/", ":"):
-            session.mount(f"https://{host}{end}", _UncheckedAdapter(max_retries=retry))
-    if settings.proxy:
-        session.proxies = {"http": settings.proxy, "https": settings.proxy}
-    return session
-
-
-def _local(place: str) -> Path | None:
-    """Return a find-links entry as a folder; remote pages are not looked at."""
-    parts = urlsplit(place)
-    if parts.scheme == "file":
-        return Path(url2pathname(parts.path))
-    return None if "://" in place else Path(place).expanduser()
-
-
-class _UncheckedAdapter(HTTPAdapter):
-    """Does not check a host's certificate: what pip's ``trusted-host`` means. Files are known by hash all the same."""
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        kwargs["verify"] = False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InsecureRequestWarning)
-            return super().send(request, *args, **kwargs)
-
-
-class _FileAdapter(BaseAdapter):
-    """Serves ``file://`` addresses, which pip accepts as an index and requests does not."""
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        path = Path(url2pathname(urlsplit(request.url or "").path))
-        path = path / "index.html" if path.is_dir() else path
-        answer = requests.Response()
-        answer.request, answer.url = request, request.url or ""
-        if path.is_file():
-            answer.status_code = 200
-            answer.raw = path.open("rb")
-            answer.headers["Content-Type"] = "text/html" if path.suffix == ".html" else "application/octet-stream"
-            answer.headers["Content-Length"] = str(path.stat().st_size)
-        else:
-            answer.status_code, answer.reason = 404, "Not Found"
-        return answer
-
-    def close(self) -> None:
-        """Nothing stays open."""
+    with open_index() as index:
+        link = next((one for one in index.find(project) if one.filename == file), None)
+        if link is None:
+            raise EnvironmentFailure(
+                f"{file} is on none of the package indexes that pip is configured with: {index}.",
+                next_command=f"pip config list   (then: pip download --no-deps {project} must find it)",
+            )
+        with reporter.progress(file, None, in_bytes=True) as advance:
+            index.fetch(link, sha256, destination, advance)
+        return Link(link.comes_from or link.url).redacted

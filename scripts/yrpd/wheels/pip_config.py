@@ -1,15 +1,14 @@
 """pip's own configuration, read without anything that has to be installed; as a program, the same for uv.
 
 ``uv`` installs a lock with a quarter of pip's processor time, and reads none of pip's configuration. So
-``scripts/setup.sh`` runs this file with a bare Python: ``python pip_config.py`` prints uv's options as a shell's words,
-``python pip_config.py environment`` the variables. What a lock names is checked by hash, wherever it comes from.
+``scripts/setup.sh`` runs this file with a bare Python, which prints the variables that say the same to uv. What a lock
+names is checked by hash, wherever it comes from.
 """
 
 from __future__ import annotations
 
 import ast
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -56,27 +55,21 @@ def uses_no_index(options: Mapping[str, str]) -> bool:
     return options.get("no-index", "").lower() in ("1", "true", "yes", "on")
 
 
-def uv_options(options: Mapping[str, str]) -> list[str]:
-    """Return the options of ``uv pip install`` that mean what pip's do.
+def index_addresses(options: Mapping[str, str], default: str) -> list[str]:
+    """Return the package indexes, in pip's order.
 
     Args:
         options: pip's, by name.
+        default: The address that pip uses when it is told none.
     """
-    # The hash decides which file is meant, so every index may be asked for every name.
-    words = ["--index-strategy", "unsafe-best-match"]
     if uses_no_index(options):
-        words.append("--no-index")
-    elif options.get("index-url"):
-        words += ["--default-index", options["index-url"]]
-    for index in options.get("extra-index-url", "").split():
-        if not uses_no_index(options) and _is_there(index):
-            words += ["--index", index]
-    for place in options.get("find-links", "").split():
-        if _is_there(place):
-            words += ["--find-links", place]
-    for host in options.get("trusted-host", "").split():
-        words += ["--allow-insecure-host", host]
-    return words
+        return []
+    return [options.get("index-url") or default, *options.get("extra-index-url", "").split()]
+
+
+def find_links(options: Mapping[str, str]) -> list[str]:
+    """Return the folders and pages of files; a folder that is not there is left out, as pip does."""
+    return [place for place in map(os.path.expanduser, options.get("find-links", "").split()) if _is_there(place)]
 
 
 def uv_environment(options: Mapping[str, str]) -> dict[str, str]:
@@ -86,12 +79,20 @@ def uv_environment(options: Mapping[str, str]) -> dict[str, str]:
         options: pip's, by name.
     """
     timeout = options.get("timeout") or options.get("default-timeout") or ""
+    first, *further = index_addresses(options, "") or [""]
     found = {
+        # The hash decides which file is meant, so every index may be asked for every name.
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_NO_INDEX": "1" if uses_no_index(options) else "",
+        "UV_DEFAULT_INDEX": first,
+        "UV_INDEX": " ".join(filter(_is_there, further)),
+        "UV_FIND_LINKS": ",".join(find_links(options)),
+        "UV_INSECURE_HOST": " ".join(options.get("trusted-host", "").split()),
+        "UV_HTTP_TIMEOUT": str(int(float(timeout))) if timeout else "",
         "SSL_CERT_FILE": options.get("cert", ""),
         "SSL_CLIENT_CERT": options.get("client-cert", ""),
         "HTTPS_PROXY": options.get("proxy", ""),
         "HTTP_PROXY": options.get("proxy", ""),
-        "UV_HTTP_TIMEOUT": str(int(float(timeout))) if timeout else "",
     }
     return {name: value for name, value in found.items() if value}
 
@@ -105,8 +106,4 @@ def _is_there(place: str) -> bool:
 
 
 if __name__ == "__main__":
-    found = pip_options()
-    if sys.argv[1:] == ["environment"]:
-        print(*(f"{name}={value}" for name, value in uv_environment(found).items()), sep="\n")
-    else:
-        print(shlex.join(uv_options(found)))
+    print(*(f"{name}={value}" for name, value in uv_environment(pip_options()).items()), sep="\n")

@@ -7,12 +7,17 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
+import ssl
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from rich.console import Console
 
 from yrpd.errors import ConfigurationError, EnvironmentFailure, PinMismatchError
@@ -22,12 +27,13 @@ from yrpd.wheels.locks import Lock, Locked
 from yrpd.wheels.wheelhouse import provide, wheels_folder
 
 
-def _wheel(*requires: str) -> bytes:
+def _wheel(*requires: str, name: str = "x") -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        lines = ["Name: x", "Version: 1", *(f"Requires-Dist: {one}" for one in requires)]
-        archive.writestr(zipfile.ZipInfo("x-1.dist-info/METADATA"), "\n".join(lines))
-        archive.writestr(zipfile.ZipInfo("x/data"), b"a wheel" * 100_000)
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1"]
+        lines += [f"Requires-Dist: {one}" for one in requires]
+        archive.writestr(zipfile.ZipInfo(f"{name}-1.dist-info/METADATA"), "\n".join(lines) + "\n")
+        archive.writestr(zipfile.ZipInfo(f"{name}/data"), b"a wheel" * 100_000)
     return stream.getvalue()
 
 
@@ -50,6 +56,16 @@ def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    busy: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self) -> None:
+        self.path = urlsplit(self.path).path  # whole addresses are asked of a proxy
+        if self.busy.get(self.path, 0):
+            self.busy[self.path] -= 1
+            self.send_error(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        else:
+            super().do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -83,8 +99,10 @@ def reporter() -> Reporter:
     return reporter
 
 
-def _files(project: Project) -> list[str]:
-    return sorted(path.name for path in wheels_folder(project).rglob("*") if path.is_file() and path.name != ".lock")
+def _names(project: Project) -> list[str]:
+    folder = wheels_folder(project)
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def test_a_wheel_is_downloaded_once_and_found_again_without_the_index(
@@ -102,20 +120,30 @@ def test_other_bytes_from_the_index_are_refused_and_nothing_of_them_stays(
     (index / "x" / FILE).write_bytes(b"b" + DATA[1:])
     with pytest.raises(PinMismatchError, match=f"expected sha256 {SHA}"):
         provide(project, LOCK, reporter)
-    assert _files(project) == []
+    assert _names(project) == []
     (index / "x" / FILE).write_bytes(DATA)
     provide(project, LOCK, reporter)
 
 
-@pytest.mark.parametrize("left_over", [DATA[:1000], DATA, b"something else entirely"])
-def test_a_download_that_was_interrupted_is_completed(
-    project: Project, reporter: Reporter, index: Path, left_over: bytes
+def test_what_an_interrupted_run_left_counts_for_nothing_and_whole_wheels_are_kept(
+    project: Project, reporter: Reporter, index: Path
 ) -> None:
-    wheels_folder(project).mkdir(parents=True)
-    (wheels_folder(project) / f"{SHA}.part").write_bytes(left_over)
-    (stored,) = provide(project, LOCK, reporter)
-    assert stored.path.read_bytes() == DATA
-    assert f"{SHA}.part" not in _files(project)
+    (index / "y").mkdir()
+    data = _wheel(name="y")
+    sha256 = hashlib.sha256(data).hexdigest()
+    lock = Lock("some", (*LOCK.entries, Locked("y", "1", frozenset({sha256}))), "2" * 64)
+    page = index / "y" / "index.html"
+    page.write_text(f'<a href="y-1-py3-none-any.whl#sha256={sha256}">y-1-py3-none-any.whl</a>')
+    with pytest.raises(EnvironmentFailure, match=r"y-1-py3-none-any\.whl could not be downloaded"):
+        provide(project, lock, reporter)
+    assert f"{SHA}/{FILE}" in _names(project)
+    assert not [name for name in _names(project) if sha256 in name]
+    (wheels_folder(project) / sha256 / ".incoming-old").mkdir(parents=True)
+    (wheels_folder(project) / sha256 / ".incoming-old" / "y-1-py3-none-any.whl").write_bytes(data[:1000])
+    (index / "y" / "y-1-py3-none-any.whl").write_bytes(data)
+    (index / "x" / FILE).unlink()
+    assert [one.path.read_bytes() for one in provide(project, lock, reporter)] == [DATA, data]
+    assert not [*wheels_folder(project).glob("*/.incoming-*")]
 
 
 def test_an_index_without_the_project_is_named_as_a_mismatch(project: Project, reporter: Reporter, index: Path) -> None:
@@ -130,9 +158,9 @@ def test_an_index_that_does_not_answer_is_the_environments_fault(
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(EnvironmentFailure, match="does not answer"):
+    with pytest.raises(EnvironmentFailure, match=r"does not answer: http://127\.0\.0\.1:9/x/: "):
         provide(project, LOCK, reporter)
-    assert _files(project) == []
+    assert _names(project) == []
 
 
 @pytest.mark.parametrize("fragment", [f"#sha256={SHA}", ""])
@@ -151,6 +179,85 @@ def test_an_http_mirror_that_states_no_hashes_is_read_for_them(
     _write_page(index, "")
     (stored,) = provide(project, LOCK, reporter)
     assert stored.path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("variables", "answers"),
+    [
+        ({"PIP_CERT": "ca.pem", "PIP_CLIENT_CERT": "me.pem"}, True),
+        ({"PIP_TRUSTED_HOST": "localhost", "PIP_CLIENT_CERT": "me.pem"}, True),
+        ({"PIP_TRUSTED_HOST": "localhost:{port}", "PIP_CLIENT_CERT": "me.pem"}, True),
+        ({"PIP_TRUSTED_HOST": "other.example", "PIP_CLIENT_CERT": "me.pem"}, False),
+        ({"PIP_CERT": "ca.pem"}, False),
+        ({"PIP_CLIENT_CERT": "me.pem"}, False),
+    ],
+)
+def test_certificates_and_trusted_hosts_are_those_of_pip(
+    variables: dict[str, str],
+    answers: bool,
+    project: Project,
+    reporter: Reporter,
+    index: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("me").private_key_and_cert_chain_pem.write_to_path(tmp_path / "me.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(index))) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PIP_INDEX_URL", f"https://localhost:{port}/")
+        monkeypatch.setenv("NO_PROXY", "localhost")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(port=port))
+        if answers:
+            assert provide(project, LOCK, reporter)[0].path.read_bytes() == DATA
+        else:
+            with pytest.raises(EnvironmentFailure, match=f"does not answer: https://localhost:{port}/x/: "):
+                provide(project, LOCK, reporter)
+        server.shutdown()
+
+
+def test_the_proxy_is_pips_for_a_host_that_is_trusted_too(
+    project: Project, reporter: Reporter, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The index plays the proxy: it is asked for whole addresses and answers by their paths.
+    monkeypatch.setenv("PIP_PROXY", os.environ["PIP_INDEX_URL"].rstrip("/"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://index.invalid/")
+    assert provide(project, LOCK, reporter)[0].path.read_bytes() == DATA
+    shutil.rmtree(wheels_folder(project))
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "index.invalid")
+    assert provide(project, LOCK, reporter)[0].path.read_bytes() == DATA
+
+
+def test_an_index_that_is_busy_is_asked_again(
+    project: Project, reporter: Reporter, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Quiet, "busy", {"/x/": 1, f"/x/{FILE}": 1})
+    assert provide(project, LOCK, reporter)[0].path.read_bytes() == DATA
+    assert set(_Quiet.busy.values()) == {0}
+
+
+def test_an_index_that_fails_is_not_taken_for_one_without_the_project(
+    project: Project, reporter: Reporter, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Quiet, "busy", {"/x/": 99})
+    with pytest.raises(EnvironmentFailure, match=r"does not answer: .*503"):
+        provide(project, LOCK, reporter)
+
+
+def test_an_extra_index_that_is_out_of_reach_is_done_without(
+    project: Project, reporter: Reporter, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/")
+    assert provide(project, LOCK, reporter)[0].path.read_bytes() == DATA
 
 
 @pytest.mark.parametrize("as_address", [False, True])
@@ -205,5 +312,5 @@ def test_an_incomplete_lock_is_refused_when_its_wheels_are_first_seen(
     _write_page(index, "")
     lock = Lock("some", (Locked("x", "1", frozenset({sha256})),), "1" * 64)
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match=r"some\.lock is not complete: x requires y>=2"):
+        with pytest.raises(ConfigurationError, match=r"some\.lock is not complete: Because .*x depend on y>=2"):
             provide(project, lock, reporter)

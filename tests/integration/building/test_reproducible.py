@@ -32,13 +32,12 @@ from yrpd.building.context import Context
 from yrpd.building.cpu_image import ENVIRONMENT, final_context, plan_stack
 from yrpd.building.debian import Root
 from yrpd.building.environment import add_environment
-from yrpd.wheels.index import Wheel
 from yrpd.building.openyuanrong import OpenYuanrong
 from yrpd.documents.patched import load_patched
 from yrpd.building.runtime import Locks
-from yrpd.wheels.wheelhouse import Stored, hash_file
+from yrpd.wheels.wheelhouse import Wheel
 from yrpd.patching import commands
-from yrpd.project import Project
+from yrpd.project import Project, hash_file
 from yrpd.reporting import Reporter
 
 root, wheel, target, name = Path.cwd(), Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -53,7 +52,7 @@ stack = plan_stack(project, release, patched, Locks.of(project, "runtime-cpu"), 
 def layer():
     files = Context()
     with contextlib.ExitStack() as opened:
-        stored = Stored(Wheel("some", "1.0", wheel.name, hash_file(wheel)), wheel)
+        stored = Wheel("some", "1.0", hash_file(wheel), wheel)
         add_environment(files, "/opt/vllm", [stored], project, opened)
         yield files
 

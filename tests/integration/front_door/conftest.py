@@ -19,7 +19,7 @@ from yrpd.project import Project
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import parse_lock
-from yrpd.wheels.package_index import Wanted, download, pip_settings
+from yrpd.wheels.package_index import download, open_index
 
 PROJECT = Project.here()
 # Debian 12's pip, and the one that CPython 3.11.4 to 3.11.7 bring.
@@ -82,9 +82,10 @@ def clone_here(target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def real() -> Real:
+def real() -> Iterator[Real]:
     """The index that this machine's pip is configured with."""
-    return Real(pip_settings(), PROJECT.cache / "front-door", [PROJECT.cache / "wheels", PROJECT.cache / "sdist"])
+    with open_index() as index:
+        yield Real(index, PROJECT.cache / "front-door", [PROJECT.cache / "wheels", PROJECT.cache / "sdist"])
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +98,7 @@ def pips(real: Real) -> dict[str, Path]:
         if not paths[version].is_file():
             reporter = Reporter()
             reporter.console = Console(stderr=True, quiet=True)
-            download(Wanted("pip", file, sha256), paths[version], real.settings, reporter)
+            download("pip", file, sha256, paths[version], reporter)
     return paths
 
 

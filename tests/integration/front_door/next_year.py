@@ -23,9 +23,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from packaging.utils import canonicalize_name
-from pypi_simple import NoSuchProjectError, PyPISimple
 
-from yrpd.wheels.package_index import IndexSettings, open_session
+from yrpd.wheels.package_index import PackageIndex
 
 CHUNK = 1 << 20
 NEWER = "9999.0"
@@ -70,13 +69,13 @@ class Real:
     """The index that pip is configured with, each page read once and each file kept.
 
     Args:
-        settings: Where it is.
+        index: Where it is.
         kept: Folder of files by hash, ``<sha256>/<file>``, which is filled.
         seeds: Further such folders, which are only read.
     """
 
-    def __init__(self, settings: IndexSettings, kept: Path, seeds: Sequence[Path]) -> None:
-        self.settings = settings
+    def __init__(self, index: PackageIndex, kept: Path, seeds: Sequence[Path]) -> None:
+        self.index = index
         self.kept = kept
         self.folders = (kept, *seeds)
         self._pages: dict[str, tuple[File, ...]] = {}
@@ -84,19 +83,16 @@ class Real:
     def page(self, project: str) -> tuple[File, ...]:
         """Return the files of a project, of every index; those without a hash are left out."""
         if project not in self._pages:
-            with open_session(self.settings) as session:
-                self._pages[project] = tuple(self._read(project, session_indexes(self.settings, session)))
+            self._pages[project] = tuple(self._read(project))
         return self._pages[project]
 
-    def _read(self, project: str, indexes: Sequence[PyPISimple]) -> Iterator[File]:
+    def _read(self, project: str) -> Iterator[File]:
         seen: set[str] = set()
-        for index in indexes:
-            with contextlib.suppress(NoSuchProjectError):
-                for one in index.get_project_page(project, timeout=self.settings.timeout).packages:
-                    sha256 = one.digests.get("sha256", "")
-                    if sha256 and one.filename not in seen:
-                        seen.add(one.filename)
-                        yield File(one.filename, sha256, one.url, one.requires_python or "")
+        for one in self.index.find(project):
+            (sha256,) = (one.hash_option or {}).get("sha256", [""])
+            if sha256 and one.filename not in seen:
+                seen.add(one.filename)
+                yield File(one.filename, sha256, one.url, one.requires_python or "")
 
     def content(self, file: File) -> tuple[int | None, Iterator[bytes]]:
         """Return a file's length, where it is known, and its bytes; a whole file with the right hash is kept."""
@@ -113,11 +109,10 @@ class Real:
         try:
             with (
                 os.fdopen(handle, "wb") as stream,
-                open_session(self.settings) as session,
-                session.get(file.url, stream=True, timeout=self.settings.timeout) as answer,
+                self.index.client.stream("GET", file.url) as answer,
             ):
                 answer.raise_for_status()
-                for chunk in answer.iter_content(CHUNK):
+                for chunk in answer.iter_bytes(CHUNK):
                     digest.update(chunk)
                     stream.write(chunk)
                     yield chunk
@@ -127,11 +122,6 @@ class Real:
                 os.replace(name, path)
         finally:
             Path(name).unlink(missing_ok=True)
-
-
-def session_indexes(settings: IndexSettings, session: object) -> list[PyPISimple]:
-    """Return clients of every index that pip is configured with."""
-    return [PyPISimple(address, session=session) for address in settings.indexes]  # type: ignore[arg-type]
 
 
 def _read_file(path: Path) -> Iterator[bytes]:

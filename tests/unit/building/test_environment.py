@@ -16,10 +16,9 @@ import pytest
 from yrpd.building.context import Context
 from yrpd.building.environment import add_environment
 from yrpd.errors import BuildError
-from yrpd.project import Project
-from yrpd.wheels.index import Wheel
+from yrpd.project import Project, hash_file
 from yrpd.wheels.wheelfile import pure_metadata, record_row, write_wheel
-from yrpd.wheels.wheelhouse import Stored, hash_file
+from yrpd.wheels.wheelhouse import Wheel
 
 PREFIX = "/opt/some"
 PACKAGES = "opt/some/lib/python3.11/site-packages"
@@ -28,7 +27,7 @@ MODULE = f"import os\nKNOWN = {{{NAMES}}}\ndef known(name):\n    return name in 
 ENTRY_POINTS = b"[console_scripts]\nsome-tool = some.tool:main\n"
 
 
-def _wheel(folder: Path, **more: bytes) -> Stored:
+def _wheel(folder: Path, **more: bytes) -> Wheel:
     files = {
         **pure_metadata("some", "1.0", "A wheel", "py3-none-any"),
         "some-1.0.dist-info/entry_points.txt": ENTRY_POINTS,
@@ -42,10 +41,10 @@ def _wheel(folder: Path, **more: bytes) -> Stored:
     }
     path = folder / "some-1.0-py3-none-any.whl"
     write_wheel(path, files, executable=frozenset({"some/library.so"}))
-    return Stored(Wheel("some", "1.0", path.name, hash_file(path)), path)
+    return Wheel("some", "1.0", hash_file(path), path)
 
 
-def _layer(folder: Path, wheel: Stored) -> bytes:
+def _layer(folder: Path, wheel: Wheel) -> bytes:
     context = Context()
     with ExitStack() as opened:
         add_environment(context, PREFIX, [wheel], Project(folder), opened)
@@ -129,4 +128,4 @@ def test_a_file_that_is_no_wheel_is_an_error_that_names_it(tmp_path: Path) -> No
     path = tmp_path / "other-2.0-py3-none-any.whl"
     path.write_bytes(_wheel(tmp_path).path.read_bytes())
     with pytest.raises(BuildError, match=r"other-2\.0-py3-none-any\.whl cannot be installed"):
-        _layer(tmp_path, Stored(Wheel("other", "2.0", path.name, hash_file(path)), path))
+        _layer(tmp_path, Wheel("other", "2.0", hash_file(path), path))

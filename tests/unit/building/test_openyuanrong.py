@@ -31,7 +31,7 @@ def test_a_given_wheel_changes_what_the_environment_is_made_from(tmp_path: Path)
     assert locked.digest == OpenYuanrong.of(project).digest
     assert given.digest != locked.digest
     assert given.given is not None
-    assert given.given.wheel.version == "1.0"
+    assert given.given.version == "1.0"
 
 
 @pytest.mark.parametrize("name", ["other", "openyuanrong_datasystem"])

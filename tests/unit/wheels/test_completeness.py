@@ -2,76 +2,127 @@
 
 from __future__ import annotations
 
-import tomllib
-import zipfile
-from importlib.metadata import distribution
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from uv import find_uv_bin
 
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
-from yrpd.wheels.completeness import (
-    Stated,
-    gaps,
-    marker_environment,
-    read_requirements,
-    require_complete,
-    stated,
-    stated_by_wheel,
-)
-from yrpd.wheels.locks import read_lock
+from yrpd.wheels.completeness import require_complete
+from yrpd.wheels.locks import Lock, Locked
+from yrpd.wheels.wheelfile import write_wheel
 
 ROOT = Project.here().root
-HERE = marker_environment("x86_64", (3, 11))
 
 
-def _stated(name: str, version: str = "1", *requires: str) -> Stated:
-    return Stated(canonicalize_name(name), version, requires)
+def _wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
+    extras = sorted({one for line in requires for one in re.findall(r"extra == '(\w+)'", line)})
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Provides-Extra: {one}" for one in extras] + [f"Requires-Dist: {one}" for one in requires]
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    inside = f"{name}-{version}.dist-info"
+    files = {
+        f"{inside}/METADATA": "\n".join([*lines, "", "Text"]),
+        f"{inside}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        # What a wheel carries inside does not count.
+        f"{name}/_vendor/d-2.dist-info/METADATA": "Metadata-Version: 2.1\nName: d\nVersion: 2\nRequires-Dist: e\n",
+    }
+    write_wheel(path, {file: text.encode() for file, text in files.items()})
+    return path
 
 
-def test_the_tools_lock_has_all_that_its_packages_require() -> None:
-    names = [entry.name for entry in read_lock(ROOT / "requirements.lock").entries]
-    installed = [stated(distribution(name).metadata) for name in names]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*map(Requirement, project["dependencies"]), *read_requirements(ROOT / "requirements.in")]
-    assert gaps(installed, HERE, wanted=wanted) == []
-    # The extra in docker[ssh] is what asks for paramiko; without it nothing would be missed.
-    without = [one for one in installed if one.name != "paramiko"]
-    assert any("paramiko" in gap for gap in gaps(without, HERE, wanted=wanted))
-    assert not any("paramiko" in gap for gap in gaps(without, HERE))
+class Prove:
+    """Proves a lock of wheels that are made here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: list[Locked] = []
+        self.wheels: list[Path] = []
+
+    def lock(self, name: str, version: str = "1", *requires: str) -> None:
+        """Add a package."""
+        self.wheels.append(_wheel(self.folder, name, version, *requires))
+        self.entries.append(Locked(name, version, frozenset({"0" * 64})))
+
+    def gap(self, machine: str = "x86_64", python: tuple[int, int] = (3, 11)) -> str:
+        """Return what the error says, or nothing when the lock is complete."""
+        lock = Lock("some", tuple(self.entries), "0" * 64)
+        try:
+            require_complete(lock, self.wheels, self.folder, python=python, platform=f"{machine}-manylinux_2_36")
+        except ConfigurationError as error:
+            return str(error)
+        return ""
 
 
-def test_what_is_missing_is_named_with_who_requires_it() -> None:
-    assert gaps([_stated("a", "1", "b>=2")], HERE) == ["a requires b>=2, the lock does not have it"]
+@pytest.fixture
+def made(tmp_path: Path) -> Prove:
+    return Prove(tmp_path)
 
 
-def test_a_version_that_is_refused_is_a_gap() -> None:
-    assert gaps([_stated("a", "1", "b>=2"), _stated("b", "1.9")], HERE) == ["a requires b>=2, the lock has 1.9"]
+def test_the_tools_lock_has_all_that_its_packages_require(tmp_path: Path) -> None:
+    def resolve(lock: str, *further: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "some.txt").write_text(re.sub(r" *(\\\n)?\s*--hash=\S+", "", lock))
+        # What is installed is all that there is.
+        command = [find_uv_bin(), "pip", "install", "--dry-run", "--offline", "--no-index", "--no-config", "--no-cache"]
+        command += ["--python", sys.executable, "-r", str(tmp_path / "some.txt"), *further]
+        command += ["-r", str(ROOT / "pyproject.toml"), "-r", str(ROOT / "requirements.in")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    whole = resolve(lock)
+    assert (whole.returncode, "Would make no changes" in whole.stderr) == (0, True), whole.stderr
+    # The extra in docker[ssh] is what asks for paramiko.
+    (tmp_path / "without").write_text("paramiko<0\n")
+    without = resolve(re.sub(r"^paramiko==(.*\\\n)*.*\n", "", lock, flags=re.M), "-c", str(tmp_path / "without"))
+    assert without.returncode != 0
+    assert "docker[ssh]" in without.stderr
 
 
-def test_a_version_before_a_release_counts_as_it_does_for_pip_with_a_lock() -> None:
-    assert gaps([_stated("a", "1", "b>=2"), _stated("b", "2.1rc1")], HERE) == []
+def test_what_is_missing_is_named_with_who_requires_it(made: Prove) -> None:
+    made.lock("a", "1", "b>=2")
+    gap = made.gap()
+    assert gap.startswith("some.lock is not complete: Because ")
+    assert "a depend on b>=2" in gap
+    assert gap.endswith("next: PYTHONPATH=scripts python -m yrpd.wheels.locks")
 
 
-def test_an_extra_counts_from_where_it_is_asked_for() -> None:
-    covering = _stated("coverage", "7", "tomli; extra == 'toml'")
-    assert gaps([covering, _stated("pytest-cov", "7", "coverage>=7")], HERE) == []
-    assert gaps([covering, _stated("pytest-cov", "7", "coverage[toml]>=7")], HERE) == [
-        "coverage[toml] requires tomli; extra == 'toml', the lock does not have it".replace("'", '"')
-    ]
-    assert gaps([covering], HERE, wanted=[Requirement("coverage[toml]")]) != []
+def test_a_version_that_is_refused_is_a_gap(made: Prove) -> None:
+    made.lock("a", "1", "b>=2")
+    made.lock("b", "1.9")
+    assert "a depend on b>=2" in made.gap()
 
 
-def test_an_extra_that_names_another_extra_of_the_same_package_is_followed() -> None:
-    one = _stated("a", "1", "a[b]; extra == 'all'", "c; extra == 'b'")
-    assert gaps([one], HERE, wanted=[Requirement("a[all]")]) == [
-        'a[b] requires c; extra == "b", the lock does not have it'
-    ]
+def test_a_version_before_a_release_counts_as_it_does_for_pip_with_a_lock(made: Prove) -> None:
+    made.lock("a", "1", "b>=2")
+    made.lock("b", "2.1rc1")
+    assert made.gap() == ""
+
+
+def test_an_extra_counts_from_where_it_is_asked_for(made: Prove) -> None:
+    made.lock("coverage", "7", "tomli; extra == 'toml'")
+    made.lock("plain", "7", "coverage>=7")
+    assert made.gap() == ""
+    (made.folder / "some.in").write_text("coverage[toml]  # why\n")
+    assert "tomli was not found" in made.gap()
+    (made.folder / "some.in").unlink()
+    made.lock("asking", "7", "coverage[toml]>=7")
+    assert "tomli was not found" in made.gap()
+
+
+def test_an_extra_that_names_another_extra_of_the_same_package_is_followed(made: Prove) -> None:
+    made.lock("a", "1", "a[b]; extra == 'all'", "c; extra == 'b'")
+    (made.folder / "some.in").write_text("a[all]\n")
+    assert "c was not found" in made.gap()
+
+
+def test_what_the_lock_was_made_for_has_to_be_there(made: Prove) -> None:
+    made.lock("a")
+    (made.folder / "some.in").write_text("a\nb\n")
+    assert "b was not found" in made.gap()
 
 
 @pytest.mark.parametrize(
@@ -87,57 +138,17 @@ def test_an_extra_that_names_another_extra_of_the_same_package_is_followed() -> 
     ],
 )
 def test_a_marker_decides_for_the_python_that_the_wheels_are_for(
-    marker: str, machine: str, python: tuple[int, int], counts: bool
+    marker: str, machine: str, python: tuple[int, int], counts: bool, made: Prove
 ) -> None:
-    found = gaps([_stated("a", "1", f"b; {marker}")], marker_environment(machine, python))
-    assert bool(found) == counts
+    made.lock("a", "1", f"b; {marker}")
+    assert bool(made.gap(machine, python)) == counts
 
 
-def test_an_override_stands_in_for_what_packages_require() -> None:
-    locked = [_stated("vllm", "1", "torch==2+cpu", "triton"), _stated("torch", "2")]
-    assert len(gaps(locked, HERE)) == 2
-    overrides = [Requirement("torch==2"), Requirement("triton; sys_platform == 'never'")]
-    assert gaps(locked, HERE, overrides=overrides) == []
-    assert gaps(locked, HERE, overrides=[Requirement("torch==3"), overrides[1]]) == [
-        "vllm requires torch==3, the lock has 2"
-    ]
-
-
-graphs = st.dictionaries(
-    st.sampled_from("abcdef"), st.frozensets(st.tuples(st.sampled_from("abcdef"), st.integers(1, 3))), min_size=1
-)
-
-
-@given(graphs, st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3)))
-def test_a_lock_is_complete_exactly_when_no_requirement_is_open(
-    graph: dict[str, frozenset[tuple[str, int]]], versions: dict[str, int]
-) -> None:
-    locked = [
-        _stated(name, str(versions.get(name, 2)), *(f"{other}>={least}" for other, least in needs))
-        for name, needs in graph.items()
-    ]
-    open_ones = {
-        (name, other)
-        for name, needs in graph.items()
-        for other, least in needs
-        if other not in graph or versions.get(other, 2) < least
-    }
-    found = gaps(locked, HERE)
-    assert {tuple(gap.replace(">", " ").split()[::2][:2]) for gap in found} == open_ones
-
-
-def test_a_wheel_is_read_without_what_it_carries_inside(tmp_path: Path) -> None:
-    path = tmp_path / "a_b-1-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a/_vendor/c-2.dist-info/METADATA", "Name: c\nVersion: 2\nRequires-Dist: d\n")
-        archive.writestr("a_b-1.dist-info/METADATA", "Name: A.b\nVersion: 1\nRequires-Dist: e>1\n\nText\n")
-    assert stated_by_wheel(path) == _stated("a-b", "1", "e>1")
-
-
-def test_an_incomplete_lock_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
-    (tmp_path / "x.in").write_text("a[more]  # why\n")
-    with pytest.raises(ConfigurationError, match=r"x\.lock is not complete: a requires b.*and 1 more") as caught:
-        require_complete("x", [_stated("a", "1", "b", "c; extra == 'more'")], HERE, tmp_path, "make it")
-    assert caught.value.next_command == "make it"
-    (tmp_path / "x.overrides").write_text("b; sys_platform == 'never'\nc; sys_platform == 'never'\n")
-    require_complete("x", [_stated("a", "1", "b", "c; extra == 'more'")], HERE, tmp_path, "make it")
+def test_an_override_stands_in_for_what_packages_require(made: Prove) -> None:
+    made.lock("vllm", "1", "torch==2+cpu", "triton")
+    made.lock("torch", "2")
+    assert made.gap() != ""
+    (made.folder / "some.overrides").write_text('torch==2\ntriton; sys_platform == "never"\n')
+    assert made.gap() == ""
+    (made.folder / "some.overrides").write_text('torch==3\ntriton; sys_platform == "never"\n')
+    assert "torch==3" in made.gap()

@@ -21,9 +21,8 @@ from yrpd.wheels.locks import (
     every_lock,
     parse_lock,
     read_lock,
-    uv_index,
+    without_own_builds,
 )
-from yrpd.wheels.package_index import IndexSettings
 
 DOCKER = Project.here().docker
 HASH = "a" * 64
@@ -96,13 +95,15 @@ def test_the_runtime_has_the_pins_vllm_and_setuptools_that_still_develops(name: 
     assert not [name for name in versions if name.startswith("nvidia-") and name != "nvidia-cuda-runtime-cu12"]
 
 
-def test_uv_resolves_where_pip_is_configured_to_look() -> None:
-    settings = IndexSettings(indexes=("https://a/simple", "https://b", "file:///own/builds"), verify="/ca.pem")
-    assert uv_index(settings) == {
-        "UV_DEFAULT_INDEX": "https://a/simple",
-        "UV_INDEX": "https://b",
-        "UV_INDEX_STRATEGY": "unsafe-best-match",
-        "SSL_CERT_FILE": "/ca.pem",
+def test_no_lock_is_made_from_this_machines_own_builds() -> None:
+    options = {
+        "index-url": "https://a/simple",
+        "extra-index-url": "https://b file:///own/builds",
+        "find-links": "/own/wheels",
+        "cert": "/ca.pem",
     }
-    assert uv_index(IndexSettings(indexes=("file:///mirror",)))["UV_DEFAULT_INDEX"] == "file:///mirror"
-    assert uv_index(IndexSettings(find_links=(Path("/wheels"),), indexes=()))["UV_FIND_LINKS"] == "/wheels"
+    assert without_own_builds(options) == {**options, "extra-index-url": "https://b", "find-links": ""}
+    # An index that is a folder is a mirror, and a machine without an index has nothing but folders.
+    assert without_own_builds({"index-url": "file:///mirror"})["index-url"] == "file:///mirror"
+    only_folders = {"no-index": "1", "find-links": "/wheels"}
+    assert without_own_builds(only_folders) == only_folders

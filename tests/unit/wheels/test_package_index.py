@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pypi_simple import PYPI_SIMPLE_ENDPOINT
+import pytest
 
-from yrpd.wheels.package_index import IndexSettings, open_session, settings_from, without_credentials
-from yrpd.wheels.pip_config import from_environment, parse_config, uv_environment, uv_options
+from yrpd.wheels.package_index import open_index
+from yrpd.wheels.pip_config import find_links, from_environment, index_addresses, parse_config, uv_environment
 
 
 def test_pips_scopes_win_in_pips_order() -> None:
@@ -27,24 +27,35 @@ def test_lines_that_are_no_options_are_left_out() -> None:
     assert parse_config("WARNING: something\n\nglobal.timeout='5'\n") == {"timeout": "5"}
 
 
-def test_the_default_is_the_librarys_default_index() -> None:
-    assert settings_from({}) == IndexSettings(indexes=(PYPI_SIMPLE_ENDPOINT,))
-
-
 def test_extra_indexes_come_after_the_index() -> None:
-    settings = settings_from({"index-url": "http://a", "extra-index-url": "http://b\nhttp://c"})
-    assert settings.indexes == ("http://a", "http://b", "http://c")
+    assert index_addresses({}, "http://default") == ["http://default"]
+    options = {"index-url": "http://a", "extra-index-url": "http://b\nhttp://c"}
+    assert index_addresses(options, "http://default") == ["http://a", "http://b", "http://c"]
 
 
-def test_no_index_leaves_the_local_folders() -> None:
-    settings = settings_from({"no-index": "true", "find-links": "/wheels file:///more http://h/page"})
-    assert settings.indexes == ()
-    assert settings.find_links == (Path("/wheels"), Path("/more"))
+def test_no_index_leaves_the_folders_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = {
+        "no-index": "true",
+        "index-url": "http://a",
+        "find-links": f"/nowhere {tmp_path.as_uri()} ~/own http://h/p",
+    }
+    assert index_addresses(options, "http://default") == []
+    assert find_links(options) == [tmp_path.as_uri(), str(tmp_path / "own"), "http://h/p"]
 
 
-def test_certificates_proxy_and_timeout_are_taken_over() -> None:
-    settings = settings_from({"cert": "/ca.pem", "proxy": "http://p:1", "default-timeout": "7"})
-    assert (settings.verify, settings.proxy, settings.timeout) == ("/ca.pem", "http://p:1", 7.0)
+def test_without_a_configured_place_nothing_is_looked_at() -> None:
+    with open_index({"no-index": "1"}) as index:
+        assert index.find("pip") == []
+        assert str(index) == "nowhere, since pip is told to use no index and no folder"
+
+
+def test_the_timeout_is_taken_over() -> None:
+    with open_index({"default-timeout": "7"}) as index:
+        assert (index.client.timeout.read, index.client.timeout.connect) == (7.0, 7.0)
+    with open_index({"timeout": "60"}) as index:
+        assert (index.client.timeout.read, index.client.timeout.connect) == (60.0, 10.0)
 
 
 def test_variables_are_options_where_pip_is_not_there_to_ask() -> None:
@@ -53,20 +64,9 @@ def test_variables_are_options_where_pip_is_not_there_to_ask() -> None:
 
 
 def test_an_address_is_shown_without_its_password() -> None:
-    assert without_credentials("https://user:secret@host:1/simple/") == "https://host:1/simple/"
-    assert without_credentials("file:///simple") == "file:///simple"
-
-
-def test_certificates_of_trusted_hosts_are_not_checked_and_of_no_others() -> None:
-    settings = settings_from({"trusted-host": "mirror.example other.example:8443", "client-cert": "/me.pem"})
-    assert settings.trusted == ("mirror.example", "other.example:8443")
-    with open_session(settings) as session:
-        assert session.cert == "/me.pem"
-        usual = session.get_adapter("https://example.com/simple/")
-        for address in ("https://mirror.example/x", "https://mirror.example:444/x", "https://other.example:8443/x"):
-            assert session.get_adapter(address) is not usual
-        for address in ("https://mirror.example.com/x", "https://other.example/x"):
-            assert session.get_adapter(address) is usual
+    with open_index({"index-url": "https://user:secret@host:1/simple/", "extra-index-url": "file:///simple"}) as index:
+        assert "host:1/simple/, file:///simple" in str(index)
+        assert "secret" not in str(index)
 
 
 def test_uv_is_told_what_pip_is_configured_with(tmp_path: Path) -> None:
@@ -80,13 +80,12 @@ def test_uv_is_told_what_pip_is_configured_with(tmp_path: Path) -> None:
         "proxy": "http://proxy:3128",
         "default-timeout": "180",
     }
-    assert uv_options(options) == [
-        "--index-strategy", "unsafe-best-match", "--default-index", "https://one/simple",
-        "--index", "https://two/simple", "--index", tmp_path.as_uri(),
-        "--find-links", str(tmp_path), "--find-links", "https://three/files",
-        "--allow-insecure-host", "one", "--allow-insecure-host", "two:8080",
-    ]  # fmt: skip
     assert uv_environment(options) == {
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_DEFAULT_INDEX": "https://one/simple",
+        "UV_INDEX": f"https://two/simple {tmp_path.as_uri()}",
+        "UV_FIND_LINKS": f"{tmp_path},https://three/files",
+        "UV_INSECURE_HOST": "one two:8080",
         "SSL_CERT_FILE": "/etc/bundle.pem",
         "SSL_CLIENT_CERT": "/etc/client.pem",
         "HTTPS_PROXY": "http://proxy:3128",
@@ -97,7 +96,9 @@ def test_uv_is_told_what_pip_is_configured_with(tmp_path: Path) -> None:
 
 def test_uv_asks_no_index_where_pip_is_to_ask_none(tmp_path: Path) -> None:
     options = {"no-index": "true", "index-url": "https://one/simple", "find-links": str(tmp_path)}
-    assert uv_options(options) == [
-        "--index-strategy", "unsafe-best-match", "--no-index", "--find-links", str(tmp_path),
-    ]  # fmt: skip
-    assert uv_environment({}) == {}
+    assert uv_environment(options) == {
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_NO_INDEX": "1",
+        "UV_FIND_LINKS": str(tmp_path),
+    }
+    assert uv_environment({}) == {"UV_INDEX_STRATEGY": "unsafe-best-match"}

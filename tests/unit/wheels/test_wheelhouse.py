@@ -15,7 +15,6 @@ from yrpd.errors import PinMismatchError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 from yrpd.wheels import wheelhouse
-from yrpd.wheels.index import Wheel
 from yrpd.wheels.locks import Lock, Locked
 
 DATA = b"wheel" * 1000
@@ -29,7 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.delenv("YRPD_CACHE", raising=False)
     project = Project(tmp_path)
     folder = wheelhouse.wheels_folder(project)
-    path = wheelhouse.wheel_path(folder, Wheel("x", "1", FILE, SHA))
+    path = folder / SHA / FILE
     path.parent.mkdir(parents=True)
     path.write_bytes(DATA)
     rows = [{"name": "x", "version": "1", "file": FILE, "sha256": SHA}]
@@ -83,11 +82,12 @@ def test_an_untouched_file_is_not_read_again(
 
 def test_a_record_of_the_index_that_the_lock_does_not_cover_is_not_believed(project: Project) -> None:
     other = Lock("some", (Locked("x", "1", frozenset({"f" * 64})),), LOCK.sha256)
-    assert wheelhouse.read_resolution(wheelhouse.wheels_folder(project), other) is None
-    assert wheelhouse.read_resolution(wheelhouse.wheels_folder(project), LOCK) is not None
+    folder = wheelhouse.wheels_folder(project)
+    assert wheelhouse.read_resolution(folder, other, wheelhouse.Target()) is None
+    assert wheelhouse.read_resolution(folder, LOCK, wheelhouse.Target()) is not None
 
 
 def test_wheels_that_are_not_there_are_not_missed_when_only_present_ones_are_proved(project: Project) -> None:
     folder = wheelhouse.wheels_folder(project)
-    wheelhouse.wheel_path(folder, Wheel("x", "1", FILE, SHA)).unlink()
+    (folder / SHA / FILE).unlink()
     wheelhouse.verify_present(project, LOCK)
