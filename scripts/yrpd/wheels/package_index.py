@@ -106,8 +106,9 @@ class _Client(PyPIClient):
 
 
 def _tls(options: Mapping[str, str], *, verify: bool) -> ssl.SSLContext:
-    if verify and options.get("cert"):
-        context = ssl.create_default_context(cafile=options["cert"])
+    if verify and (bundle := options.get("cert")):
+        folder = bundle if os.path.isdir(bundle) else None
+        context = ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
     else:
         context = httpx2.create_ssl_context(verify=verify)
     if options.get("client-cert"):
@@ -135,7 +136,7 @@ class PackageIndex:
         (default,) = PackageFinder().sources
         indexes, folders = index_addresses(options, default["url"]), find_links(options)
         self.client = _Client(options, indexes)
-        self.places = [*folders, *(Link(one).redacted for one in indexes)]
+        self.places = [Link(one).redacted for one in (*folders, *indexes)]
         # The library's own clients are not quite of the type that it asks for.
         fetcher = cast("Fetcher", self.client)
         self._finder = PackageFinder(fetcher, index_urls=indexes, find_links=folders, ignore_compatibility=True)
@@ -220,8 +221,16 @@ def open_index(options: Mapping[str, str] | None = None) -> Iterator[PackageInde
 
     Args:
         options: pip's, by name; what pip itself says when not given.
+
+    Raises:
+        EnvironmentFailure: A certificate that pip is configured with cannot be read.
     """
-    index = PackageIndex(pip_options() if options is None else options)
+    try:
+        index = PackageIndex(pip_options() if options is None else options)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"A certificate that pip is configured with cannot be read: {error}.", next_command="pip config list"
+        ) from error
     with index.client:
         yield index
 

@@ -23,7 +23,10 @@ def pip_options() -> dict[str, str]:
     """Return what ``pip config list`` says, or what variables say where pip itself is not installed."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    return parse_config(done.stdout) if done.returncode == 0 else from_environment(os.environ)
+    options = parse_config(done.stdout) if done.returncode == 0 else from_environment(os.environ)
+    # The HTTP library that pip has inside knows a variable of its own.
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    return {"cert": bundle, **options} if bundle else options
 
 
 def parse_config(text: str) -> dict[str, str]:

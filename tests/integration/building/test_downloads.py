@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import http.server
@@ -52,15 +53,21 @@ def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """What pip is configured with on this machine does not count here."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     busy: ClassVar[dict[str, int]] = {}
+    wanted: ClassVar[str] = ""
 
     def do_GET(self) -> None:
         self.path = urlsplit(self.path).path  # whole addresses are asked of a proxy
-        if self.busy.get(self.path, 0):
+        if self.wanted and self.headers["Authorization"] != self.wanted:
+            self.send_response(http.HTTPStatus.UNAUTHORIZED)
+            self.send_header("WWW-Authenticate", 'Basic realm="index"')
+            self.end_headers()
+        elif self.busy.get(self.path, 0):
             self.busy[self.path] -= 1
             self.send_error(http.HTTPStatus.SERVICE_UNAVAILABLE)
         else:
@@ -185,6 +192,7 @@ def test_an_http_mirror_that_states_no_hashes_is_read_for_them(
     ("variables", "answers"),
     [
         ({"PIP_CERT": "ca.pem", "PIP_CLIENT_CERT": "me.pem"}, True),
+        ({"REQUESTS_CA_BUNDLE": "ca.pem", "PIP_CLIENT_CERT": "me.pem"}, True),
         ({"PIP_TRUSTED_HOST": "localhost", "PIP_CLIENT_CERT": "me.pem"}, True),
         ({"PIP_TRUSTED_HOST": "localhost:{port}", "PIP_CLIENT_CERT": "me.pem"}, True),
         ({"PIP_TRUSTED_HOST": "other.example", "PIP_CLIENT_CERT": "me.pem"}, False),
@@ -225,6 +233,15 @@ def test_certificates_and_trusted_hosts_are_those_of_pip(
         server.shutdown()
 
 
+@pytest.mark.parametrize("variable", ["PIP_CERT", "PIP_CLIENT_CERT"])
+def test_a_certificate_that_is_not_there_is_said_to_be(
+    variable: str, project: Project, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "/nowhere.pem")
+    with pytest.raises(EnvironmentFailure, match="A certificate that pip is configured with cannot be read"):
+        provide(project, LOCK, reporter)
+
+
 def test_the_proxy_is_pips_for_a_host_that_is_trusted_too(
     project: Project, reporter: Reporter, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +252,24 @@ def test_the_proxy_is_pips_for_a_host_that_is_trusted_too(
     shutil.rmtree(wheels_folder(project))
     monkeypatch.setenv("PIP_TRUSTED_HOST", "index.invalid")
     assert provide(project, LOCK, reporter)[0].path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("place", ["address", "netrc", "nowhere"])
+def test_the_password_of_an_index_is_the_one_of_its_address_or_of_netrc(
+    place: str, project: Project, reporter: Reporter, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Quiet, "wanted", f"Basic {base64.b64encode(b'me:secret').decode()}")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n" if place == "netrc" else "")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if place != "netrc":
+        user = "me:secret" if place == "address" else "me:wrong"
+        monkeypatch.setenv("PIP_INDEX_URL", os.environ["PIP_INDEX_URL"].replace("//", f"//{user}@"))
+    if place != "nowhere":
+        assert provide(project, LOCK, reporter)[0].path.read_bytes() == DATA
+        return
+    with pytest.raises(EnvironmentFailure, match=r"does not answer: .*401") as caught:
+        provide(project, LOCK, reporter)
+    assert "wrong" not in str(caught.value)
 
 
 def test_an_index_that_is_busy_is_asked_again(
