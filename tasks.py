@@ -11,7 +11,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(_ROOT / "scripts"))
 
-from yrpd.environment import require_environment_or_exit
+from yrpd.interpreter import require_environment_or_exit
 
 require_environment_or_exit(_ROOT)
 

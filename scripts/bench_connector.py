@@ -13,14 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from workshop.bench.main import parse
+from workshop.bench.inside import parse
 from yrpd.cli import execute
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
 
-INNER = "import sys; sys.path.append(sys.argv.pop(1)); from workshop.bench.main import main; main()"
+INNER = "import sys; sys.path.append(sys.argv.pop(1)); from workshop.bench.inside import main; main()"
 
 
 def enter(project: Project, _: Reporter) -> dict[str, object]:

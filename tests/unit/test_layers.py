@@ -13,12 +13,12 @@ from yrpd.project import Project
 ROOT = Project.here().root
 #: A file, and an import that one contract forbids there.
 VIOLATIONS = {
-    "The workshop stands on the product": ("yrpd/building/elf.py", "import workshop.lab.model"),
+    "The workshop stands on the product": ("yrpd/building/elf.py", "import workshop.lab.layout"),
     "Stages meet in documents": ("yrpd/releasing/sbom.py", "import yrpd.building.elf"),
     "The rooms of deploying": ("yrpd/deploying/planning/ports.py", "import yrpd.deploying.status.metrics"),
     "GitPython is known": ("yrpd/building/develop.py", "import git"),
-    "The Docker SDK is known": ("yrpd/deploying/rollout/draining.py", "import docker"),
-    "No package imports another in a circle": ("workshop/lab/record.py", "import workshop.faults.report"),
+    "The Docker SDK is known": ("yrpd/deploying/rollout/drain.py", "import docker"),
+    "No package imports another in a circle": ("workshop/lab/lab_record.py", "import workshop.faults.fault_table"),
 }
 SERVING = ("yrpd/serving/draining.py", "import yrpd.errors")
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from workshop.bench import report
+from workshop.bench import figures_of_a_run
 from workshop.datasystem import datasystem
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
@@ -35,7 +35,7 @@ def run(
     Returns:
         The JSON document.
     """
-    figures: list[report.Figure] = []
+    figures: list[figures_of_a_run.Figure] = []
     with tempfile.TemporaryDirectory(prefix="yrpd-bench-") as name:
         home = Path(name)
         if "keys" in parts:
@@ -46,8 +46,8 @@ def run(
         if set(parts) - {"keys"}:
             with datasystem(home, _MEMORY_MB) as address:
                 figures += _with_datasystem(reporter, address, rounds, parts, home)
-    written = report.document(figures, command, environment(project))
-    reporter.render(report.table(figures))
+    written = figures_of_a_run.document(figures, command, environment(project))
+    reporter.render(figures_of_a_run.table(figures))
     if set(parts) == set(PARTS):
         write_json(project.build / "bench" / "connector.json", written)
     else:
@@ -57,9 +57,9 @@ def run(
 
 def _with_datasystem(
     reporter: Reporter, address: str, rounds: int, parts: tuple[str, ...], home: Path
-) -> list[report.Figure]:
+) -> list[figures_of_a_run.Figure]:
     # A client disconnects when it is collected; with the worker gone by then, each would wait for its timeouts.
-    figures: list[report.Figure] = []
+    figures: list[figures_of_a_run.Figure] = []
     if "throughput" in parts:
         from workshop.bench import throughput
 

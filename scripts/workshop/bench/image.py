@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from workshop import lab
-from workshop.bench.report import Figure, Goal, document, table
+from workshop.bench.figures_of_a_run import Figure, Goal, document, table
 from workshop.bench.statistics import estimate, measure, paired_ratio
-from workshop.lab.model import BUILDER, named_lab
+from workshop.lab.layout import BUILDER, named_lab
 from yrpd.cli import execute
 from yrpd.docker import connection as engine
 from yrpd.docker.sdk import DockerClient

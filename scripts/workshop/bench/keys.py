@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from vllm_ascend.distributed.yuanrong.keys import BlockChain, block_key
 
-from workshop.bench.report import Figure, Goal
+from workshop.bench.figures_of_a_run import Figure, Goal
 from workshop.bench.statistics import estimate, measure, paired_ratio
 
 LENGTHS = (1024, 4096, 16384, 65536, 131072)

@@ -21,7 +21,7 @@ from yrpd.project import Project, read_state
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
 
-_INNER = "import sys; sys.path.append(sys.argv.pop(1)); from workshop.bench.runs.main import main; main()"
+_INNER = "import sys; sys.path.append(sys.argv.pop(1)); from workshop.bench.runs.inside_run import main; main()"
 
 
 class RunFailed(YrpdError):

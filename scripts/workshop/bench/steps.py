@@ -31,7 +31,7 @@ from vllm_ascend.distributed.yuanrong.recovery import RecoveringScheduler
 from yr.datasystem.kv_client import KVClient
 from yr.datasystem.object_client import WriteMode
 
-from workshop.bench.report import Figure
+from workshop.bench.figures_of_a_run import Figure
 from workshop.bench.statistics import estimate, measure, paired_difference, paired_ratio
 from yrpd.errors import VerificationError
 

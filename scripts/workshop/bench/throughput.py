@@ -32,7 +32,7 @@ from vllm_ascend.distributed.yuanrong.worker import WorkerSide
 from yr.datasystem.kv_client import KVClient
 from yr.datasystem.object_client import WriteMode
 
-from workshop.bench.report import Figure, Goal
+from workshop.bench.figures_of_a_run import Figure, Goal
 from workshop.bench.statistics import measure, paired_ratio
 from yrpd.errors import VerificationError
 

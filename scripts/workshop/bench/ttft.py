@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 
-from workshop.bench.report import Figure, Goal
+from workshop.bench.figures_of_a_run import Figure, Goal
 from workshop.bench.statistics import estimate, measure, paired_ratio
 from yrpd.errors import VerificationError
 

@@ -19,7 +19,7 @@ from workshop.faults.site import Site
 from workshop.lab import machine, processes
 from workshop.lab.commands import up
 from workshop.lab.engine import engine_files
-from workshop.lab.model import SWITCH
+from workshop.lab.layout import SWITCH
 from yrpd.deploying.spec import Role
 from yrpd.errors import DeployError, EnvironmentFailure
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from workshop.faults.cases import FAULTS, Fault
+from workshop.faults.fault_table import inserted, markdown
 from workshop.faults.measuring import Row, measure
-from workshop.faults.report import inserted, markdown
 from workshop.faults.site import Site
-from workshop.lab.model import read_lab
+from workshop.lab.layout import read_lab
 from yrpd.deploying.hosts.engines import connect_all
 from yrpd.deploying.planning.deployment import read_deployment
 from yrpd.deploying.verifying.run import Known, known_answers

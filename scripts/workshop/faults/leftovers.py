@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from workshop.lab import processes
-from workshop.lab.model import Lab
+from workshop.lab.layout import Lab
 from yrpd.deploying.planning.deployment import Deployment
 from yrpd.deploying.spec import ContainerSpec, HttpProbe
 from yrpd.deploying.status.status import status_document

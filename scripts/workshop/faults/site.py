@@ -13,7 +13,7 @@ from pathlib import Path
 import tomlkit
 from tomlkit import TOMLDocument
 
-from workshop.lab.model import Lab
+from workshop.lab.layout import Lab
 from yrpd.deploying.planning.deployment import Deployment
 from yrpd.deploying.spec import Role
 from yrpd.deploying.status.status import status_document

@@ -9,11 +9,11 @@ from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay
 
 from workshop.lab import machine
 from workshop.lab.engine import engine_files, major_version
-from workshop.lab.model import BUILDER, DEFAULT_LAB, Lab, named_lab, read_lab
+from workshop.lab.lab_record import Record, new_record, write_record
+from workshop.lab.layout import BUILDER, DEFAULT_LAB, Lab, named_lab, read_lab
 from workshop.lab.observe import Observation, answers, observe
 from workshop.lab.plan import Step, describe, overlapping_route, plan_disk, plan_engine, plan_network
 from workshop.lab.reach import prove_reach
-from workshop.lab.record import Record, new_record, write_record
 from workshop.lab.sweep import describe as describe_sweep
 from workshop.lab.sweep import sweep
 from workshop.models import ensure_models

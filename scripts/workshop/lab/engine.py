@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workshop.lab.model import Folders, Lab
+from workshop.lab.layout import Folders, Lab
 
 
 @dataclass(frozen=True)

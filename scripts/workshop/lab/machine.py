@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workshop.lab import processes
-from workshop.lab.model import Lab
+from workshop.lab.layout import Lab
 from workshop.lab.plan import End, Forget, Run, Start, Step, Write
 from yrpd.errors import EnvironmentFailure
 

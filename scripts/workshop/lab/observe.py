@@ -13,9 +13,9 @@ from typing import Any
 from requests.exceptions import RequestException
 
 from workshop.lab import processes
-from workshop.lab.model import BUILDER, NAMESPACES, SWITCH, Lab
+from workshop.lab.lab_record import Record, read_record
+from workshop.lab.layout import BUILDER, NAMESPACES, SWITCH, Lab
 from workshop.lab.processes import Process
-from workshop.lab.record import Record, read_record
 from yrpd.docker.sdk import DockerClient, DockerException
 from yrpd.errors import EnvironmentFailure
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from workshop.lab.engine import containerd_configuration, dockerd_configuration, engine_files
-from workshop.lab.model import BUILDER, SWITCH, Lab, LabHost
+from workshop.lab.layout import BUILDER, SWITCH, Lab, LabHost
 from workshop.lab.observe import Observation, Route
 from workshop.lab.processes import Process
 

@@ -11,7 +11,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import TypeVar
 
-from workshop.lab.model import Lab
+from workshop.lab.layout import Lab
 from yrpd.errors import EnvironmentFailure
 
 T = TypeVar("T")

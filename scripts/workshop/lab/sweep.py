@@ -17,9 +17,9 @@ from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay
 
 from workshop.lab import machine, processes
 from workshop.lab.engine import engine_files
-from workshop.lab.model import NAMESPACES, Lab
+from workshop.lab.lab_record import made_folders
+from workshop.lab.layout import NAMESPACES, Lab
 from workshop.lab.observe import Observation, is_mounted, observe
-from workshop.lab.record import made_folders
 from yrpd.docker.sdk import DockerClient, DockerException
 from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter

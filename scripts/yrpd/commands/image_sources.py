@@ -18,7 +18,7 @@ from yrpd.documents.manifest import Manifest, Tarball, read_manifest
 from yrpd.documents.release_folder import TARBALL, ReleaseFolder
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project
-from yrpd.releasing import loading
+from yrpd.releasing import image_load
 from yrpd.reporting import Advance, Reporter
 
 
@@ -50,7 +50,7 @@ class ReleaseTarball:
     def bring(self, hosts: Sequence[Host], reporter: Reporter) -> None:
         """Load the tarball, proved once, into all hosts' engines at the same time."""
         title = f"loading {self.manifest.image} on {', '.join(host.name for host in hosts)}"
-        with loading.proved_tarball(self.folder, self.manifest) as (saved, _):
+        with image_load.proved_tarball(self.folder, self.manifest) as (saved, _):
             total = saved.bytes_unpacked * len(hosts)
             with reporter.step(title), reporter.progress(title, total, in_bytes=True) as advance:
                 with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
@@ -63,7 +63,7 @@ class ReleaseTarball:
             closing(connect(host, timeout_s=transfer.LOAD_TIMEOUT_S)) as client,
             self.folder.tarball.open("rb") as stream,
         ):
-            loading.send(client, self.manifest, saved, stream, advance, reporter.detail)
+            image_load.send(client, self.manifest, saved, stream, advance, reporter.detail)
 
 
 @contextmanager

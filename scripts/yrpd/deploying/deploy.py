@@ -14,10 +14,10 @@ from yrpd.deploying.hosts.engines import LAB_ENGINES, connect_all, connect_answe
 from yrpd.deploying.image_source import SourceOf
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning.deployment import read_deployment
-from yrpd.deploying.preflight import checks as preflight
-from yrpd.deploying.preflight.context import Situation, starting
+from yrpd.deploying.preflight import engine_checks as preflight
 from yrpd.deploying.preflight.findings import demand_nothing_in_the_way
 from yrpd.deploying.preflight.host_checks import inspect_inside
+from yrpd.deploying.preflight.situation import Situation, starting
 from yrpd.deploying.reconcile import Change, Observed, decide
 from yrpd.deploying.rollout.audit import audited, keep_copy, previous_release
 from yrpd.deploying.rollout.rollout import Rollout, log_folder, remove_all

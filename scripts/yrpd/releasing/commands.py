@@ -19,7 +19,7 @@ from yrpd.documents.release_folder import MANIFEST, ReleaseFolder
 from yrpd.errors import ImageError, VerificationError
 from yrpd.project import Project
 from yrpd.release import Flavour
-from yrpd.releasing import loading, saving
+from yrpd.releasing import image_load, saving
 from yrpd.releasing.verifying import Link, verify_container, verify_folder, verify_image, verify_tarball
 from yrpd.reporting import Reporter
 
@@ -97,7 +97,7 @@ def load(
         reporter.say(f"load {manifest.image}")
         return {"state": "planned", "release": folder.name}
     with closing(engine_of()) as client:
-        done = loading.load(client, folder, manifest, reporter)
+        done = image_load.load(client, folder, manifest, reporter)
     if done.moved_bytes:
         reporter.say(f"    {done.moved_bytes / 1e6:.1f} MB sent, {done.kept_layers} layers were there already")
     return {**asdict(done), **_summary(manifest)}

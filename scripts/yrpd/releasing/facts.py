@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from yrpd.documents.manifest import Manifest
-from yrpd.releasing.inventory import Inventory
+from yrpd.releasing.packages import Inventory
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from yrpd.errors import ImageError, PinMismatchError
 from yrpd.project import Project, hash_file
 from yrpd.release import Pin
 from yrpd.releasing.facts import ReleaseFacts
-from yrpd.releasing.inventory import Inventory, take_inventory
+from yrpd.releasing.packages import Inventory, take_inventory
 from yrpd.releasing.standalone import make_standalone
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import DEPLOY

@@ -31,7 +31,7 @@ from packaging.utils import canonicalize_name
 from yrpd.documents.release_folder import PATCHES
 from yrpd.errors import ImageError
 from yrpd.releasing.facts import ReleaseFacts
-from yrpd.releasing.inventory import PythonPackage, SystemPackage
+from yrpd.releasing.packages import PythonPackage, SystemPackage
 
 UPSTREAM = "vllm-ascend"
 

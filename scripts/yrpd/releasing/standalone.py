@@ -37,8 +37,8 @@ CARRIED = (
     "deploying/**/*.py",
     "docker/*.py",
     *(f"documents/{name}.py" for name in ("__init__", "image_record", "manifest", "release_folder")),
-    *(f"releasing/{name}.py" for name in ("__init__", "archive", "loading", "matching")),
-    *(f"serving/{name}.py" for name in ("__init__", "cluster", "command_lines", "draining", "endpoint")),
+    *(f"releasing/{name}.py" for name in ("__init__", "archive", "image_load", "matching")),
+    *(f"serving/{name}.py" for name in ("__init__", "cluster", "command_lines", "draining", "envoy")),
     *(f"tasks/{name}.py" for name in ("__init__", "deploy")),
 )
 MAIN = "commands/standalone_main.py"

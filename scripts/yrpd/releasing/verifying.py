@@ -36,7 +36,7 @@ from yrpd.errors import ConfigurationError, ImageError
 from yrpd.git.mail import parse_changes
 from yrpd.project import hash_file
 from yrpd.releasing.archive import ChunkReader, read_archive
-from yrpd.releasing.loading import unpacked
+from yrpd.releasing.image_load import unpacked
 from yrpd.releasing.matching import archive_faults, is_image, layer_faults
 from yrpd.releasing.provenance import subjects, validate_provenance
 from yrpd.releasing.sbom import validate_sbom

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yrpd.serving import cluster
-from yrpd.serving.endpoint import Settings
+from yrpd.serving.envoy import Settings
 
 # Not the Debian package's folder: that belongs to the user etcd, and root without capabilities may not enter it.
 # Where any user may make a folder.
@@ -250,8 +250,8 @@ def options_as_text(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def endpoint(settings: Settings) -> tuple[str, ...]:
-    """Return the endpoint's command line (see :mod:`yrpd.serving.endpoint`)."""
-    return ("python3", "-m", "yrpd.serving.endpoint", settings.as_text())
+    """Return the endpoint's command line (see :mod:`yrpd.serving.envoy`)."""
+    return ("python3", "-m", "yrpd.serving.envoy", settings.as_text())
 
 
 def router(

@@ -16,7 +16,7 @@ import pytest
 from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_fixed
 
 from workshop import lab
-from workshop.lab.model import BUILDER, named_lab
+from workshop.lab.layout import BUILDER, named_lab
 from yrpd.building.assembly import file_part
 from yrpd.building.context import Context
 from yrpd.building.image_engine import ImageEngine

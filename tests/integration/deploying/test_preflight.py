@@ -16,9 +16,9 @@ from yrpd.deploying.hosts import model_folder, transfer
 from yrpd.deploying.image_source import BuildEngine
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning import ports
-from yrpd.deploying.preflight.checks import inspect
-from yrpd.deploying.preflight.context import Situation
+from yrpd.deploying.preflight.engine_checks import inspect
 from yrpd.deploying.preflight.findings import demand_nothing_in_the_way
+from yrpd.deploying.preflight.situation import Situation
 from yrpd.deploying.reconcile import Change
 from yrpd.deploying.rollout.rollout import Rollout
 from yrpd.deploying.spec import ContainerSpec, Mount

@@ -15,7 +15,7 @@ from tests.integration.deploying.conftest import SERVER
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.planning.ports import answers
 from yrpd.deploying.reconcile import Change, decide
-from yrpd.deploying.rollout.draining import drain
+from yrpd.deploying.rollout.drain import drain
 from yrpd.deploying.rollout.rollout import ASIDE, Rollout, remove_all
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec, FileProbe, HttpProbe, Mount
 from yrpd.errors import DeployError

@@ -20,7 +20,7 @@ from yrpd.docker.connection import candidates
 from yrpd.documents.manifest import Manifest
 from yrpd.documents.release_folder import STANDALONE, TARBALL, ReleaseFolder, parse_checksums
 from yrpd.errors import ImageError
-from yrpd.releasing import loading, saving
+from yrpd.releasing import image_load, saving
 from yrpd.releasing.archive import ChunkReader, read_archive
 from yrpd.releasing.verifying import verify_image
 
@@ -40,7 +40,7 @@ def absent(saved: Released) -> Iterator[Released]:
     """The release while the engine has neither its image nor a layer of it."""
     remove_images(saved.client, saved.repository)
     yield saved
-    loading.load(saved.client, saved.folder, saved.manifest, quiet())
+    image_load.load(saved.client, saved.folder, saved.manifest, quiet())
 
 
 def _socket() -> str:
@@ -125,17 +125,17 @@ def test_an_image_that_lost_its_name_to_another_is_not_saved(released: Released,
 def test_a_load_brings_exactly_the_image_and_a_second_one_moves_nothing(absent: Released) -> None:
     tarball = absent.manifest.tarball
     assert tarball is not None
-    first = loading.load(absent.client, absent.folder, absent.manifest, quiet())
+    first = image_load.load(absent.client, absent.folder, absent.manifest, quiet())
     assert (first.state, first.kept_layers, first.moved_bytes) == ("loaded", 0, tarball.bytes_unpacked)
     assert absent.client.images.get(absent.manifest.image).id == absent.manifest.id
-    second = loading.load(absent.client, absent.folder, absent.manifest, quiet())
+    second = image_load.load(absent.client, absent.folder, absent.manifest, quiet())
     assert (second.state, second.moved_bytes) == ("unchanged", 0)
 
 
 def test_layers_that_the_engine_has_are_not_sent(saved: Released) -> None:
     saved.derive("COPY x /x", x="keeps the layers below it on the engine")
     saved.client.images.remove(saved.manifest.image, force=True)
-    done = loading.load(saved.client, saved.folder, saved.manifest, quiet())
+    done = image_load.load(saved.client, saved.folder, saved.manifest, quiet())
     assert (done.state, done.kept_layers) == ("loaded", len(saved.manifest.diff_ids))
     assert done.moved_bytes < 100_000
     assert saved.client.images.get(saved.manifest.image).id == saved.manifest.id
@@ -150,7 +150,7 @@ def test_a_tampered_tarball_is_found_before_the_engine_gets_a_byte(
     data[int(len(data) * where)] ^= 1
     other.folder.tarball.write_bytes(data)
     with pytest.raises(ImageError, match=r"is not the release's: expected sha256 [0-9a-f]{64}, found") as caught:
-        loading.load(absent.client, other.folder, other.manifest, quiet())
+        image_load.load(absent.client, other.folder, other.manifest, quiet())
     assert caught.value.exit_code == 6
     assert not _has(absent.client, absent.manifest)
 
@@ -159,7 +159,7 @@ def test_without_a_tarball_the_next_command_makes_one(absent: Released, tmp_path
     other = absent.copy(tmp_path)
     other.folder.tarball.unlink()
     with pytest.raises(ImageError, match="No such file") as caught:
-        loading.load(absent.client, other.folder, other.manifest, quiet())
+        image_load.load(absent.client, other.folder, other.manifest, quiet())
     assert caught.value.next_command == "invoke image.save"
 
 
@@ -172,7 +172,7 @@ def test_an_engine_that_dies_or_hangs_while_loading_has_no_half_image(
         BrokenLine(_socket(), str(tmp_path / "sock"), up=3 << 20, silent=silent) as line,
         pytest.raises(ImageError, match=why) as caught,
     ):
-        loading.load(_through(line, timeout=2), absent.folder, absent.manifest, quiet())
+        image_load.load(_through(line, timeout=2), absent.folder, absent.manifest, quiet())
     assert caught.value.exit_code == 6
     assert not _has(absent.client, absent.manifest)
 
@@ -213,4 +213,4 @@ def test_what_docker_pushes_and_pulls_is_proved_against_the_release(saved: Relea
         assert broken(verify_image(saved.client, saved.folder, manifest, reference)) == {}
         remove_images(saved.client, repository)
     finally:
-        loading.load(saved.client, saved.folder, saved.manifest, quiet())
+        image_load.load(saved.client, saved.folder, saved.manifest, quiet())

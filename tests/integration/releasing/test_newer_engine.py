@@ -10,7 +10,7 @@ from docker import DockerClient
 
 from tests.integration.building.newer import newer_engine
 from tests.integration.images import remove_images
-from yrpd.releasing import loading, saving
+from yrpd.releasing import image_load, saving
 from yrpd.releasing.verifying import verify_tarball
 
 from .conftest import Released, quiet
@@ -27,12 +27,12 @@ def test_what_a_newer_engine_saves_is_the_release_and_is_loaded(saved: Released,
     other = saved.copy(tmp_path)
     other.folder.tarball.unlink()
     with newer_engine() as address, closing(DockerClient(base_url=address)) as newer:
-        loading.load(newer, saved.folder, saved.manifest, quiet())
+        image_load.load(newer, saved.folder, saved.manifest, quiet())
         manifest = saving.save(newer, other.folder, quiet())
     assert manifest.tarball is not None
     assert all(one.member.startswith("blobs/sha256/") for one in manifest.tarball.layers)
     assert broken(verify_tarball(manifest, other.folder.tarball)) == {}
     remove_images(saved.client, saved.repository)
-    done = loading.load(saved.client, other.folder, manifest, quiet())
+    done = image_load.load(saved.client, other.folder, manifest, quiet())
     assert (done.state, done.kept_layers) == ("loaded", 0)
     assert saved.client.images.get(saved.manifest.image).id == saved.manifest.id

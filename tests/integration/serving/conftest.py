@@ -21,7 +21,7 @@ from yrpd.building.runtime import Locks, provide_router
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 from yrpd.serving import command_lines
-from yrpd.serving.endpoint import Settings
+from yrpd.serving.envoy import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 

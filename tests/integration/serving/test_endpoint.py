@@ -16,7 +16,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from tests.integration.serving.conftest import Front, start
 from yrpd.deploying.verifying.client import AskError, Server, ask_plainly
 from yrpd.serving import command_lines
-from yrpd.serving.endpoint import Settings
+from yrpd.serving.envoy import Settings
 
 BODY = {"model": "m", "prompt": "x", "max_tokens": 3}
 

@@ -10,9 +10,9 @@ import pytest
 from workshop.faults import stream
 from workshop.faults.cases import FAULTS, fill
 from workshop.faults.commands import choose, earlier, in_order
+from workshop.faults.fault_table import BEGIN, END, inserted, markdown
 from workshop.faults.leftovers import unfinished
 from workshop.faults.measuring import Row
-from workshop.faults.report import BEGIN, END, inserted, markdown
 from workshop.faults.stream import Sent, Stream, tally, verdict_of
 from yrpd.deploying.verifying.answers import Answer
 from yrpd.deploying.verifying.checks import Yardstick

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from workshop.bench.dataset import files
 from workshop.bench.dataset.caching import expect
-from workshop.bench.dataset.manifest import manifest, model_sizes
+from workshop.bench.dataset.description import manifest, model_sizes
 from workshop.bench.dataset.shapes import (
     DOCUMENT_SHARE,
     FIGURE_GROUPS,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from workshop.bench.dataset.order import line_order
-from workshop.bench.dataset.pictures import write_picture
 from workshop.bench.dataset.shapes import Shape
 from workshop.bench.dataset.text import Prompt, Writer
+from workshop.bench.dataset.tiles import write_picture
 from yrpd.reporting import Advance
 
 #: Which tools a dataset can be written for, and the name of its file.

@@ -10,7 +10,7 @@ from typing import Any
 from workshop.bench.reporting.figure import draw
 from workshop.bench.reporting.raw import arm_result
 from workshop.bench.reporting.regression import regressions
-from workshop.bench.reporting.tables import document, markdown, target_table
+from workshop.bench.reporting.rendering import document, markdown, target_table
 from workshop.bench.reporting.targets import Results, targets
 from workshop.bench.runs.ledger import Ledger
 from yrpd.errors import ConfigurationError, VerificationError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workshop.bench.model import Prefill, Work, fit, ideal_cut
+from workshop.bench.bound import Prefill, Work, fit, ideal_cut
 from workshop.bench.reporting.intervals import mean
 from workshop.bench.reporting.raw import ArmResult
 from workshop.bench.runs.profiles import BASELINE, ONE, SINGLE

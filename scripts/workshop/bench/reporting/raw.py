@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workshop.bench.runs.counters import NAMES
+from workshop.bench.runs.counted import NAMES
 from workshop.bench.runs.profiles import OPENING_REQUESTS, PAIR
 from yrpd.errors import VerificationError
 

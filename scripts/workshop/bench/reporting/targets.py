@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workshop.bench.model import ideal_cut, ideal_gain
+from workshop.bench.bound import ideal_cut, ideal_gain
 from workshop.bench.reporting.intervals import mean, ratio_of_cuts, ratio_of_means
 from workshop.bench.reporting.raw import ArmResult
 from workshop.bench.runs.profiles import BASELINE, LARGE, OPEN, PAIR, SINGLE

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from workshop.bench.runs.engines import Engine, environment
 from workshop.bench.runs.profiles import OUTPUT_TOKENS
+from workshop.bench.runs.servers import Engine, environment
 from yrpd.errors import EnvironmentFailure
 
 DONE = "yrpd-bench-done "

@@ -14,13 +14,12 @@ from typing import Any
 from workshop.bench.commands import environment as measured_environment
 from workshop.bench.dataset.caching import expect
 from workshop.bench.dataset.commands import Wanted, make_shape
+from workshop.bench.dataset.description import model_sizes
 from workshop.bench.dataset.files import write_vllm
-from workshop.bench.dataset.manifest import model_sizes
 from workshop.bench.dataset.shapes import Opened, Part
 from workshop.bench.dataset.text import Writer
 from workshop.bench.dataset.words import Words, load_words
-from workshop.bench.runs import counters
-from workshop.bench.runs.engines import SETTINGS, Engine, command_lines, engines
+from workshop.bench.runs import counted
 from workshop.bench.runs.generator import Generator, argv, generator
 from workshop.bench.runs.ledger import Ledger
 from workshop.bench.runs.profiles import (
@@ -34,6 +33,7 @@ from workshop.bench.runs.profiles import (
     choose,
     describe,
 )
+from workshop.bench.runs.servers import SETTINGS, Engine, command_lines, engines
 from workshop.bench.runs.tiers import TierLog, worker_flags
 from workshop.datasystem import etcd
 from workshop.datasystem import worker as datasystem_worker
@@ -193,9 +193,9 @@ class _Session:
         path, result = self.home / "prompts.jsonl", self.home / "result.json"
         digest = write_vllm(path, Writer(self.words, seed, salt), opened, 0, OUTPUT_TOKENS, lambda _: None)
         engine = self.up[arm]
-        before, reads = counters.read(engine.metrics()), self.tiers.reads()
+        before, reads = counted.read(engine.metrics()), self.tiers.reads()
         self.load.run(argv(engine, self.model, path, opened.count, concurrency, rate, result))
-        grown = counters.growth(before, counters.read(engine.metrics()))
+        grown = counted.growth(before, counted.read(engine.metrics()))
         # D's loads have counters of their own; every block that P saved or found is one of them.
         tiers = {} if arm == PAIR else self.tiers.since(reads, int(grown["yuanrong_loaded_blocks_total"]))
         raw = json.loads(result.read_text(encoding="utf-8"))

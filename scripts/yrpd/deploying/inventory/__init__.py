@@ -4,7 +4,7 @@ from yrpd.deploying.inventory.endpoint import Endpoint, EndpointTls, Router
 from yrpd.deploying.inventory.hosts import Host, Tls
 from yrpd.deploying.inventory.instances import Containers, Instance, Model, Secrets
 from yrpd.deploying.inventory.inventory import Deadlines, Inventory
-from yrpd.deploying.inventory.loading import load_inventory
+from yrpd.deploying.inventory.reading import load_inventory
 from yrpd.deploying.inventory.stores import Connector, DataSystem, Encryption, Etcd, EtcdTls, Spill
 
 __all__ = [

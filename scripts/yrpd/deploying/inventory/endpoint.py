@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from yrpd.deploying.inventory.fields import AbsolutePath, Port, Table
-from yrpd.deploying.inventory.options import check_router_options
+from yrpd.deploying.inventory.reserved import check_router_options
 
 Policy = Literal[
     "random", "round_robin", "cache_aware", "power_of_two", "consistent_hash", "sticky_least_loaded"

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from yrpd.deploying.inventory.fields import AbsolutePath, Port, Table
 from yrpd.deploying.inventory.hosts import Device
-from yrpd.deploying.inventory.options import check_environment, check_options
+from yrpd.deploying.inventory.reserved import check_environment, check_options
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

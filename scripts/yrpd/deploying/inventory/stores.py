@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from yrpd.deploying.inventory.fields import AbsolutePath, Port, Table
-from yrpd.deploying.inventory.options import check_worker_flags
+from yrpd.deploying.inventory.reserved import check_worker_flags
 
 
 class Spill(Table):

@@ -12,7 +12,7 @@ from yrpd.deploying.planning import placement, private_files, vllm_settings
 from yrpd.deploying.spec import START_ORDER, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
 from yrpd.documents.image_record import ImageRecord
 from yrpd.serving import cluster, command_lines
-from yrpd.serving.endpoint import Settings
+from yrpd.serving.envoy import Settings
 
 # Reads model files whatever their owner; all other capabilities of root are dropped.
 VLLM_CAPABILITIES = ("DAC_READ_SEARCH",)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from yrpd.deploying.inventory import Host
 from yrpd.deploying.preflight import findings, npus
 from yrpd.deploying.preflight import host_survey as surveying
-from yrpd.deploying.preflight.context import Situation, held_ports, starting
 from yrpd.deploying.preflight.findings import Finding
 from yrpd.deploying.preflight.host_survey import Survey
+from yrpd.deploying.preflight.situation import Situation, held_ports, starting
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.errors import EnvironmentFailure
 

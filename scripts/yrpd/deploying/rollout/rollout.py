@@ -13,7 +13,7 @@ from typing import Any
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.hosts.probing import NotReadyError, check_once, wait_until_ready
 from yrpd.deploying.reconcile import Change
-from yrpd.deploying.rollout.draining import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
+from yrpd.deploying.rollout.drain import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
 from yrpd.deploying.spec import DEPLOYMENT, ROLE, START_ORDER, WAVES, ContainerSpec, HttpProbe, Role
 from yrpd.docker.sdk import APIError, Container, DockerClient, NotFound
 from yrpd.errors import DeployError, YrpdError

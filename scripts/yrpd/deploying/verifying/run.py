@@ -20,7 +20,7 @@ from yrpd.deploying.hosts.engines import connect_all
 from yrpd.deploying.hosts.model_folder import read_file
 from yrpd.deploying.hosts.probing import wait_until_ready
 from yrpd.deploying.planning import planner, ports
-from yrpd.deploying.rollout import draining
+from yrpd.deploying.rollout import drain
 from yrpd.deploying.spec import ContainerSpec, HttpProbe
 from yrpd.deploying.status.metrics import tier_figures
 from yrpd.deploying.status.status import status_document, tiers_text
@@ -38,7 +38,7 @@ from yrpd.errors import ConfigurationError, VerificationError
 from yrpd.project import write_json
 from yrpd.reporting import Reporter
 from yrpd.serving.command_lines import SECRETS
-from yrpd.serving.endpoint import keys_in
+from yrpd.serving.envoy import keys_in
 
 if TYPE_CHECKING:
     from yrpd.deploying.planning.deployment import Deployment
@@ -273,7 +273,7 @@ class _Verification:
         (router,) = (each.probe for each in self.deployment.specs if each.role == "router")
         assert isinstance(router, HttpProbe)  # noqa: S101 - the planner gives it no other
         with self.reporter.step(f"draining {spec.name} on {spec.host}, whose turn plain vLLM takes"):
-            if problem := draining.drain(container, spec, router, self.inventory.deadlines.drain):
+            if problem := drain.drain(container, spec, router, self.inventory.deadlines.drain):
                 self.reporter.say(f"    {problem}")
             container.stop(timeout=spec.stop_seconds)
         try:
@@ -281,9 +281,9 @@ class _Verification:
         finally:
             with self.reporter.step(f"starting {spec.name} on {spec.host} again"):
                 container.start()
-                draining.resume(container)
+                drain.resume(container)
                 wait_until_ready(spec, container)
-                if problem := draining.wait_until_chosen(router, spec.role):
+                if problem := drain.wait_until_chosen(router, spec.role):
                     self.reporter.say(f"    {problem}")
 
     def _reference_port(self) -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
+from workshop.lab.lab_record import MACHINE_FOLDERS
 from workshop.lab.machine import environment
 from workshop.lab.observe import read_mounts
-from workshop.lab.record import MACHINE_FOLDERS
 
 LAB = "yrpd-test"
 

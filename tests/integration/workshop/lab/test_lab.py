@@ -17,7 +17,7 @@ from tests.integration.workshop.lab.support import LAB, client, import_image, pi
 from workshop import lab
 from workshop.lab import machine, processes
 from workshop.lab.engine import engine_files
-from workshop.lab.model import Lab, read_lab
+from workshop.lab.layout import Lab, read_lab
 from workshop.lab.observe import observe
 from workshop.lab.plan import Start
 from yrpd.errors import EnvironmentFailure

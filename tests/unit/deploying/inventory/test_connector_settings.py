@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from yuanrong.config import ConfigError, ConnectorConfig
 
 from yrpd.deploying.inventory import Connector
-from yrpd.deploying.inventory.options import RESERVED_OPTIONS
+from yrpd.deploying.inventory.reserved import RESERVED_OPTIONS
 
 ROOT = Path(__file__).parents[4]
 #: What the deployment says itself, or what no deployment of P and D can have otherwise.

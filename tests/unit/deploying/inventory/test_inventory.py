@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.deploying.inventories import GOOD, shipped
 from yrpd.deploying.inventory import load_inventory
-from yrpd.deploying.inventory.options import (
+from yrpd.deploying.inventory.reserved import (
     RESERVED_ENVIRONMENT,
     RESERVED_OPTIONS,
     RESERVED_ROUTER_OPTIONS,

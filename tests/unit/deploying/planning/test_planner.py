@@ -20,7 +20,7 @@ from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Mount, dock
 from yrpd.documents.image_record import ImageRecord
 from yrpd.errors import ConfigurationError
 from yrpd.serving import cluster
-from yrpd.serving.endpoint import Settings
+from yrpd.serving.envoy import Settings
 
 
 @pytest.fixture

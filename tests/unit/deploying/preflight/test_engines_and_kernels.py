@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from yrpd.deploying.preflight import findings
-from yrpd.deploying.preflight.checks import is_new_enough
+from yrpd.deploying.preflight.engine_checks import is_new_enough
 
 
 @pytest.mark.parametrize(

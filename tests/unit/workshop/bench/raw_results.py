@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from workshop.bench.runs import counters
+from workshop.bench.runs.counted import NAMES
 from workshop.bench.runs.ledger import Ledger
 
 BLOCK = 100
@@ -32,7 +32,7 @@ def raw(
 ) -> dict[str, Any]:
     """Return one repetition of one arm."""
     tokens = PROMPTS * length
-    grown = dict.fromkeys(counters.NAMES, 0.0)
+    grown = dict.fromkeys(NAMES, 0.0)
     grown["vllm:prefix_cache_queries_total"] = (
         tokens + 4 * 16
     )  # an opening request and the try before it, in two pieces

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workshop.bench.model import Prefill, Work, break_even_bandwidth, expected_ttft, fit, ideal_cut, ideal_gain
+from workshop.bench.bound import Prefill, Work, break_even_bandwidth, expected_ttft, fit, ideal_cut, ideal_gain
 
 QWEN_BYTES = 57_344
 rates = st.floats(0, 0.95)

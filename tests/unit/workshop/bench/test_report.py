@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from workshop.bench.report import Figure, Goal, document, table
+from workshop.bench.figures_of_a_run import Figure, Goal, document, table
 from workshop.bench.statistics import Estimate
 
 FAST = Goal(0.9, at_least=True)

@@ -10,7 +10,7 @@ import pytest
 
 from workshop import datasystem
 from workshop.bench.commands import source_digest
-from workshop.bench.main import command_line, parse
+from workshop.bench.inside import command_line, parse
 from yrpd.errors import EnvironmentFailure
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workshop.lab.model import Lab, named_lab, read_lab
+from workshop.lab.layout import Lab, named_lab, read_lab
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workshop.lab.engine import containerd_configuration, dockerd_configuration, engine_files, major_version
-from workshop.lab.model import Lab, LabHost
+from workshop.lab.layout import Lab, LabHost
 from workshop.lab.observe import Link, Observation, Route, read_gateway, read_links, read_mounts, read_routes
 from workshop.lab.plan import End, Run, Start, overlapping_route, plan_disk, plan_engine, plan_network
 from workshop.lab.processes import Process

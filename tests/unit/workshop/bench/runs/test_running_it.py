@@ -8,8 +8,7 @@ import pytest
 from workshop.bench.dataset.caching import expect
 from workshop.bench.dataset.commands import Wanted, make_shape
 from workshop.bench.dataset.shapes import Part
-from workshop.bench.runs import counters
-from workshop.bench.runs.engines import Engine, command_lines
+from workshop.bench.runs import counted
 from workshop.bench.runs.generator import argv
 from workshop.bench.runs.ledger import Ledger
 from workshop.bench.runs.profiles import (
@@ -24,6 +23,7 @@ from workshop.bench.runs.profiles import (
     choose,
     profile_named,
 )
+from workshop.bench.runs.servers import Engine, command_lines
 from yrpd.errors import ConfigurationError
 
 MODEL = Path("/models/m")
@@ -188,8 +188,8 @@ def test_counters_are_summed_over_labels_and_absent_ones_are_nought() -> None:
         '# TYPE yuanrong_load_failures counter\nyuanrong_load_failures_total{cause="late"} 1.0\n'
         'yuanrong_load_failures_total{cause="full"} 2.0\n'
     )
-    read = counters.read(text)
+    read = counted.read(text)
     assert read["vllm:prefix_cache_hits_total"] == 5
     assert read["yuanrong_load_failures_total"] == 3
     assert read["yuanrong_loaded_blocks_total"] == 0
-    assert counters.growth(counters.read(""), read)["vllm:prefix_cache_hits_total"] == 5
+    assert counted.growth(counted.read(""), read)["vllm:prefix_cache_hits_total"] == 5

@@ -1,4 +1,4 @@
-"""Becomes the endpoint: ``python3 -m yrpd.serving.endpoint SETTINGS``, Envoy in front of vllm-router.
+"""Becomes the endpoint: ``python3 -m yrpd.serving.envoy SETTINGS``, Envoy in front of vllm-router.
 
 vllm-router answers 500 when a prefill fails, and has neither a second try, nor TLS, nor keys of its clients; its port
 takes new workers from anybody. Envoy does all that by configuration. The configuration is made here, inside the

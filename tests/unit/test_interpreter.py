@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from yrpd.environment import STAMP, require_environment
 from yrpd.errors import EnvironmentFailure
+from yrpd.interpreter import STAMP, require_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 

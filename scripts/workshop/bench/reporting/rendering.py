@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from workshop.bench.model import ideal_cut, ideal_gain
+from workshop.bench.bound import ideal_cut, ideal_gain
 from workshop.bench.reporting.expected import against_model
 from workshop.bench.reporting.intervals import mean, percentile
 from workshop.bench.reporting.raw import ArmResult

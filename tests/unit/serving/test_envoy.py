@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yrpd.serving import endpoint
-from yrpd.serving.endpoint import Settings, configuration, keys_in, read_keys
+from yrpd.serving import envoy
+from yrpd.serving.envoy import Settings, configuration, keys_in, read_keys
 
 PLAIN = Settings("10.0.0.1", 9000, 29001, "127.0.0.1:9001")
 HOSTS = st.from_regex(r"10\.0\.0\.[1-9]:[1-9][0-9]{3}", fullmatch=True)
@@ -36,13 +36,13 @@ def test_a_setting_that_is_unknown_is_refused() -> None:
 
 def test_only_the_api_and_health_reach_the_router() -> None:
     reached = [route["match"] for route in routes(configuration(PLAIN)) if "route" in route]
-    assert reached == [{"path": path} for path in (*endpoint.OPEN_PATHS, *endpoint.API_PATHS)]
+    assert reached == [{"path": path} for path in (*envoy.OPEN_PATHS, *envoy.API_PATHS)]
 
 
 def test_the_key_is_asked_for_before_the_api_and_after_health() -> None:
     found = routes(configuration(PLAIN, ["one", "two"]))
     kinds = [route.get("direct_response", {}).get("status", route["match"].get("path")) for route in found]
-    assert kinds == ["/health", "/liveness", "/readiness", 401, *endpoint.API_PATHS, 404]
+    assert kinds == ["/health", "/liveness", "/readiness", 401, *envoy.API_PATHS, 404]
 
 
 def test_a_clients_key_goes_no_further() -> None:
@@ -78,7 +78,7 @@ def test_the_configuration_is_written_for_this_user_alone(tmp_path: Path, monkey
     became: list[list[str]] = []
     monkeypatch.setattr(os, "execvp", lambda _, line: became.append(line))
     settings = Settings("h", 1, 2, "h:3", client_keys=str(keys), folder=str(tmp_path))
-    endpoint.main([settings.as_text()])
+    envoy.main([settings.as_text()])
     written = tmp_path / "envoy.json"
     assert written.stat().st_mode & 0o777 == 0o600
     assert "Bearer s3cret" in written.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from yrpd.deploying.spec import ContainerSpec, HttpProbe, Role
 from yrpd.docker.sdk import APIError, Container
 from yrpd.serving.command_lines import DRAINING
 from yrpd.serving.draining import HEALTH
-from yrpd.serving.endpoint import Settings as Endpoint
+from yrpd.serving.envoy import Settings as Endpoint
 
 INTERVAL_S = 0.5
 REQUEST_TIMEOUT_S = 5.0

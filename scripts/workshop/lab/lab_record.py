@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from workshop.lab.model import Lab, LabHost
+from workshop.lab.layout import Lab, LabHost
 from yrpd.project import write_json
 
 # What `ip netns`, dockerd and containerd make outside the folders that they are given.

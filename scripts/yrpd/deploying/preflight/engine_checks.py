@@ -12,10 +12,10 @@ from yrpd.deploying.hosts import model_folder, transfer
 from yrpd.deploying.hosts.engines import LAB_ENGINES
 from yrpd.deploying.inventory import Host
 from yrpd.deploying.planning import ports
-from yrpd.deploying.preflight.context import Situation, held_ports, starting
 from yrpd.deploying.preflight.findings import Finding
 from yrpd.deploying.preflight.host_checks import inspect_inside
 from yrpd.deploying.preflight.host_survey import numbered_inside
+from yrpd.deploying.preflight.situation import Situation, held_ports, starting
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
 from yrpd.docker.sdk import DockerClient, NotFound
 
