@@ -20,12 +20,15 @@ from yrpd.deploying.preflight.host_checks import inspect_inside
 from yrpd.deploying.preflight.situation import Situation, starting
 from yrpd.deploying.reconcile import Change, Observed, decide
 from yrpd.deploying.rollout.audit import audited, keep_copy, previous_release
-from yrpd.deploying.rollout.rollout import Rollout, log_folder, remove_all
+from yrpd.deploying.rollout.rollout import ENGINES, Rollout, log_folder, remove_all
 from yrpd.docker.sdk import DockerClient, ImageNotFound
 from yrpd.errors import EnvironmentFailure, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.reporting import Reporter
+
+# What an engine logs whose trial block did not come back (connector_src/yuanrong/trial.py).
+NOT_TRAVELLING = "KV blocks do not travel"
 
 
 def deploy(
@@ -85,6 +88,9 @@ def deploy(
         rollout = Rollout(clients, name, log_folder(project.build), reporter, deployment.inventory.deadlines.drain)
         with audited(project, clients, name, "deploy", changes, deployment.specs):
             rollout.run(changes)
+        untold = stranded(changes, clients)
+        for line in untold:
+            reporter.say(f"    WARNING {line}")
     changed = any(change.action != "keep" for change in changes)
     reporter.say(
         f"the endpoint is {deployment.endpoint}"
@@ -98,8 +104,25 @@ def deploy(
         "changes": [change.document() for change in changes],
         "image_moved_to": moved,
         "warnings": [finding.document() for finding in findings],
+        "kv_warnings": untold,
         "seconds": rollout.seconds,
     }
+
+
+def stranded(changes: Sequence[Change], clients: Mapping[str, DockerClient]) -> list[str]:
+    """Return what P and D that were started now have logged of blocks that do not travel: they answer all the same.
+
+    Args:
+        changes: What was carried out.
+        clients: The hosts' engines.
+    """
+    lines = []
+    for change in changes:
+        if change.action in ("create", "replace") and change.spec and change.spec.role in ENGINES:
+            text = containers.log_text(clients[change.host].containers.get(change.name))
+            said = [line for line in text.splitlines() if NOT_TRAVELLING in line]
+            lines += [f"{change.name} on {change.host}: {line[line.index(NOT_TRAVELLING) :]}" for line in said[:1]]
+    return lines
 
 
 def rollback(

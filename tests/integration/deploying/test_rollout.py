@@ -12,6 +12,7 @@ from docker import DockerClient
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from tests.integration.deploying.conftest import SERVER
+from yrpd.deploying.deploy import NOT_TRAVELLING, stranded
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.planning.ports import answers
 from yrpd.deploying.reconcile import Change, decide
@@ -19,6 +20,7 @@ from yrpd.deploying.rollout.drain import drain
 from yrpd.deploying.rollout.rollout import ASIDE, Rollout, remove_all
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec, FileProbe, HttpProbe, Mount
 from yrpd.errors import DeployError
+from yrpd.project import Project
 from yrpd.reporting import Reporter
 from yrpd.serving.command_lines import DRAINING
 
@@ -363,3 +365,19 @@ def test_removing_leaves_neither_container_nor_volume_and_doing_it_twice_is_fine
     assert _names(client, deployment) == []
     assert client.volumes.list(filters={"label": f"{DEPLOYMENT}={deployment}"}) == []
     assert remove_all(clients, deployment, 2, reporter) == {"containers": [], "volumes": []}
+
+
+def test_an_engine_whose_blocks_do_not_travel_is_named(
+    client: DockerClient, make_spec: Callable[..., ContainerSpec], free_port: Callable[[], int]
+) -> None:
+    told = "WARNING 11-26 KV blocks do not travel (error, transport npu); requests are answered"
+    port, changes = free_port(), []
+    for role, says in (("prefill", told), ("decode", "a KV block went to the DataSystem and back in 3 ms")):
+        spec = make_spec(role=role, port=port, argv=("python3", "-c", f"print({says!r})"))
+        containers.start(client, spec).wait()
+        changes.append(Change("create", HOST, spec.name, "it is not there", spec))
+    (found,) = stranded(changes, {HOST: client})
+    assert found.startswith(f"{changes[0].name} on {HOST}: {NOT_TRAVELLING} (error, transport npu)")
+    assert stranded([replace(change, action="keep") for change in changes], {HOST: client}) == []
+    connector = Project.here().root / "connector_src" / "yuanrong" / "trial.py"
+    assert f'"{NOT_TRAVELLING} (%s' in connector.read_text(encoding="utf-8")
