@@ -1,19 +1,20 @@
-"""Small edits of ELF shared objects. Knows ELF, and nothing of the project.
+"""What shared objects want of each other, and one edit of it. Knows ELF, and nothing of the project.
 
-Sources: System V gABI (hash function), the GNU symbol versioning layout in the LSB (Verneed, Vernaux).
+Source: the GNU symbol versioning layout in the LSB (Verneed, Vernaux).
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
-_VERNEED = struct.Struct("<HHIII")  # vn_version vn_cnt vn_file vn_aux vn_next
-_VERNAUX = struct.Struct("<IHHII")  # vna_hash vna_flags vna_other vna_name vna_next
+_WEAK = 0x2  # VER_FLG_WEAK
+_FLAGS = 4  # vna_flags comes after vna_hash, 4 bytes
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,6 @@ class Wanted:
     version: str
 
 
-def sysv_hash(name: bytes) -> int:
-    """Return the System V ABI hash of a name, 32 bits (gABI, "Hash Table")."""
-    value = 0
-    for byte in name:
-        value = (value << 4) + byte
-        high = value & 0xF0000000
-        value ^= high >> 24
-        value &= ~high & 0xFFFFFFFF
-    return value
-
-
 def _open(data: bytes) -> Any:
     reader: Any = ELFFile  # the library has no types
     return reader(io.BytesIO(data))
@@ -55,12 +45,40 @@ def needed(data: bytes) -> list[str]:
     return [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
 
 
-def version_needs(data: bytes) -> dict[str, set[str]]:
-    """Return the version nodes that a shared object wants, by library."""
+def _version_needs(data: bytes) -> Iterator[tuple[str, str, int, int]]:
+    """Yield library, version node, flags and the place of the flags in the file, of every node that is wanted."""
     section = _open(data).get_section_by_name(".gnu.version_r")
-    if section is None:
-        return {}
-    return {need.name: {aux.name for aux in auxiliaries} for need, auxiliaries in section.iter_versions()}
+    need_at = int(section["sh_offset"]) if section is not None else 0
+    for need, auxiliaries in section.iter_versions() if section is not None else ():
+        at = need_at + need["vn_aux"]
+        for auxiliary in auxiliaries:
+            yield need.name, auxiliary.name, auxiliary["vna_flags"], at + _FLAGS
+            at += auxiliary["vna_next"]
+        need_at += need["vn_next"]
+
+
+def strong_version_needs(data: bytes) -> set[tuple[str, str]]:
+    """Return library and version node of what a shared object does not load without."""
+    return {(library, version) for library, version, flags, _ in _version_needs(data) if not flags & _WEAK}
+
+
+def weaken_version_need(data: bytes, library: str, version: str) -> bytes:
+    """Return the object with one wanted version node made weak: the loader passes over it when the library lacks it.
+
+    Args:
+        data: A little-endian shared object.
+        library: The library that the version belongs to, such as ``libstdc++.so.6``.
+        version: The node, such as ``GLIBCXX_3.4.32``.
+
+    Raises:
+        ValueError: There is no such node.
+    """
+    for *wanted, flags, at in _version_needs(data):
+        if wanted == [library, version]:
+            edited = bytearray(data)
+            struct.pack_into("<H", edited, at, flags | _WEAK)
+            return bytes(edited)
+    raise ValueError(f"the object does not want {version} of {library}")
 
 
 def wanted_symbols(data: bytes) -> list[Wanted]:
@@ -85,47 +103,3 @@ def wanted_symbols(data: bytes) -> list[Wanted]:
             node = nodes.get(number, node) if isinstance(number, int) else node
         wanted.append(Wanted(symbol.name, *node))
     return wanted
-
-
-def rename_version_need(data: bytes, library: str, old: str, new: str) -> bytes:
-    """Return the object with one wanted version node renamed, in place.
-
-    The string must have the same length, since the string table is not moved: edit before any tool that moves it.
-    Both the string and the node's hash are rewritten; the dynamic loader compares the hash first.
-
-    Args:
-        data: A little-endian 64-bit shared object.
-        library: The library that the version belongs to, such as ``libstdc++.so.6``.
-        old: The node to replace, such as ``GLIBCXX_3.4.32``.
-        new: A node of the same length.
-
-    Raises:
-        ValueError: There is no such node, or the lengths differ.
-    """
-    if len(old) != len(new):
-        raise ValueError(f"{old} and {new} differ in length")
-    file = _open(data)
-    section = file.get_section_by_name(".gnu.version_r")
-    if section is None:
-        raise ValueError("the object wants no versions")
-    strings = int(file.get_section(section["sh_link"])["sh_offset"])
-    edited = bytearray(data)
-    offset = int(section["sh_offset"])
-    while True:
-        _, count, file_name, first, following = _VERNEED.unpack_from(data, offset)
-        if _string(data, strings + file_name) == library.encode():
-            auxiliary = offset + first
-            for _ in range(count):
-                _, flags, other, name, next_auxiliary = _VERNAUX.unpack_from(data, auxiliary)
-                if _string(data, strings + name) == old.encode():
-                    _VERNAUX.pack_into(edited, auxiliary, sysv_hash(new.encode()), flags, other, name, next_auxiliary)
-                    edited[strings + name : strings + name + len(new)] = new.encode()
-                    return bytes(edited)
-                auxiliary += next_auxiliary
-        if not following:
-            raise ValueError(f"the object does not want {old} of {library}")
-        offset += following
-
-
-def _string(data: bytes, offset: int) -> bytes:
-    return data[offset : data.index(b"\0", offset)]

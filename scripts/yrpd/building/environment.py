@@ -32,8 +32,7 @@ from installer.utils import Scheme, construct_record_file, fix_shebang
 
 from yrpd.building import bytecode
 from yrpd.building.context import Context
-from yrpd.building.prepared import kept_or_made
-from yrpd.documents.inputs import digest_of
+from yrpd.building.prepared import provide_made
 from yrpd.errors import BuildError
 from yrpd.project import Project, hash_file
 from yrpd.wheels.wheelfile import record_row
@@ -143,22 +142,20 @@ def add_environment(
         jobs.append((one, destination.modules))
     with ThreadPoolExecutor(COMPILERS) as pool:
         # The largest first, so that the last one to end is a small one.
-        for _ in pool.map(lambda job: _compiled(project, prefix, *job), sorted(jobs, key=lambda job: -len(job[1]))):
-            pass
-    for job in jobs:
-        archive = opened.enter_context(zipfile.ZipFile(_compiled(project, prefix, *job)))
+        order = sorted(jobs, key=lambda job: -len(job[1]))
+        compiled = {one.name: pool.submit(_compiled, project, prefix, one, modules) for one, modules in order}
+    for one, _ in jobs:
+        archive = opened.enter_context(zipfile.ZipFile(compiled[one.name].result()))
         for info in archive.infolist():
             context.add_stream(info.filename, info.file_size, partial(archive.open, info))
 
 
 def _compiled(project: Project, prefix: str, one: Wheel, modules: Sequence[tuple[str, str]]) -> Path:
     """Return the archive of a wheel's compiled modules, made now unless it is kept."""
-    made_from = {"wheel": one.sha256, "prefix": prefix, "program": hash_file(Path(bytecode.__file__))}
-    folder = project.cache / "made" / digest_of(made_from | environment_recipe())
 
-    def make(path: Path) -> None:
+    def compiled(wheel: Path, target: Path) -> None:
         done = subprocess.run(
-            [sys.executable, "-I", "-B", bytecode.__file__, str(one.path), str(path)],
+            [sys.executable, "-I", "-B", bytecode.__file__, str(wheel), str(target)],
             input=json.dumps(modules),
             capture_output=True,
             text=True,
@@ -171,4 +168,5 @@ def _compiled(project: Project, prefix: str, one: Wheel, modules: Sequence[tuple
                 detail=done.stderr,
             )
 
-    return kept_or_made(folder, one.name, one.version, f"{one.name}.pyc.zip", make).path
+    recipe = {"prefix": prefix, "program": hash_file(Path(bytecode.__file__)), **environment_recipe()}
+    return provide_made(project, one, recipe, compiled, file=f"{one.name}.pyc.zip").path

@@ -13,7 +13,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from yrpd.building.context import Context
 from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
-from yrpd.building.prepared import kept_or_made, with_build_tag
+from yrpd.building.prepared import provide_made
 from yrpd.documents.inputs import digest_of
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project, hash_file
@@ -21,7 +21,6 @@ from yrpd.reporting import Reporter
 from yrpd.wheels.locks import OPENYUANRONG, Lock, read_lock
 from yrpd.wheels.wheelhouse import X86_64, Target, Wheel, provide, requirement_lines, verify_present
 
-BUILD_TAG = "1yrpd"
 LAUNCHER = "yr"
 
 
@@ -112,15 +111,14 @@ def _check_fit(given: Wheel, machine: str) -> None:
 
 
 def _prepared(project: Project, source: Wheel, reporter: Reporter) -> Wheel:
-    def make(path: Path) -> None:
+    def prepared(published: Path, target: Path) -> None:
         with reporter.step(f"repair {source.file}: its libraries are to find each other"):
-            selection = prepare_wheel(source.path, path)
+            selection = prepare_wheel(published, target)
             for left_out, missing in selection.unusable.items():
                 reporter.say(f"    left out {left_out}: nothing has {missing}")
             reporter.say(f"    {len(selection.repaired)} repaired, {len(selection.copies)} second copies left out")
 
-    folder = project.cache / "made" / digest_of({"source": source.sha256, "recipe": RECIPE})
-    return kept_or_made(folder, source.name, source.version, with_build_tag(source.file, BUILD_TAG), make)
+    return provide_made(project, source, {"recipe": RECIPE}, prepared)
 
 
 def add_wheels(context: Context, project: Project, wheels: tuple[Wheel, ...]) -> None:

@@ -11,15 +11,13 @@ copies under names that nothing asks for (a wheel has no symbolic links, so a li
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from yrpd.building.elf import needed
-from yrpd.building.toolbox import find_tool
-from yrpd.errors import BuildError
+from yrpd.building.toolbox import patchelf
 from yrpd.wheels.wheelfile import executables, read_wheel, write_wheel
 
 NAME = "openyuanrong"
@@ -130,16 +128,6 @@ def prepare_wheel(source: Path, target: Path) -> Selection:
 
 def _with_rpath(data: bytes, path: Path) -> bytes:
     path.write_bytes(data)
-    if _patchelf("--print-rpath", str(path)).strip() != RPATH:
-        _patchelf("--set-rpath", RPATH, str(path))
+    if patchelf(path, "--print-rpath").strip() != RPATH:
+        patchelf(path, "--set-rpath", RPATH)
     return path.read_bytes()
-
-
-def _patchelf(*arguments: str) -> str:
-    done = subprocess.run([find_tool("patchelf"), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BuildError(
-            f"patchelf {arguments[0]} failed: {done.stderr.strip()}",
-            next_command="rm -r .venv && bash scripts/quickstart.sh",
-        )
-    return done.stdout

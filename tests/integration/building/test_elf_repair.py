@@ -11,7 +11,7 @@ import pytest
 
 from yrpd.building.compiler import compile_shared
 from yrpd.building.cuda_stubs import make_stubs
-from yrpd.building.elf import needed, rename_version_need, version_needs
+from yrpd.building.elf import needed, strong_version_needs, weaken_version_need
 from yrpd.building.openyuanrong_wheel import prepare_wheel
 from yrpd.building.repair import SHIM, repair_wheel
 from yrpd.wheels.wheelfile import executables, pure_metadata, read_wheel, write_wheel
@@ -62,7 +62,8 @@ def test_a_repaired_wheel_loads_with_this_machines_libstdcxx(newer: Path, tmp_pa
     repaired = read_wheel(tmp_path / "target.whl")
     with zipfile.ZipFile(tmp_path / "target.whl") as archive:
         archive.extractall(tmp_path / "unpacked")
-    assert version_needs(repaired["vllm/_C.abi3.so"])["libstdc++.so.6"] == {"GLIBCXX_3.4.30"}
+    assert ("libstdc++.so.6", "GLIBCXX_3.4.32") in strong_version_needs(newer.read_bytes())
+    assert ("libstdc++.so.6", "GLIBCXX_3.4.32") not in strong_version_needs(repaired["vllm/_C.abi3.so"])
     assert SHIM in needed(repaired["vllm/_C.abi3.so"])
     loaded = _load(tmp_path / "unpacked/vllm/_C.abi3.so", "answer")
     assert loaded.stdout.strip() == "42", loaded.stderr
@@ -80,25 +81,20 @@ def test_the_repair_gives_the_same_bytes_every_time_and_a_second_one_changes_not
     assert (tmp_path / "one.whl").read_bytes() == (tmp_path / "three.whl").read_bytes()
 
 
-def test_renaming_a_version_there_and_back_gives_the_same_bytes(newer: Path) -> None:
+def test_only_the_named_version_becomes_weak(newer: Path) -> None:
     data = newer.read_bytes()
-    there = rename_version_need(data, "libstdc++.so.6", "GLIBCXX_3.4.32", "GLIBCXX_3.4.30")
-    assert there != data
-    assert len(there) == len(data)
-    assert rename_version_need(there, "libstdc++.so.6", "GLIBCXX_3.4.30", "GLIBCXX_3.4.32") == data
+    weaker = weaken_version_need(data, "libstdc++.so.6", "GLIBCXX_3.4.32")
+    assert len(weaker) == len(data)
+    assert sum(one != other for one, other in zip(weaker, data, strict=True)) == 1
+    assert strong_version_needs(data) - strong_version_needs(weaker) == {("libstdc++.so.6", "GLIBCXX_3.4.32")}
 
 
 @pytest.mark.parametrize(
-    ("library", "old", "new"),
-    [
-        ("libstdc++.so.6", "GLIBCXX_3.4.31", "GLIBCXX_3.4.30"),
-        ("libc.so.6", "GLIBCXX_3.4.32", "GLIBCXX_3.4.30"),
-        ("libstdc++.so.6", "GLIBCXX_3.4.32", "GLIBCXX_3.4"),
-    ],
+    ("library", "version"), [("libstdc++.so.6", "GLIBCXX_3.4.31"), ("libc.so.6", "GLIBCXX_3.4.32")]
 )
-def test_a_version_that_is_not_wanted_or_does_not_fit_is_refused(newer: Path, library: str, old: str, new: str) -> None:
+def test_a_version_that_is_not_wanted_is_refused(newer: Path, library: str, version: str) -> None:
     with pytest.raises(ValueError, match="GLIBCXX"):
-        rename_version_need(newer.read_bytes(), library, old, new)
+        weaken_version_need(newer.read_bytes(), library, version)
 
 
 def test_stand_ins_let_a_library_load_that_names_cuda_and_refuse_every_call(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from yrpd.building.cuda_stubs import assign, stub_source, version_script
-from yrpd.building.elf import Wanted, sysv_hash
+from yrpd.building.elf import Wanted
 
 LIBRARIES = ["libcublas.so.12", "libcublasLt.so.12", "libcusparseLt.so.0", "libcudart.so.12", "libc.so.6"]
 
@@ -38,10 +38,3 @@ def test_every_function_of_a_stand_in_reports_failure() -> None:
 
 def test_versions_are_nodes_of_the_linker_script() -> None:
     assert version_script({"b": "V1", "a": "V1", "c": "", "d": "V2"}) == ("V1 { global: a; b; };\nV2 { global: d; };\n")
-
-
-def test_the_hash_of_a_version_is_the_one_of_the_system_v_abi() -> None:
-    # Values that readelf and every linked program show.
-    assert sysv_hash(b"GLIBC_2.2.5") == 0x09691A75
-    assert sysv_hash(b"GLIBCXX_3.4") == 0x08922974
-    assert sysv_hash(b"CXXABI_1.3") == 0x056BAFD3
