@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yrpd.building.develop import Rebuild, choose_rebuild, rebuild_environment
+from yrpd.building.develop import ARGUMENTS, METHOD, rebuild_environment
 from yrpd.building.runtime import Locks, provide_environment, provide_npu_tools, uv_environment
 from yrpd.building.toolbox import run_logged
 from yrpd.documents.inputs import digest_of
@@ -63,21 +63,16 @@ def plan_build(project: Project, release: Release, patched: Patched, flavour: Fl
     )
 
 
-def _setuptools_version(python: Path, log: Path) -> str:
-    ask = [str(python), "-c", "import setuptools; print(setuptools.__version__)"]
-    return run_logged(ask, log, what="asking for setuptools", environment=uv_environment()).strip().splitlines()[-1]
-
-
-def _install_tree(plan: BuildPlan, python: Path, rebuild: Rebuild) -> None:
+def _install_tree(plan: BuildPlan, python: Path) -> None:
     environment = rebuild_environment(uv_environment(), plan.patched.version, plan.soc_version)
     # An egg-info of an earlier version would be found first.
     shutil.rmtree(plan.patched.worktree / "vllm_ascend.egg-info", ignore_errors=True)
-    command = [str(python), *rebuild.arguments]
-    run_logged(command, plan.log, what=rebuild.method, environment=environment, folder=plan.patched.worktree)
+    command = [str(python), *ARGUMENTS]
+    run_logged(command, plan.log, what=METHOD, environment=environment, folder=plan.patched.worktree)
     edited = edits(plan.patched)
     if edited:
         raise BuildError(
-            f"{rebuild.method} left files in the work tree that git does not ignore: {edited[0]}.",
+            f"{METHOD} left files in the work tree that git does not ignore: {edited[0]}.",
             next_command=f"git -C {plan.patched.worktree} status",
         )
 
@@ -128,10 +123,8 @@ def _prepare(project: Project, plan: BuildPlan, reporter: Reporter) -> None:
 
 def _rebuild_and_test(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:
     python = plan.environment / "bin" / "python"
-    rebuild = choose_rebuild(_setuptools_version(python, plan.log))
-    with reporter.step(f"{rebuild.method}: vllm-ascend {plan.patched.version}"):
-        reporter.say(f"    {rebuild.method}, because {rebuild.reason}")
-        _install_tree(plan, python, rebuild)
+    with reporter.step(f"{METHOD}: vllm-ascend {plan.patched.version}"):
+        _install_tree(plan, python)
     connector: dict[str, str] | str = IN_IMAGE
     if plan.flavour == "cpu":
         with reporter.step("import the connector out of the rebuilt tree"):
@@ -139,7 +132,7 @@ def _rebuild_and_test(project: Project, plan: BuildPlan, reporter: Reporter) -> 
             reporter.say(f"    {connector['connector']} of vllm-ascend {connector['version']} from {connector['file']}")
     else:
         reporter.say(f"    import test: {IN_IMAGE}")
-    return {"method": rebuild.method, "method_reason": rebuild.reason, "connector": connector}
+    return {"method": METHOD, "connector": connector}
 
 
 def execute_build(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:

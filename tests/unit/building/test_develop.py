@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from packaging.version import Version
 
-from yrpd.building.develop import choose_rebuild, rebuild_environment
+from yrpd.building.develop import rebuild_environment
 from yrpd.documents.patched import touches_compiled
+from yrpd.project import Project
+from yrpd.wheels.locks import read_lock
 
 
-@pytest.mark.parametrize("version", ["79.0.1", "65.5.0", "79.9"])
-def test_before_setuptools_80_the_tree_is_installed_by_develop(version: str) -> None:
-    chosen = choose_rebuild(version)
-    assert chosen.method == "setup.py develop"
-    assert chosen.arguments == ("setup.py", "develop", "--no-deps")
-    assert version in chosen.reason
-
-
-@pytest.mark.parametrize("version", ["80.0.0", "80.0.0.post1", "82.1", "100"])
-def test_from_setuptools_80_on_pip_installs_without_isolation_and_it_says_why(version: str) -> None:
-    chosen = choose_rebuild(version)
-    assert "--no-build-isolation" in chosen.arguments
-    assert "--no-index" in chosen.arguments
-    assert "shim" in chosen.reason
+@pytest.mark.parametrize("lock", ["runtime-cpu", "runtime-cpu-0.11.0"])
+def test_the_locks_keep_setuptools_below_80_whose_develop_would_download(lock: str) -> None:
+    entries = read_lock(Project.here().docker / f"{lock}.lock").entries
+    (locked,) = (entry for entry in entries if entry.name == "setuptools")
+    assert Version(locked.version) < Version("80")
 
 
 def test_the_version_is_fixed_and_nothing_is_compiled() -> None:
