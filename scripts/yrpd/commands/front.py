@@ -78,15 +78,14 @@ def _add(parser: argparse.ArgumentParser, option: Option, explained: str) -> Non
         parser.add_argument(option.flag, type=type(option.default), help=explained, metavar=option.name.upper())
 
 
-def main(project: Project, program: str, arguments: Sequence[str] | None = None) -> None:
+def main(project: Project, program: str) -> None:
     """Run one command; the exit code is the error class's.
 
     Args:
         project: The release folder.
         program: What people type to run it.
-        arguments: The words after the program's name; the process' own when ``None``.
     """
-    command, given = parse(program, arguments)
+    command, given = parse(program)
     execute(
         lambda project, reporter: run(command, given, project, reporter),
         as_json=bool(given.get("json")),

@@ -1,4 +1,4 @@
-"""The commands of ``invoke deploy*``, ``scripts/deploy.py`` and ``deploy.pyz``: one table for the three fronts."""
+"""The commands of ``invoke deploy*`` and ``deploy.pyz``: one table for both fronts."""
 
 from __future__ import annotations
 
