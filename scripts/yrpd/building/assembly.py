@@ -10,7 +10,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,11 +38,11 @@ class Part:
 
     Attributes:
         made_by: What it is, for the image's history.
-        opened: Gives its archive, and closes what that reads from.
+        archive: Gives its archive, and what that reads from to the stack, which closes it once the layer was sent.
     """
 
     made_by: str
-    opened: Callable[[], AbstractContextManager[Archive]]
+    archive: Callable[[ExitStack], Archive]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _File:
 
 def file_part(path: Path, made_by: str) -> Part:
     """Return a layer that is an archive on disk."""
-    return Part(made_by, lambda: nullcontext(_File(path)))
+    return Part(made_by, lambda _: _File(path))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def image_archive(name: str, parts: Sequence[Part], below: Sequence[str], settin
     """
     diff_ids, members = list(below), [f"{number}/layer.tar" for number in range(len(parts))]
     for member, part in zip(members[len(below) :], parts[len(below) :], strict=True):
-        with part.opened() as archive:
+        with ExitStack() as stack:
+            archive = part.archive(stack)
             size, sent, hashing = archive.size, 0, hashlib.sha256()
             yield _header(member, size)
             for chunk in archive.chunks():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from yrpd.building.cpu_image import make_stack, plan_stack
@@ -15,7 +16,6 @@ from yrpd.building.rebuild import execute_build, plan_build
 from yrpd.building.record import previous_inputs, write_record
 from yrpd.building.runtime import Locks, verify_wheels
 from yrpd.docker.connection import connect
-from yrpd.documents.image_record import read_record
 from yrpd.documents.patched import Patched, load_patched
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
@@ -101,17 +101,17 @@ def _image_cpu(
     verify_openyuanrong(project, yuanrong)
     root = cached_root(project, table.base)
     stack = plan_stack(project, release, patched, locks, yuanrong, root)
-    previous = previous_inputs(read_record(project, "cpu", patched.name), patched.name)
+    previous = previous_inputs(project, "cpu", patched.name)
     if dry_run:
         return _planned(reporter, list(stack.layers), explain(previous, stack.final.inputs))
     engine = _engine(project, patched, "cpu", reporter)
     found = engine.find(stack.final)
     if found:
-        return _unchanged(project, reporter, "cpu", patched, stack.final, found, stack.base.image)
+        return _recorded(project, reporter, "cpu", patched, stack.final, found, stack.base.image)
     _say(reporter, explain(previous, stack.final.inputs))
     made, image_id = make_stack(project, release, patched, locks, yuanrong, engine, reporter)
     reasons = explain(previous, made.final.inputs)
-    return _built(project, reporter, "cpu", patched, made.final, image_id, made.base.image, reasons)
+    return _recorded(project, reporter, "cpu", patched, made.final, image_id, made.base.image, reasons)
 
 
 def _image_npu(
@@ -123,7 +123,7 @@ def _image_npu(
     dry_run: bool,
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "npu")
-    previous = previous_inputs(read_record(project, "npu", patched.name), patched.name)
+    previous = previous_inputs(project, "npu", patched.name)
     if dry_run:
         missing = _missing_base(table, patched.name, reporter)
         base = table.base if missing else pinned_base(table)
@@ -135,7 +135,7 @@ def _image_npu(
     layer = plan_layer(project, release, patched, yuanrong, base_id)
     found = engine.find(layer)
     if found:
-        return _unchanged(project, reporter, "npu", patched, layer, found, base)
+        return _recorded(project, reporter, "npu", patched, layer, found, base)
     reasons = explain(previous, layer.inputs)
     _say(reporter, reasons)
     reporter.say(f"    {patched.kernels}")
@@ -143,7 +143,7 @@ def _image_npu(
     context = make_context(project, patched, dockerfile, yuanrong, machine_of(engine.client), reporter)
     with reporter.step(f"build {layer.image}"):
         image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched, base_id))
-    return _built(project, reporter, "npu", patched, layer, image_id, base, reasons)
+    return _recorded(project, reporter, "npu", patched, layer, image_id, base, reasons)
 
 
 def _missing_base(table: FlavourTable, pin: str, reporter: Reporter) -> list[dict[str, str]]:
@@ -160,7 +160,7 @@ def _engine(project: Project, patched: Patched, flavour: Flavour, reporter: Repo
     return ImageEngine(connect(), reporter, project.pin_build(patched.name) / "logs" / f"image-{flavour}.log")
 
 
-def _built(
+def _recorded(
     project: Project,
     reporter: Reporter,
     flavour: Flavour,
@@ -168,19 +168,20 @@ def _built(
     layer: Layer,
     image_id: str,
     base: str,
-    reasons: list[str],
+    reasons: Sequence[str] = (),
 ) -> dict[str, Any]:
-    reporter.say(f"{layer.image}  {image_id}")
-    return write_record(project, flavour, patched, layer, image_id=image_id, base=base, state="built", reasons=reasons)
-
-
-def _unchanged(
-    project: Project, reporter: Reporter, flavour: Flavour, patched: Patched, layer: Layer, image_id: str, base: str
-) -> dict[str, Any]:
-    reasons = [f"the engine has {layer.image} with the inputs digest {layer.digest[:12]}"]
-    reporter.say(f"{layer.image} is up to date: {reasons[0]}")
+    """Record an image that was built for these reasons, or is as it was where there are none."""
+    same = f"the engine has {layer.image} with the inputs digest {layer.digest[:12]}"
+    reporter.say(f"{layer.image}  {image_id}" if reasons else f"{layer.image} is up to date: {same}")
     return write_record(
-        project, flavour, patched, layer, image_id=image_id, base=base, state="unchanged", reasons=reasons
+        project,
+        flavour,
+        patched,
+        layer,
+        image_id=image_id,
+        base=base,
+        state="built" if reasons else "unchanged",
+        reasons=list(reasons) or [same],
     )
 
 

@@ -11,8 +11,9 @@ import io
 import tarfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO
 
 from yrpd.documents.inputs import digest_of
 from yrpd.errors import BuildError
@@ -26,28 +27,17 @@ class Entry:
 
     Attributes:
         sha256: Hash of the content.
+        size: Bytes of the content.
+        opener: Opens the content, which may be in memory, in a file of its own, or in a wheel.
         executable: Mode 755 instead of 644.
-        data: The content, or ``None`` when it is in ``path``.
-        path: The file that holds the content.
         link: Target, when the entry is a symbolic link.
-        opener: Opens the content, when it is neither in memory nor a file of its own.
-        size: Bytes that ``opener`` gives.
     """
 
     sha256: str
-    executable: bool = False
-    data: bytes | None = None
-    path: Path | None = None
-    link: str = ""
-    opener: Callable[[], IO[bytes]] | None = None
     size: int = 0
-
-    @property
-    def length(self) -> int:
-        """Bytes of the content."""
-        if self.data is not None:
-            return len(self.data)
-        return self.path.stat().st_size if self.path is not None else self.size
+    opener: Callable[[], IO[bytes]] = io.BytesIO
+    executable: bool = False
+    link: str = ""
 
 
 @dataclass
@@ -58,7 +48,7 @@ class Context:
 
     def add_bytes(self, name: str, data: bytes, *, executable: bool = False) -> None:
         """Add a file from memory."""
-        self.entries[name] = Entry(hashlib.sha256(data).hexdigest(), executable, data)
+        self.entries[name] = Entry(hashlib.sha256(data).hexdigest(), len(data), partial(io.BytesIO, data), executable)
 
     def add_file(self, name: str, path: Path, *, sha256: str = "") -> None:
         """Add a file from disk.
@@ -69,13 +59,13 @@ class Context:
             sha256: Its hash when that is proved already.
         """
         if sha256:
-            self.entries[name] = Entry(sha256, path=path)
+            self.entries[name] = Entry(sha256, path.stat().st_size, lambda: path.open("rb"))
         else:
             self.add_bytes(name, path.read_bytes(), executable=bool(path.stat().st_mode & 0o100))
 
     def add_stream(self, name: str, size: int, opener: Callable[[], IO[bytes]], *, executable: bool = False) -> None:
         """Add a file that is read when it is sent, such as a member of a wheel. It has no hash before that."""
-        self.entries[name] = Entry("", executable, opener=opener, size=size)
+        self.entries[name] = Entry("", size, opener, executable)
 
     def add_link(self, name: str, target: str) -> None:
         """Add a symbolic link."""
@@ -115,7 +105,7 @@ class Context:
         total = 2 * tarfile.BLOCKSIZE
         for name in self.names:
             entry = self.entries.get(name)
-            content = 0 if entry is None or entry.link else entry.length
+            content = entry.size if entry else 0
             total += len(self._header(name, entry)) + content + -content % tarfile.BLOCKSIZE
         return total
 
@@ -134,20 +124,16 @@ class Context:
             for chunk in self.content(name):
                 size += len(chunk)
                 yield chunk
-            if size != (0 if entry.link else entry.length):
+            if size != entry.size:
                 raise BuildError(f"{name} changed while it was read.", next_command="the same command again")
             yield b"\0" * (-size % tarfile.BLOCKSIZE)
         yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
     def content(self, name: str) -> Iterator[bytes]:
         """Yield a file's content, a chunk at a time."""
-        entry = self.entries[name]
-        if entry.data is not None:
-            yield entry.data
-        elif entry.path is not None or entry.opener is not None:
-            with entry.opener() if entry.opener else cast(Path, entry.path).open("rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    yield chunk
+        with self.entries[name].opener() as stream:
+            while chunk := stream.read(CHUNK):
+                yield chunk
 
     @staticmethod
     def _header(name: str, entry: Entry | None) -> bytes:
@@ -160,5 +146,5 @@ class Context:
         if entry.link:
             info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
         else:
-            info.size = entry.length
+            info.size = entry.size
         return info.tobuf(tarfile.GNU_FORMAT)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from yrpd.building.assembly import Archive, Part, file_part
+from yrpd.building.assembly import Part, file_part
 from yrpd.building.context import Context
 from yrpd.building.debian import Root, provide_root
 from yrpd.building.environment import add_environment, environment_recipe
@@ -29,12 +28,13 @@ IMPORT_TEST = "import_connector.py"
 
 @dataclass(frozen=True)
 class CpuStack:
-    """The four layers, each with the digest of the one below among its inputs."""
+    """The four layers, each with the digest of the one below among its inputs, and the context of the last one."""
 
     base: Layer
     runtime: Layer
     openyuanrong: Layer
     final: Layer
+    context: Context
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -64,43 +64,31 @@ def final_context(project: Project, patched: Patched, dockerfile: Path) -> Conte
     return context
 
 
-def base_part(root: Root) -> Part:
-    """Return the lowest layer: the Debian root."""
-    return file_part(root.archive, f"Debian {root.suite}: {len(root.packages)} packages")
-
-
 def runtime_part(project: Project, locks: Locks, reporter: Reporter) -> Part:
     """Return the layer of vLLM's environment and the router's."""
 
-    @contextlib.contextmanager
-    def opened() -> Iterator[Archive]:
-        vllm = runtime_wheels(project, locks, reporter)
-        router = provide(project, locks.router, reporter)
+    def layer(opened: ExitStack) -> Context:
         context = Context()
-        with contextlib.ExitStack() as wheels:
-            add_environment(context, VLLM, vllm, project, wheels)
-            add_environment(context, ROUTER, router, project, wheels)
-            for name in ("vllm-router", "envoy"):
-                context.add_link(f"{VLLM}/bin/{name}".lstrip("/"), f"{ROUTER}/bin/{name}")
-            yield context
+        add_environment(context, VLLM, runtime_wheels(project, locks, reporter), project, opened)
+        add_environment(context, ROUTER, provide(project, locks.router, reporter), project, opened)
+        for name in ("vllm-router", "envoy"):
+            context.add_link(f"{VLLM}/bin/{name}".lstrip("/"), f"{ROUTER}/bin/{name}")
+        return context
 
-    return Part(f"{VLLM}, {ROUTER}: vLLM for a plain CPU, the DataSystem's client and worker, the router", opened)
+    return Part(f"{VLLM}, {ROUTER}: vLLM for a plain CPU, the DataSystem's client and worker, the router", layer)
 
 
 def openyuanrong_part(project: Project, yuanrong: OpenYuanrong, reporter: Reporter) -> Part:
     """Return the layer of openYuanrong's environment."""
 
-    @contextlib.contextmanager
-    def opened() -> Iterator[Archive]:
-        wheels = openyuanrong_wheels(project, yuanrong, reporter)
+    def layer(opened: ExitStack) -> Context:
         context = Context()
-        with contextlib.ExitStack() as opened:
-            add_environment(context, OPENYUANRONG, wheels, project, opened)
-            launcher = (project.docker / LAUNCHER).read_bytes()
-            context.add_bytes(f"{OPENYUANRONG}/path/{LAUNCHER}".lstrip("/"), launcher, executable=True)
-            yield context
+        add_environment(context, OPENYUANRONG, openyuanrong_wheels(project, yuanrong, reporter), project, opened)
+        launcher = (project.docker / LAUNCHER).read_bytes()
+        context.add_bytes(f"{OPENYUANRONG}/path/{LAUNCHER}".lstrip("/"), launcher, executable=True)
+        return context
 
-    return Part(f"{OPENYUANRONG}: yr, its etcd and the DataSystem's worker", opened)
+    return Part(f"{OPENYUANRONG}: yr, its etcd and the DataSystem's worker", layer)
 
 
 def release_labels(release: Release, patched: Patched, flavour: Flavour) -> dict[str, str]:
@@ -136,8 +124,8 @@ def plan_stack(
         root: The Debian root; ``None`` while it was never made (then the digests are not final).
     """
     name = release.release.name
-    suite = release.flavour(patched.name, "cpu").base
-    base = Layer("base", f"{name}-base", f"{suite}-", {"Debian root": root.sha256 if root else "not made yet"}, {})
+    table = release.flavour(patched.name, "cpu")
+    base = Layer("base", f"{name}-base", f"{table.base}-", {"Debian root": root.sha256 if root else "not made yet"}, {})
     runtime = Layer(
         "runtime",
         f"{name}-runtime",
@@ -162,7 +150,7 @@ def plan_stack(
         },
         {},
     )
-    dockerfile = project.root / release.flavour(patched.name, "cpu").dockerfile
+    dockerfile = project.root / table.dockerfile
     context = final_context(project, patched, dockerfile)
     final = Layer(
         "cpu",
@@ -175,13 +163,13 @@ def plan_stack(
             "patched tree": patched.tree,
             "series": patched.series_digest,
             "version": patched.version,
-            "SOC_VERSION": release.flavour(patched.name, "cpu").soc_version,
+            "SOC_VERSION": table.soc_version,
             dockerfile.name: hash_file(dockerfile),
             "context": context.digest,
         },
         release_labels(release, patched, "cpu"),
     )
-    return CpuStack(base, runtime, openyuanrong, final)
+    return CpuStack(base, runtime, openyuanrong, final, context)
 
 
 def make_stack(
@@ -204,31 +192,26 @@ def make_stack(
         BuildError: debootstrap or a wheel's repair failed.
         PinMismatchError: A wheel is not the locked one.
     """
-    root = provide_root(
-        project, release.flavour(patched.name, "cpu").base, engine.log.with_name("debootstrap.log"), reporter
-    )
+    table = release.flavour(patched.name, "cpu")
+    root = provide_root(project, table.base, engine.log.with_name("debootstrap.log"), reporter)
     stack = plan_stack(project, release, patched, locks, yuanrong, root)
     if engine.find(stack.openyuanrong):
         reporter.say(f"    kept {stack.openyuanrong.image}: locks, recipes and base are the same")
     else:
-        lower = base_part(root), runtime_part(project, locks, reporter)
-        every = (*lower, openyuanrong_part(project, yuanrong, reporter))
-        for layer, below, parts in (
-            (stack.base, None, every[:1]),
-            (stack.runtime, stack.base, every[:2]),
-            (stack.openyuanrong, stack.runtime, every),
-        ):
+        parts = (
+            file_part(root.archive, f"Debian {root.suite}: {len(root.packages)} packages"),
+            runtime_part(project, locks, reporter),
+            openyuanrong_part(project, yuanrong, reporter),
+        )
+        layers = (stack.base, stack.runtime, stack.openyuanrong)
+        for number, (layer, below) in enumerate(zip(layers, (None, *layers[:-1]), strict=True), start=1):
             if engine.find(layer):
                 reporter.say(f"    kept {layer.image}: what it is made from is the same")
                 continue
             with reporter.step(f"assemble {layer.image}"):
-                engine.assemble(layer, parts, ENVIRONMENT, below)
+                engine.assemble(layer, parts[:number], ENVIRONMENT, below)
     with reporter.step(f"build {stack.final.image}"):
-        arguments = {
-            "BASE": stack.openyuanrong.image,
-            "VERSION": patched.version,
-            "SOC_VERSION": release.flavour(patched.name, "cpu").soc_version,
-        }
-        context = final_context(project, patched, project.root / release.flavour(patched.name, "cpu").dockerfile)
-        image = engine.build(stack.final, context, "Dockerfile", arguments)
+        base = {"BASE": stack.openyuanrong.image}
+        arguments = {**base, "VERSION": patched.version, "SOC_VERSION": table.soc_version}
+        image = engine.build(stack.final, stack.context, "Dockerfile", arguments)
     return stack, image

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from yrpd.building.layers import Layer
-from yrpd.documents.image_record import record_file
+from yrpd.documents.image_record import read_record, record_file
 from yrpd.documents.patched import Patched
 from yrpd.project import Project, write_json
 from yrpd.release import Flavour
 
 
-def previous_inputs(record: dict[str, Any] | None, pin: str) -> dict[str, Any] | None:
+def previous_inputs(project: Project, flavour: Flavour, pin: str) -> dict[str, Any] | None:
     """Return the inputs of the last image of a pin."""
+    record = read_record(project, flavour, pin)
     if record is None or record.get("pin") != pin:
         return None
     inputs = record.get("inputs")

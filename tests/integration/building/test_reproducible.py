@@ -48,13 +48,11 @@ context = final_context(project, patched, project.docker / "Dockerfile.cpu")
 base = Root(root / "none", "bookworm", "a" * 64, ())
 stack = plan_stack(project, release, patched, Locks.of(project, "runtime-cpu"), OpenYuanrong.of(project), base)
 
-@contextlib.contextmanager
-def layer():
+def layer(opened):
     files = Context()
-    with contextlib.ExitStack() as opened:
-        stored = Wheel("some", "1.0", hash_file(wheel), wheel)
-        add_environment(files, "/opt/vllm", [stored], project, opened)
-        yield files
+    stored = Wheel("some", "1.0", hash_file(wheel), wheel)
+    add_environment(files, "/opt/vllm", [stored], project, opened)
+    return files
 
 with target.open("wb") as stream:
     for chunk in image_archive(name, [Part("layer", layer)], (), Settings(stack.final.all_labels, ENVIRONMENT)):

@@ -85,7 +85,9 @@ def test_an_archive_is_taken_over_with_its_links_and_modes() -> None:
         tar.addfile(script, io.BytesIO(b"#!/bin/sh\n"))
     context = Context()
     context.add_archive("tree", buffer.getvalue())
-    assert context.entries["tree/bin/run"] == source.entries["bin/run"]
+    assert b"".join(context.content("tree/bin/run")) == b"".join(source.content("bin/run"))
+    assert context.entries["tree/bin/run"].executable
+    assert context.entries["tree/bin/run"].sha256 == source.entries["bin/run"].sha256
     assert context.entries["tree/link"].link == "bin/run"
 
 
