@@ -58,14 +58,18 @@ class Server:
 
 
 @contextmanager
-def _session(server: Server | str) -> Iterator[tuple[requests.Session, str]]:
-    known = server if isinstance(server, Server) else Server(server)
-    with DirectSession() as session:
-        if known.key:
-            session.headers["Authorization"] = f"Bearer {known.key}"
-        if known.ca:
-            session.verify = known.ca
-        yield session, known.url
+def _asking(base: Server | str) -> Iterator[tuple[requests.Session, str]]:
+    """Give a session for a server, and its address; whatever is no answer becomes an :class:`AskError`."""
+    server = base if isinstance(base, Server) else Server(base)
+    try:
+        with DirectSession() as session:
+            if server.key:
+                session.headers["Authorization"] = f"Bearer {server.key}"
+            if server.ca:
+                session.verify = server.ca
+            yield session, server.url
+    except (requests.RequestException, MalformedAnswerError, ValueError, KeyError) as error:
+        raise _ask_error(error) from error
 
 
 def ask(base: Server | str, model: str, question: Question, salt: str = "", timeout_s: float = TIMEOUT_S) -> Answer:
@@ -74,13 +78,10 @@ def ask(base: Server | str, model: str, question: Question, salt: str = "", time
     Raises:
         AskError: It is not an answer.
     """
-    try:
-        with _session(base) as (session, url):
-            answer = session.post(url + question.path, json=_body(question, model, salt), timeout=timeout_s)
+    with _asking(base) as (session, url):
+        answer = session.post(url + question.path, json=_body(question, model, salt), timeout=timeout_s)
         _demand_ok(answer)
         return parse([answer.json()])
-    except (requests.RequestException, MalformedAnswerError, ValueError, KeyError) as error:
-        raise _ask_error(error) from error
 
 
 def ask_streaming(
@@ -96,31 +97,25 @@ def ask_streaming(
     """
     body = {**_body(question, model, salt), "stream": True, "stream_options": {"include_usage": True}}
     chunks: list[dict[str, Any]] = []
-    first, ended, with_tokens = 0.0, False, 0
+    first, with_tokens = 0.0, 0
     began = time.monotonic()
-    try:
-        with (
-            _session(base) as (session, url),
-            session.post(url + question.path, json=body, timeout=timeout_s, stream=True) as got,
-        ):
-            _demand_ok(got)
-            for line in got.iter_lines(chunk_size=1):
-                if not line.startswith(b"data:"):
-                    continue
-                content = line[5:].strip().decode("utf-8")
-                if content == STREAM_END:
-                    ended = True
-                    break
-                chunk = json.loads(content)
-                chunks.append(chunk)
-                if any(choice.get("logprobs") for choice in chunk.get("choices") or ()):
-                    first = first or time.monotonic() - began
-                    with_tokens += 1
-        if not ended:
-            raise AskError("the stream broke off")
-        return parse(chunks), first, with_tokens
-    except (requests.RequestException, MalformedAnswerError, ValueError, KeyError) as error:
-        raise _ask_error(error) from error
+    with (
+        _asking(base) as (session, url),
+        session.post(url + question.path, json=body, timeout=timeout_s, stream=True) as got,
+    ):
+        _demand_ok(got)
+        for line in got.iter_lines(chunk_size=1):
+            if not line.startswith(b"data:"):
+                continue
+            content = line[5:].strip().decode("utf-8")
+            if content == STREAM_END:
+                return parse(chunks), first, with_tokens
+            chunk = json.loads(content)
+            chunks.append(chunk)
+            if any(choice.get("logprobs") for choice in chunk.get("choices") or ()):
+                first = first or time.monotonic() - began
+                with_tokens += 1
+    raise AskError("the stream broke off")
 
 
 def ask_plainly(base: Server | str, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -129,14 +124,10 @@ def ask_plainly(base: Server | str, path: str, body: dict[str, Any]) -> dict[str
     Raises:
         AskError: It is not one.
     """
-    try:
-        with _session(base) as (session, url):
-            answer = session.post(url + path, json=body, timeout=TIMEOUT_S)
-        if answer.status_code != OK:
-            raise AskError(f"status {answer.status_code}: {answer.text[:300]}")
+    with _asking(base) as (session, url):
+        answer = session.post(url + path, json=body, timeout=TIMEOUT_S)
+        _demand_ok(answer)
         document: dict[str, Any] = answer.json()
-    except (requests.RequestException, ValueError) as error:
-        raise AskError(str(error)) from error
     return document
 
 
@@ -146,20 +137,16 @@ def get_text(base: Server | str, path: str = "") -> str:
     Raises:
         AskError: It is not an answer.
     """
-    try:
-        with _session(base) as (session, url):
-            answer = session.get(url + path, timeout=TIMEOUT_S)
-    except requests.RequestException as error:
-        raise AskError(str(error)) from error
-    if answer.status_code != OK:
-        raise AskError(f"{url}{path} answers {answer.status_code}")
+    with _asking(base) as (session, url):
+        answer = session.get(url + path, timeout=TIMEOUT_S)
+        _demand_ok(answer)
     return answer.text
 
 
 def _demand_ok(answer: requests.Response) -> None:
     if answer.status_code != OK:
         raise AskError(
-            f"status {answer.status_code}: {answer.text[:300]}",
+            f"{answer.url} answers {answer.status_code}: {answer.text[:300]}",
             status=answer.status_code,
             retry_after=answer.headers.get("Retry-After", ""),
         )

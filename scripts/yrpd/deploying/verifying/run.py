@@ -29,7 +29,7 @@ from yrpd.deploying.verifying import questions as asking
 from yrpd.deploying.verifying.answers import Answer
 from yrpd.deploying.verifying.checks import Attempt, Check, Outcome, Yardstick
 from yrpd.deploying.verifying.client import AskError, Server, ask_plainly, get_text
-from yrpd.deploying.verifying.curl import curl_line, key_command
+from yrpd.deploying.verifying.curl import curl_line
 from yrpd.deploying.verifying.performing import Stage
 from yrpd.deploying.verifying.questions import Question, Scene
 from yrpd.deploying.verifying.tolerance import shape_of
@@ -311,17 +311,6 @@ class _Verification:
         keys = keys_in((found or b"").decode("utf-8"))
         return Server(self.deployment.endpoint, keys[0] if keys else "", ca)
 
-    def _curl_line(self) -> str:
-        """Return the line to try the endpoint with; a key is read by it, and never shown."""
-        tls, keys = self.inventory.endpoint.tls, self.inventory.secrets.endpoint_api_keys
-        host = self.inventory.host(self.inventory.router.host)
-        return curl_line(
-            self.deployment.endpoint,
-            self.model,
-            key=key_command(host.engine, keys) if keys is not None else "",
-            ca=(tls.ca or "") if tls else "",
-        )
-
     def _endpoint_checks(self, references: Mapping[str, Answer]) -> list[Check]:
         return [
             self._models_check(),
@@ -366,13 +355,13 @@ class _Verification:
         pictures: bool,
         cached: bool,
     ) -> dict[str, Any]:
-        last = [group[-1] for group in attempts.values()]
+        last, keys = [group[-1] for group in attempts.values()], self.inventory.secrets.endpoint_api_keys
         times = {name: _first_token_times(last, name) for name in ("cold", "warm")}
         return {
             "passed": all(check.passed for check in done),
             "checks": [check.document() for check in done],
             "endpoint": self.deployment.endpoint,
-            "curl": self._curl_line(),
+            "curl": curl_line(self.endpoint.url, self.model, key=bool(keys), ca=self.endpoint.ca),
             "ttft": {name: round(statistics.median(values), 4) if values else None for name, values in times.items()},
             "ttft_samples": {name: [round(value, 4) for value in values] for name, values in times.items()},
             "hits": {**_hits(last), "repeated_scenes": sum(len(group) - 1 for group in attempts.values())},
