@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-from yrpd.errors import BuildError, EnvironmentFailure
-
-COMPILERS = ("gcc", "cc")
-
-
-def find_compiler() -> str:
-    """Return the C compiler's path.
-
-    Raises:
-        EnvironmentFailure: There is none.
-    """
-    for name in COMPILERS:
-        path = shutil.which(name)
-        if path:
-            return path
-    raise EnvironmentFailure(
-        "There is no C compiler, which the wheels of the cpu flavour are repaired with.",
-        next_command="apt-get install gcc libc6-dev",
-    )
+from yrpd.building.toolbox import find_tool
+from yrpd.errors import BuildError
 
 
 def compile_shared(source: Path, output: Path, soname: str, *, version_script: Path | None = None) -> None:
@@ -38,9 +20,10 @@ def compile_shared(source: Path, output: Path, soname: str, *, version_script: P
 
     Raises:
         BuildError: The compiler failed.
+        EnvironmentFailure: There is none.
     """
     # Without an ident: a compiler's update must not change the object, whose bytes are an image's.
-    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-fno-ident", "-nostdlib", "-Wl,--build-id=none", "-s"]
+    command = [find_tool("gcc"), "-shared", "-fPIC", "-O1", "-fno-ident", "-nostdlib", "-Wl,--build-id=none", "-s"]
     command += [f"-Wl,-soname,{soname}", "-o", str(output), source.name]
     if version_script is not None:
         command.append(f"-Wl,--version-script={version_script}")

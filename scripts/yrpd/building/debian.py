@@ -6,25 +6,21 @@ every package, is what the image's inputs name.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import subprocess
-import tarfile
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from yrpd.building.toolbox import run_logged
+from yrpd.building.toolbox import find_tool, run_logged
 from yrpd.documents.inputs import digest_of
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project, hash_file, write_json
 from yrpd.reporting import Reporter
 
 # Raise it whenever the archive's content changes for the same packages.
-RECIPE = 1
+RECIPE = 2
 PACKAGES = (
     "ca-certificates",
     "etcd-server",  # openYuanrong's registry of workers
@@ -33,23 +29,14 @@ PACKAGES = (
     "python3",
     "python3-venv",
 )
-EMPTIED = (
-    "dev",
-    "proc",
-    "run",
-    "sys",
-    "tmp",
-    "var/cache/apt",
-    "var/cache/debconf",
-    "var/lib/apt/lists",
-    "var/log",
-    "usr/share/doc",
-    "usr/share/info",
-    "usr/share/locale",
-    "usr/share/man",
+# What an image does not need, or what is of this machine or moment; the engine writes the first three of etc itself.
+EXCLUDED = (
+    *("dev/*", "proc/*", "run/*", "sys/*", "tmp/*"),
+    *("var/cache/apt/*", "var/cache/debconf/*", "var/cache/ldconfig/aux-cache", "var/lib/apt/lists/*"),
+    *("var/lib/dpkg/*-old", "var/log/*.log", "var/log/apt/*"),
+    *("usr/share/doc/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/man/*"),
+    *("etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id", "etc/*-"),
 )
-# Of this machine or of this moment; the engine writes the first three itself.
-DROPPED = ("etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id", "var/cache/ldconfig/aux-cache")
 
 
 @dataclass(frozen=True)
@@ -92,22 +79,13 @@ def _mirror(suite: str) -> str:
     return mirror_of(asked.stdout, suite)
 
 
-def _check_tools() -> str:
-    program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if program is None:
-        raise EnvironmentFailure(
-            "debootstrap is missing, which makes the base of the cpu image.", next_command="apt-get install debootstrap"
-        )
+def _bootstrap(folder: Path, suite: str, log: Path) -> tuple[str, ...]:
     if os.geteuid() != 0:
         raise EnvironmentFailure(
             "debootstrap needs root to make the base of the cpu image.",
             next_command="sudo -E invoke image --flavour cpu",
         )
-    return program
-
-
-def _bootstrap(folder: Path, suite: str, log: Path) -> tuple[str, ...]:
-    command = [_check_tools(), "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(folder)]
+    command = [find_tool("debootstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(folder)]
     mirror = _mirror(suite)
     if mirror:
         command.append(mirror)
@@ -118,21 +96,7 @@ def _bootstrap(folder: Path, suite: str, log: Path) -> tuple[str, ...]:
     return tuple(sorted(listed.split()))
 
 
-def tidy(folder: Path) -> None:
-    """Remove from a root what an image does not need or what is of this machine or moment."""
-    for name in EMPTIED:
-        path = folder / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True, exist_ok=True)
-    for name in DROPPED:
-        (folder / name).unlink(missing_ok=True)
-    for backup in [*folder.glob("etc/*-"), *folder.glob("var/lib/dpkg/*-old")]:
-        backup.unlink()
-    (folder / "tmp").chmod(0o1777)
-    (folder / "var/log/apt").mkdir()
-
-
-def write_archive(folder: Path, target: Path, latest: int) -> None:
+def write_archive(folder: Path, target: Path, latest: int, log: Path) -> None:
     """Write a root as a tar archive: sorted, no time later than ``latest``, owners as numbers.
 
     Args:
@@ -140,18 +104,15 @@ def write_archive(folder: Path, target: Path, latest: int) -> None:
         target: The archive.
         latest: Files made by the installation itself get this time (seconds since 1970); packaged ones keep theirs,
             which compiled Python files name.
+        log: Gets what tar says.
+
+    Raises:
+        BuildError: tar failed.
     """
-    everything = sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts)
-    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
-        for path in everything:
-            info = tar.gettarinfo(path, arcname=str(path.relative_to(folder)))
-            info.mtime = min(int(info.mtime), latest)
-            info.uname = info.gname = ""
-            if info.isreg():
-                with path.open("rb") as stream:
-                    tar.addfile(info, stream)
-            else:
-                tar.addfile(info)
+    same = ["--format=gnu", "--sort=name", "--numeric-owner", f"--mtime=@{latest}", "--clamp-mtime"]
+    left_out = ["--anchored", "--no-wildcards-match-slash", *(f"--exclude=./{each}" for each in EXCLUDED)]
+    command = ["tar", "--create", f"--file={target}", *same, *left_out, f"--directory={folder}", "."]
+    run_logged(command, log, what="tar", environment={**os.environ, "LC_ALL": "C"})
 
 
 def _latest_packaged(folder: Path) -> int:
@@ -160,19 +121,9 @@ def _latest_packaged(folder: Path) -> int:
     return max(times, default=0)
 
 
-@contextlib.contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=".root-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def request_of(suite: str) -> str:
     """Return the digest of what a root is asked to be."""
-    return digest_of({"suite": suite, "packages": PACKAGES, "emptied": EMPTIED, "dropped": DROPPED, "recipe": RECIPE})
+    return digest_of({"suite": suite, "packages": PACKAGES, "excluded": EXCLUDED, "recipe": RECIPE})
 
 
 def cached_root(project: Project, suite: str) -> Root | None:
@@ -198,19 +149,16 @@ def provide_root(project: Project, suite: str, log: Path, reporter: Reporter) ->
     if cached is not None:
         return cached
     folder = project.cache / "base" / request_of(suite)[:16]
-    with reporter.step(f"debootstrap {suite}: the base of the cpu image"), _scratch(project.cache / "base") as scratch:
-        root = scratch / "root"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        reporter.step(f"debootstrap {suite}: the base of the cpu image"),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".root-", ignore_cleanup_errors=True) as scratch,
+    ):
+        root, archive = Path(scratch) / "root", Path(scratch) / "rootfs.tar"
         packages = _bootstrap(root, suite, log)
-        latest = _latest_packaged(root)
-        tidy(root)
-        archive = scratch / "rootfs.tar"
-        write_archive(root, archive, latest)
-        folder.mkdir(exist_ok=True)
+        write_archive(root, archive, _latest_packaged(root), log)
         record = {"sha256": hash_file(archive), "size": archive.stat().st_size, "packages": packages, "suite": suite}
         os.replace(archive, folder / "rootfs.tar")
         write_json(folder / "base.json", record)
         reporter.say(f"    {len(packages)} packages, {record['size']} bytes")
-    made = cached_root(project, suite)
-    if made is None:
-        raise EnvironmentFailure(f"{folder} cannot be read back.", next_command=f"ls -l {folder}")
-    return made
+    return Root(folder / "rootfs.tar", suite, str(record["sha256"]), packages)
