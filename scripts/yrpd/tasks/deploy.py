@@ -44,7 +44,6 @@ COMMANDS = (
             *_WHERE,
             Option("tail", "Lines of each container.", 100),
             Option("role", "Only these roles, with commas: etcd, worker, prefill, decode, router, endpoint."),
-            Option("grep", "Only lines in which this regular expression is found."),
             Option("follow", "Print new lines as they come.", False),
             Option("save", "Write whole logs and the hosts' records to this .tar.gz."),
         ),

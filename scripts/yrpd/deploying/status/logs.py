@@ -1,13 +1,12 @@
-"""``deploy.logs``: the containers' logs, of all roles or some, filtered, followed, or saved to one archive."""
+"""``deploy.logs``: the containers' logs, of all roles or some, followed, or saved to one archive."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +35,6 @@ def logs(
     pin: str = "",
     tail: int = 100,
     role: str = "",
-    grep: str = "",
     follow: bool = False,
     save: str = "",
     dry_run: bool = False,
@@ -51,17 +49,15 @@ def logs(
         pin: As little.
         tail: Lines of each container.
         role: Only containers of these roles, separated by commas.
-        grep: Only lines in which this regular expression is found.
         follow: Print new lines as they come, until interrupted or all containers have ended.
         save: Write everything, whole logs and the hosts' records, to this ``.tar.gz`` instead.
         dry_run: Say whose logs would be printed, followed or saved.
 
     Raises:
-        ConfigurationError: The expression is none, or both ``follow`` and ``save`` are asked for.
+        ConfigurationError: Both ``follow`` and ``save`` are asked for.
     """
     if follow and save:
         raise ConfigurationError("Logs are followed or saved, not both.", next_command="invoke deploy.logs --follow")
-    keep = line_filter(grep)
     inventory = load_inventory(hosts_file)
     with connect_answering(inventory) as (clients, silent):
         for host, why in silent.items():
@@ -83,35 +79,20 @@ def logs(
             reporter.say(f"saved the logs of {len(found)} containers and the hosts' records to {path}")
             return {"deployment": inventory.name, "saved": str(path), "containers": [_named(each) for each, _ in found]}
         if follow:
-            _follow(found, tail, keep, reporter)
+            _follow(found, tail, reporter)
             return {"deployment": inventory.name, "containers": [_named(each) for each, _ in found]}
         entries = []
         for each, container in found:
-            lines = [line for line in containers.log_text(container, tail).splitlines() if keep(line)]
-            if lines or not grep:
-                text = "\n".join(lines)
-                reporter.say(f"==> {each.name} on {each.host} ({each.status})\n{text}")
+            lines = containers.log_text(container, tail).splitlines()
+            reporter.say(f"==> {each.name} on {each.host} ({each.status})")
+            for line in lines:
+                reporter.say(f"{each.host}/{each.name} | {line}")
             entries.append({**_named(each), "log": "\n".join(lines)})
     return {"deployment": inventory.name, "containers": entries}
 
 
 def _verb(follow: bool, save: str) -> str:
     return f"save to {save}" if save else "follow" if follow else "print"
-
-
-def line_filter(expression: str) -> Callable[[str], bool]:
-    """Return whether a line is wanted, as a function.
-
-    Raises:
-        ConfigurationError: It is no regular expression.
-    """
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise ConfigurationError(
-            f"--grep {expression!r} is no regular expression: {error}.", next_command="invoke deploy.logs --grep ERROR"
-        ) from error
-    return lambda line: pattern.search(line) is not None
 
 
 def selected(clients: Mapping[str, DockerClient], deployment: str, roles: str) -> list[tuple[Observed, Container]]:
@@ -146,12 +127,11 @@ def _add(tar: tarfile.TarFile, name: str, text: str) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _follow(found: Found, tail: int, keep: Callable[[str], bool], reporter: Reporter) -> None:
+def _follow(found: Found, tail: int, reporter: Reporter) -> None:
     def one(item: tuple[Observed, Container]) -> None:
         each, container = item
         for line in lines_of(container, tail):
-            if keep(line):
-                reporter.say(f"{each.host}/{each.name} | {line}")
+            reporter.say(f"{each.host}/{each.name} | {line}")
 
     with ThreadPoolExecutor(max_workers=max(1, len(found))) as pool:
         list(pool.map(one, found))

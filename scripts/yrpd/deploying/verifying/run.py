@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rich.table import Table
-from rich.text import Text
-
 from yrpd.deploying.hosts import model_folder
 from yrpd.deploying.hosts.engines import connect_all
 from yrpd.deploying.hosts.model_folder import read_file
@@ -407,15 +404,8 @@ def _base(spec: ContainerSpec) -> str:
 
 
 def _render(report: Mapping[str, Any], reporter: Reporter) -> None:
-    if reporter.console.is_terminal:
-        table = Table("", "check", "seen", title="verification")
-        for check in report["checks"]:
-            mark = Text("✓", style="green") if check["passed"] else Text("✗", style="red")
-            table.add_row(mark, check["name"], check["detail"])
-        reporter.render(table)
-    else:
-        for check in report["checks"]:
-            reporter.say(f" {'✓' if check['passed'] else '✗'}  {check['name']}: {check['detail']}")
+    for check in report["checks"]:
+        reporter.say(f" {'✓' if check['passed'] else '✗'}  {check['name']}: {check['detail']}")
     hits, ttft = report["hits"], report["ttft"]
     reporter.say(f"blocks      {hits['saved_blocks']} saved by prefill, {hits['loaded_blocks']} loaded by decode")
     if ttft["cold"] is not None and ttft["warm"] is not None:
