@@ -11,16 +11,17 @@ from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer, explain
 from yrpd.building.npu_base import lock_base, pinned_base, provide_base
 from yrpd.building.npu_image import build_arguments, machine_of, make_context, plan_layer
-from yrpd.building.openyuanrong import OpenYuanrong, verify_openyuanrong
+from yrpd.building.openyuanrong import OpenYuanrong
 from yrpd.building.rebuild import execute_build, plan_build
 from yrpd.building.record import previous_inputs, write_record
-from yrpd.building.runtime import Locks, verify_wheels
+from yrpd.building.runtime import Locks
 from yrpd.docker.connection import connect
 from yrpd.documents.patched import Patched, load_patched
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour, FlavourTable, Release, load_release
 from yrpd.reporting import Reporter
+from yrpd.wheels.wheelhouse import verify_present
 
 
 def build(
@@ -97,8 +98,8 @@ def _image_cpu(
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "cpu")
     locks = Locks.of(project, table.runtime)
-    verify_wheels(project, locks)
-    verify_openyuanrong(project, yuanrong)
+    for lock in (locks.runtime, locks.router, yuanrong.lock):
+        verify_present(project, lock)
     root = cached_root(project, table.base)
     stack = plan_stack(project, release, patched, locks, yuanrong, root)
     previous = previous_inputs(project, "cpu", patched.name)

@@ -7,14 +7,14 @@ from pathlib import Path
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels, serving_context
 from yrpd.building.layers import Layer, tag_version
-from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, add_wheels, openyuanrong_wheels
+from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, openyuanrong_wheels
 from yrpd.docker.sdk import DockerClient
 from yrpd.documents.patched import Patched, pin_listing
 from yrpd.errors import ImageError
 from yrpd.project import Project, hash_file
 from yrpd.release import Release
 from yrpd.reporting import Reporter
-from yrpd.wheels.locks import NPU, ROUTER, read_lock
+from yrpd.wheels.locks import NPU, OPENYUANRONG, ROUTER, read_lock
 from yrpd.wheels.wheelhouse import Target, provide, requirement_lines
 
 SCRIPTS = ("apply_series.sh", "rebuild.sh")
@@ -99,12 +99,16 @@ def make_context(
         BuildError: openYuanrong's repair failed.
     """
     context = sources(project, patched, dockerfile)
-    for file, lock in (("datasystem", NPU), ("router", ROUTER)):
-        wheels = provide(project, read_lock(project.docker / f"{lock}.lock"), reporter, Target(machine))
-        context.add_bytes(f"wheelhouse/{file}.txt", requirement_lines(wheels).encode("utf-8"))
+    context.add_file(f"wheelhouse/{LAUNCHER}", project.docker / LAUNCHER)
+    environments = {
+        "datasystem": provide(project, read_lock(project.docker / f"{NPU}.lock"), reporter, Target(machine)),
+        "router": provide(project, read_lock(project.docker / f"{ROUTER}.lock"), reporter, Target(machine)),
+        OPENYUANRONG: openyuanrong_wheels(project, yuanrong, reporter, machine),
+    }
+    for name, wheels in environments.items():
+        context.add_bytes(f"wheelhouse/{name}.txt", requirement_lines(wheels).encode("utf-8"))
         for one in wheels:
             context.add_file(f"wheelhouse/wheels/{one.file}", one.path, sha256=one.sha256)
-    add_wheels(context, project, openyuanrong_wheels(project, yuanrong, reporter, machine))
     return context
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from yrpd.building.context import Context
 from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
 from yrpd.building.prepared import provide_made
 from yrpd.documents.inputs import digest_of
@@ -19,7 +18,12 @@ from yrpd.errors import ConfigurationError
 from yrpd.project import Project, hash_file
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import OPENYUANRONG, Lock, read_lock
-from yrpd.wheels.wheelhouse import X86_64, Target, Wheel, provide, requirement_lines, verify_present
+from yrpd.wheels.wheelhouse import (
+    X86_64,
+    Target,
+    Wheel,
+    provide,
+)
 
 LAUNCHER = "yr"
 
@@ -68,15 +72,6 @@ def _given(path: Path) -> Wheel:
     return Wheel(NAME, str(version), sha256, path)
 
 
-def verify_openyuanrong(project: Project, yuanrong: OpenYuanrong) -> None:
-    """Prove those of the locked wheels that are in the cache.
-
-    Raises:
-        PinMismatchError: One is not the locked file.
-    """
-    verify_present(project, yuanrong.lock)
-
-
 def openyuanrong_wheels(
     project: Project, yuanrong: OpenYuanrong, reporter: Reporter, machine: str = X86_64
 ) -> tuple[Wheel, ...]:
@@ -119,11 +114,3 @@ def _prepared(project: Project, source: Wheel, reporter: Reporter) -> Wheel:
             reporter.say(f"    {len(selection.repaired)} repaired, {len(selection.copies)} second copies left out")
 
     return provide_made(project, source, {"recipe": RECIPE}, prepared)
-
-
-def add_wheels(context: Context, project: Project, wheels: tuple[Wheel, ...]) -> None:
-    """Add openYuanrong's wheels, their requirements file and the launcher to a context."""
-    context.add_bytes(f"wheelhouse/{OPENYUANRONG}.txt", requirement_lines(wheels).encode("utf-8"))
-    context.add_file(f"wheelhouse/{LAUNCHER}", project.docker / LAUNCHER)
-    for one in wheels:
-        context.add_file(f"wheelhouse/wheels/{one.file}", one.path, sha256=one.sha256)

