@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,8 +15,7 @@ from yrpd.deploying.planning import formats as plans
 from yrpd.deploying.planning.deployment import Deployment, read_deployment
 from yrpd.project import Project
 from yrpd.release import Flavour
-from yrpd.reporting import Reporter
-from yrpd.tables import fitted
+from yrpd.reporting import WIDE, Reporter
 
 
 def plan(
@@ -57,10 +57,11 @@ def plan(
 
 
 def _plan_text(deployment: Deployment) -> str:
-    table = Table("host", "role", "container", "ports", title=f"{deployment.inventory.name} at {deployment.endpoint}")
+    title = f"{deployment.inventory.name} at {deployment.endpoint}"
+    table = Table("host", "role", "container", "ports", title=title, title_justify="left", box=SIMPLE_HEAD)
     for spec in deployment.specs:
         table.add_row(spec.host, spec.role, spec.name, ", ".join(map(str, spec.ports)))
-    console = Console(width=80, file=io.StringIO(), markup=False, emoji=False)
+    console = Console(width=WIDE, file=io.StringIO(), markup=False, emoji=False)
     with console.capture() as captured:
-        console.print(fitted(table, console))
+        console.print(table)
     return captured.get()
