@@ -108,9 +108,6 @@ def _check_fit(given: Wheel, machine: str) -> None:
 def _prepared(project: Project, source: Wheel, reporter: Reporter) -> Wheel:
     def prepared(published: Path, target: Path) -> None:
         with reporter.step(f"repair {source.file}: its libraries are to find each other"):
-            selection = prepare_wheel(published, target)
-            for left_out, missing in selection.unusable.items():
-                reporter.say(f"    left out {left_out}: nothing has {missing}")
-            reporter.say(f"    {len(selection.repaired)} repaired, {len(selection.copies)} second copies left out")
+            reporter.say(f"    {prepare_wheel(published, target)} repaired")
 
     return provide_made(project, source, {"recipe": RECIPE}, prepared)
