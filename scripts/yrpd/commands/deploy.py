@@ -1,4 +1,4 @@
-"""The commands of ``invoke deploy*``: each returns its JSON document, or raises a reported error."""
+"""Those commands of ``invoke deploy*`` that need more than one stage, or print what a stage found."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from typing import Any
 
 from yrpd.commands.image_sources import image_source
 from yrpd.deploying import deploy as deploying
-from yrpd.deploying.deploy import clean, rollback
 from yrpd.deploying.hosts.engines import connect_answering
-from yrpd.deploying.planning.commands import plan
-from yrpd.deploying.planning.deployment import Deployment, read_deployment
-from yrpd.deploying.status.logs import logs
+from yrpd.deploying.planning.deployment import read_deployment
 from yrpd.deploying.status.status import status_document, status_tables
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.reporting import Reporter
-
-__all__ = ["Deployment", "clean", "deploy", "logs", "plan", "read_deployment", "rollback", "status", "verify"]
 
 
 def deploy(

@@ -17,7 +17,7 @@ COMMANDS = (
     Command(
         "deploy.plan",
         "Print the containers that deploy would start. Asks no host.",
-        "yrpd.commands.deploy:plan",
+        "yrpd.deploying.planning.commands:plan",
         (
             *_WHERE,
             Option(
@@ -39,7 +39,7 @@ COMMANDS = (
     Command(
         "deploy.logs",
         "Print the last log lines of every container.",
-        "yrpd.commands.deploy:logs",
+        "yrpd.deploying.status.logs:logs",
         (
             *_WHERE,
             Option("tail", "Lines of each container.", 100),
@@ -65,13 +65,13 @@ COMMANDS = (
     Command(
         "deploy.rollback",
         "Bring the hosts back to the release before the present one.",
-        "yrpd.commands.deploy:rollback",
+        "yrpd.deploying.deploy:rollback",
         _WHERE,
     ),
     Command(
         "deploy.clean",
         "Stop and remove everything that deploy started.",
-        "yrpd.commands.deploy:clean",
+        "yrpd.deploying.deploy:clean",
         _WHERE,
     ),
 )
