@@ -67,27 +67,33 @@ def execute(
             interrupt, 143 for SIGTERM.
     """
     reporter = Reporter(as_json=as_json, verbose=verbose)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         reporter.result(command(project or Project.here(), reporter))
     except YrpdError as error:
         error.next_command = say_next(error.next_command)
-        _explain(error, verbose=verbose)
+        if verbose:
+            console.print_exception()
+        if error.detail:
+            console.print(error.detail, style="dim")
+        console.print(f"error: {error.message}", style="bold red")
+        if error.next_command:
+            console.print(f"next:  {error.next_command}")
         if error.document is not None:
             reporter.result(error.document)
         else:
             reporter.result({"error": error.message, "next": error.next_command, "exit_code": error.exit_code})
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt as interrupt:
-        Console(stderr=True).print("interrupted; run the same command again to go on.", markup=False)
+        console.print("interrupted; run the same command again to go on.")
         raise SystemExit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
     except Exception as error:
-        console = Console(stderr=True, soft_wrap=True, emoji=False)
         if verbose:
             console.print_exception()
-        console.print(f"error: unexpected {type(error).__name__}: {error}", style="bold red", markup=False)
+        console.print(f"error: unexpected {type(error).__name__}: {error}", style="bold red")
         if not verbose:
-            console.print("next:  the same command with --verbose shows where", markup=False)
+            console.print("next:  the same command with --verbose shows where")
         raise SystemExit(UNEXPECTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -97,14 +103,3 @@ def _terminate(_: int, __: object) -> None:
     # Once: a second signal while things are being closed must not leave the rest open.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
-
-
-def _explain(error: YrpdError, *, verbose: bool) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    if verbose:
-        console.print_exception()
-    if error.detail:
-        console.print(error.detail, style="dim", markup=False)
-    console.print(f"error: {error.message}", style="bold red", markup=False)
-    if error.next_command:
-        console.print(f"next:  {error.next_command}", markup=False)

@@ -246,17 +246,12 @@ def total_check(attempts: Iterable[Attempt]) -> Check:
     return Check(name, saved > 0 and loaded > 0, f"{saved} saved by prefill, {loaded} loaded by decode")
 
 
-def picture_checks(outcomes: Iterable[Outcome], block_size: int) -> list[Check]:
+def picture_check(outcomes: Iterable[Outcome], block_size: int) -> Check:
     """Return the check that blocks holding picture tokens were among the loaded ones."""
     blocks = [
         (outcome.answer.prompt_tokens - 1) // block_size
         for outcome in outcomes
         if outcome.answer is not None and outcome.shot.question.name.startswith("picture") and not outcome.shot.repeated
     ]
-    return [
-        Check(
-            "pictures fill blocks of their own",
-            bool(blocks) and min(blocks) >= 1,
-            f"{', '.join(map(str, blocks)) or 'no'} blocks to load per picture prompt",
-        )
-    ]
+    seen = f"{', '.join(map(str, blocks)) or 'no'} blocks to load per picture prompt"
+    return Check("pictures fill blocks of their own", bool(blocks) and min(blocks) >= 1, seen)

@@ -149,13 +149,15 @@ class _Verification:
         references, cached = self._references(questions)
         done = [
             runs,
-            *self._endpoint_checks(references),
+            self._models_check(),
+            self._tutorial_check(references.get("tutorial")),
+            self._hosts_check(),
             *checks.answer_checks(outcomes, references, yardstick),
             checks.stream_check(outcomes),
             *checks.difference_checks(references, yardstick, pictures),
             *(checks.scene_check(name, group) for name, group in attempts.items()),
             checks.total_check(each for group in attempts.values() for each in group),
-            *(checks.picture_checks(outcomes, self.inventory.model.block_size) if pictures else ()),
+            *([checks.picture_check(outcomes, self.inventory.model.block_size)] if pictures else ()),
         ]
         return self._report(done, outcomes, attempts, pictures=pictures, cached=cached)
 
@@ -307,13 +309,6 @@ class _Verification:
             found = None
         keys = keys_in((found or b"").decode("utf-8"))
         return Server(self.deployment.endpoint, keys[0] if keys else "", ca)
-
-    def _endpoint_checks(self, references: Mapping[str, Answer]) -> list[Check]:
-        return [
-            self._models_check(),
-            self._tutorial_check(references.get("tutorial")),
-            self._hosts_check(),
-        ]
 
     def _models_check(self) -> Check:
         name = "the endpoint lists the model"

@@ -167,9 +167,9 @@ def test_an_open_breaker_is_seen() -> None:
 
 
 def test_pictures_must_fill_a_block() -> None:
-    assert passed(checks.picture_checks([outcome("picture A", answer(prompt=400))], 128)) == [True]
-    assert passed(checks.picture_checks([outcome("picture A", answer(prompt=100))], 128)) == [False]
-    assert passed(checks.picture_checks([], 128)) == [False]
+    assert checks.picture_check([outcome("picture A", answer(prompt=400))], 128).passed is True
+    assert checks.picture_check([outcome("picture A", answer(prompt=100))], 128).passed is False
+    assert checks.picture_check([], 128).passed is False
 
 
 def test_counters_are_summed_over_labels_and_absent_ones_are_zero() -> None:
