@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-WIDE = 10_000  # columns; a pipe or a log has no width
+from yrpd.tables import fitted
 
 
 class Advance(Protocol):
@@ -46,8 +45,6 @@ class Reporter:
         self.verbose = verbose
         # Names of files and images hold brackets and colons: nothing that is printed is markup.
         self.console = Console(stderr=as_json, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        if not self.console.is_terminal:
-            self.console.width = WIDE
 
     def say(self, text: str) -> None:
         """Print one line of plain text (no markup is interpreted)."""
@@ -58,13 +55,10 @@ class Reporter:
         if self.verbose:
             self.console.print(f"    {text}", style="dim", markup=False)
 
-    def render(self, table: Table) -> None:
-        """Print a table whole: folded into a terminal's width; elsewhere a row is one line, however long."""
-        for column in table.columns:
-            column.overflow, column.no_wrap = "fold", False
-        if not self.console.is_terminal:
-            table.box, table.title_justify = SIMPLE_HEAD, "left"
-        self.console.print(table, soft_wrap=False)
+    def render(self, renderable: Any) -> None:
+        """Print a rich renderable; a table so that it can be read in the width that there is (80 off a terminal)."""
+        shown = fitted(renderable, self.console) if isinstance(renderable, Table) else renderable
+        self.console.print(shown, soft_wrap=False)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:

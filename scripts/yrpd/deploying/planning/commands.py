@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +14,8 @@ from yrpd.deploying.planning import formats as plans
 from yrpd.deploying.planning.deployment import Deployment, read_deployment
 from yrpd.project import Project
 from yrpd.release import Flavour
-from yrpd.reporting import WIDE, Reporter
+from yrpd.reporting import Reporter
+from yrpd.tables import fitted
 
 
 def plan(
@@ -57,11 +57,10 @@ def plan(
 
 
 def _plan_text(deployment: Deployment) -> str:
-    title = f"{deployment.inventory.name} at {deployment.endpoint}"
-    table = Table("host", "role", "container", "ports", title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table("host", "role", "container", "ports", title=f"{deployment.inventory.name} at {deployment.endpoint}")
     for spec in deployment.specs:
         table.add_row(spec.host, spec.role, spec.name, ", ".join(map(str, spec.ports)))
-    console = Console(width=WIDE, file=io.StringIO(), markup=False, emoji=False)
+    console = Console(width=80, file=io.StringIO(), markup=False, emoji=False)
     with console.capture() as captured:
-        console.print(table)
+        console.print(fitted(table, console))
     return captured.get()
