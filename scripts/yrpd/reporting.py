@@ -8,28 +8,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from yrpd.tables import fitted
 
-
-class Advance(Protocol):
-    """Moves a progress bar forward."""
-
-    def __call__(self, amount: float) -> None:
-        """Add ``amount`` (bytes or items) to the bar."""
-
-
-class Gauge(Protocol):
-    """Sets a progress bar."""
-
-    def __call__(self, done: float, known: float, /) -> None:
-        """Show that ``done`` of the ``known`` bytes are there."""
+#: Moves a progress bar forward by so many bytes or items.
+Advance = Callable[[float], None]
+#: Sets a progress bar: so many of the known bytes are there.
+Gauge = Callable[[float, float], None]
 
 
 class Reporter:

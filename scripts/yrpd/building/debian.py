@@ -56,27 +56,13 @@ class Root:
     packages: tuple[str, ...]
 
 
-def mirror_of(targets: str, suite: str) -> str:
-    """Return the archive address that this machine's apt uses for a suite; empty to let debootstrap choose.
-
-    Args:
-        targets: Lines ``address codename component`` as ``apt-get indextargets`` prints them.
-        suite: The Debian release.
-    """
-    rows = [line.split() for line in targets.splitlines()]
-    fitting = [row[0] for row in rows if len(row) == 3 and row[1:] == [suite, "main"]]
-    return fitting[0] if fitting else ""
-
-
 def _mirror(suite: str) -> str:
-    form = "$(REPO_URI) $(CODENAME) $(COMPONENT)"
+    """Return the archive address that this machine's apt uses for a suite; empty to let debootstrap choose."""
+    wanted = ["Created-By: Packages", f"Codename: {suite}", "Component: main"]
     asked = subprocess.run(
-        ["apt-get", "indextargets", "--format", form, "Identifier: Packages"],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted], capture_output=True, text=True, check=False
     )
-    return mirror_of(asked.stdout, suite)
+    return asked.stdout.partition("\n")[0]
 
 
 def _bootstrap(folder: Path, suite: str, log: Path) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yrpd.building.debian import mirror_of
 from yrpd.building.layers import Layer, explain, tag_version
 
 inputs = st.dictionaries(st.sampled_from(["base", "pin", "tree", "context"]), st.text(max_size=8), max_size=4)
@@ -53,10 +52,3 @@ def test_labels_carry_the_inputs_and_their_digest() -> None:
 def test_a_version_with_a_local_part_makes_a_legal_tag() -> None:
     assert tag_version("0.10.0rc1+yuanrong.1") == "0.10.0rc1-yuanrong.1"
     assert re.fullmatch(r"[\w][\w.-]{0,127}", _layer({}).tag)
-
-
-def test_the_base_comes_from_the_archive_that_apt_uses_for_the_suite() -> None:
-    targets = "m:/deb bookworm main\nm:/deb bookworm-updates main\nm:/sec bookworm-security main\n"
-    assert mirror_of(targets, "bookworm") == "m:/deb"
-    assert mirror_of("m:/deb trixie main\n", "bookworm") == ""
-    assert mirror_of("", "bookworm") == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.table import Table
@@ -83,8 +83,8 @@ def status_tables(document: Mapping[str, Any]) -> list[Table]:
     caching = Table("container", "cache used", "prefix hits", "from DataSystem", "of these by tier", title="KV caches")
     for entry in document["containers"]:
         matches = "yes" if entry["release_matches"] else "no: " + ", ".join(entry["reasons"])
-        cells = (entry["name"], entry["host"], entry["health"], _duration(entry["uptime_s"]), matches)
-        standing.add_row(*cells)
+        up = "-" if entry["uptime_s"] is None else str(timedelta(seconds=entry["uptime_s"]))
+        standing.add_row(entry["name"], entry["host"], entry["health"], up, matches)
         shares = [entry.get(name) for name in ("cache_usage", "hit_rate", "external_hit_rate")]
         tiers = entry.get("tiers") or {}
         if tiers or any(share is not None for share in shares):
@@ -102,18 +102,6 @@ def tiers_text(tiers: Mapping[str, Mapping[str, float]]) -> str:
         )
         or "-"
     )
-
-
-def _duration(seconds: int | None) -> str:
-    """Return a time in its two largest units, such as ``3 h 12 min``."""
-    if seconds is None:
-        return "-"
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
 def _percent(share: float | None) -> str:

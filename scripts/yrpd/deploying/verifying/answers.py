@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 TOKEN_MARK = "token_id:"  # noqa: S105  (what return_tokens_as_token_ids puts in place of a token's text)
@@ -29,22 +29,6 @@ class Answer:
     prompt_tokens: int
     text: str
     finish_reason: str
-
-    def document(self) -> dict[str, Any]:
-        """Return the answer as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Answer:
-        """Return the answer that :meth:`document` wrote."""
-        return cls(
-            tokens=tuple(document["tokens"]),
-            logprobs=tuple(document["logprobs"]),
-            tops=tuple({int(token): value for token, value in top.items()} for top in document["tops"]),
-            prompt_tokens=document["prompt_tokens"],
-            text=document["text"],
-            finish_reason=document["finish_reason"],
-        )
 
 
 class MalformedAnswerError(ValueError):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from yrpd.deploying.verifying.answers import Answer, compare, distance, scale
 from yrpd.deploying.verifying.questions import Shot
@@ -28,10 +27,6 @@ class Check:
     name: str
     passed: bool
     detail: str
-
-    def document(self) -> dict[str, Any]:
-        """Return the check as JSON values."""
-        return {"name": self.name, "passed": self.passed, "detail": self.detail}
 
 
 @dataclass(frozen=True)

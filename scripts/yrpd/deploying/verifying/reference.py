@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.hosts.probing import wait_until_ready
 from yrpd.deploying.spec import ContainerSpec
@@ -16,10 +18,11 @@ from yrpd.deploying.verifying.questions import Question
 from yrpd.deploying.verifying.questions import digest as questions_digest
 from yrpd.docker.sdk import DockerClient
 from yrpd.errors import DeployError, VerificationError
-from yrpd.project import write_json
+from yrpd.project import write_bytes
 from yrpd.reporting import Reporter
 
 GRACE_S = 20
+ANSWERS = TypeAdapter(dict[str, Answer])
 
 
 def cache_file(build: Path, spec: ContainerSpec, model_digest: str, questions: dict[str, Question]) -> Path | None:
@@ -40,9 +43,8 @@ def load_cached(path: Path | None) -> dict[str, Answer]:
     if path is None or not path.exists():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Answer.from_document(each) for name, each in document["answers"].items()}
-    except (ValueError, KeyError, TypeError):
+        return ANSWERS.validate_json(path.read_bytes())
+    except ValueError:
         return {}
 
 
@@ -88,4 +90,4 @@ def answers_of_plain_vllm(
 def keep(path: Path | None, answers: Mapping[str, Answer]) -> None:
     """Keep answers for later runs of exactly the same."""
     if path is not None:
-        write_json(path, {"answers": {name: answer.document() for name, answer in answers.items()}})
+        write_bytes(path, ANSWERS.dump_json(dict(answers)))

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -351,7 +351,7 @@ class _Verification:
         times = {name: _first_token_times(last, name) for name in ("cold", "warm")}
         return {
             "passed": all(check.passed for check in done),
-            "checks": [check.document() for check in done],
+            "checks": [asdict(check) for check in done],
             "endpoint": self.deployment.endpoint,
             "curl": curl_line(self.endpoint.url, self.model, key=bool(keys), ca=self.endpoint.ca),
             "ttft": {name: round(statistics.median(values), 4) if values else None for name, values in times.items()},

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yrpd.deploying.verifying.answers import Answer, MalformedAnswerError, compare, distance, parse, scale
+from yrpd.deploying.verifying.reference import ANSWERS
 
 RIGHT = Answer(
     tokens=(5, 6, 7),
@@ -148,7 +149,7 @@ logprob = st.floats(-20, 0)
 def test_what_is_kept_is_read_back(positions: list[tuple[int, float, dict[int, float]]]) -> None:
     tokens, logprobs, tops = zip(*positions, strict=True)
     answer = Answer(tokens, logprobs, tops, 3, "x", "stop")
-    assert Answer.from_document(json.loads(json.dumps(answer.document()))) == answer
+    assert ANSWERS.validate_json(ANSWERS.dump_json({"a": answer})) == {"a": answer}
     assert compare(answer, answer, 0.0, ties=False).equal
 
 
