@@ -13,23 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from yrpd.building.context import CHUNK
+from yrpd.building.context import chunks_of
 from yrpd.errors import BuildError
 
 EPOCH = "1970-01-01T00:00:00Z"
 
 
-class Archive(Protocol):
-    """A tar archive whose size is known before it is made."""
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield it."""
+#: The bytes of a tar archive, known before it is made, and what yields it.
+Archive = tuple[int, Iterator[bytes]]
 
 
 @dataclass(frozen=True)
@@ -45,23 +37,9 @@ class Part:
     archive: Callable[[ExitStack], Archive]
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size
-
-    def chunks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                yield chunk
-
-
 def file_part(path: Path, made_by: str) -> Part:
     """Return a layer that is an archive on disk."""
-    return Part(made_by, lambda _: _File(path))
+    return Part(made_by, lambda stack: (path.stat().st_size, chunks_of(stack.enter_context(path.open("rb")))))
 
 
 @dataclass(frozen=True)
@@ -92,10 +70,10 @@ def image_archive(name: str, parts: Sequence[Part], below: Sequence[str], settin
     diff_ids, members = list(below), [f"{number}/layer.tar" for number in range(len(parts))]
     for member, part in zip(members[len(below) :], parts[len(below) :], strict=True):
         with ExitStack() as stack:
-            archive = part.archive(stack)
-            size, sent, hashing = archive.size, 0, hashlib.sha256()
+            size, chunks = part.archive(stack)
+            sent, hashing = 0, hashlib.sha256()
             yield _header(member, size)
-            for chunk in archive.chunks():
+            for chunk in chunks:
                 sent += len(chunk)
                 hashing.update(chunk)
                 yield chunk

@@ -21,6 +21,12 @@ from yrpd.errors import BuildError
 CHUNK = 1 << 20
 
 
+def chunks_of(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield what a stream holds, a chunk at a time."""
+    while chunk := stream.read(CHUNK):
+        yield chunk
+
+
 @dataclass(frozen=True)
 class Entry:
     """One file of a context.
@@ -132,8 +138,7 @@ class Context:
     def content(self, name: str) -> Iterator[bytes]:
         """Yield a file's content, a chunk at a time."""
         with self.entries[name].opener() as stream:
-            while chunk := stream.read(CHUNK):
-                yield chunk
+            yield from chunks_of(stream)
 
     @staticmethod
     def _header(name: str, entry: Entry | None) -> bytes:

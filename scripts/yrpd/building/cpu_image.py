@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from yrpd.building.assembly import Part, file_part
+from yrpd.building.assembly import Archive, Part, file_part
 from yrpd.building.context import Context
 from yrpd.building.debian import Root, provide_root
 from yrpd.building.environment import add_environment, environment_recipe
@@ -67,13 +67,13 @@ def final_context(project: Project, patched: Patched, dockerfile: Path) -> Conte
 def runtime_part(project: Project, locks: Locks, reporter: Reporter) -> Part:
     """Return the layer of vLLM's environment and the router's."""
 
-    def layer(opened: ExitStack) -> Context:
+    def layer(opened: ExitStack) -> Archive:
         context = Context()
         add_environment(context, VLLM, runtime_wheels(project, locks, reporter), project, opened)
         add_environment(context, ROUTER, provide(project, locks.router, reporter), project, opened)
         for name in ("vllm-router", "envoy"):
             context.add_link(f"{VLLM}/bin/{name}".lstrip("/"), f"{ROUTER}/bin/{name}")
-        return context
+        return context.size, context.chunks()
 
     return Part(f"{VLLM}, {ROUTER}: vLLM for a plain CPU, the DataSystem's client and worker, the router", layer)
 
@@ -81,12 +81,12 @@ def runtime_part(project: Project, locks: Locks, reporter: Reporter) -> Part:
 def openyuanrong_part(project: Project, yuanrong: OpenYuanrong, reporter: Reporter) -> Part:
     """Return the layer of openYuanrong's environment."""
 
-    def layer(opened: ExitStack) -> Context:
+    def layer(opened: ExitStack) -> Archive:
         context = Context()
         add_environment(context, OPENYUANRONG, openyuanrong_wheels(project, yuanrong, reporter), project, opened)
         launcher = (project.docker / LAUNCHER).read_bytes()
         context.add_bytes(f"{OPENYUANRONG}/path/{LAUNCHER}".lstrip("/"), launcher, executable=True)
-        return context
+        return context.size, context.chunks()
 
     return Part(f"{OPENYUANRONG}: yr, its etcd and the DataSystem's worker", layer)
 

@@ -102,7 +102,6 @@ def _fingerprint(project: Project, plan: BuildPlan) -> str:
 def _installed_from(environment: Path) -> str:
     """Return the tree that the environment has vllm-ascend from; empty when that is not known."""
     links = list(environment.glob("lib/python*/site-packages/vllm-ascend.egg-link"))
-    links += environment.glob("lib/python*/site-packages/vllm_ascend.egg-link")
     return links[0].read_text(encoding="utf-8").splitlines()[0] if len(links) == 1 else ""
 
 

@@ -52,7 +52,7 @@ def layer(opened):
     files = Context()
     stored = Wheel("some", "1.0", hash_file(wheel), wheel)
     add_environment(files, "/opt/vllm", [stored], project, opened)
-    return files
+    return files.size, files.chunks()
 
 with target.open("wb") as stream:
     for chunk in image_archive(name, [Part("layer", layer)], (), Settings(stack.final.all_labels, ENVIRONMENT)):
