@@ -74,8 +74,6 @@ class Observation:
         answering: Parts whose engine answers.
         mounts: Mount points below the lab's folders, in mounting order.
         cgroups: Control groups of the lab, deepest first.
-        cpu_weight: Where the lab's share of the processors is written, and the most that it may be; ``None`` where
-            processes are not weighed by groups.
         folders: The lab's folders that exist.
     """
 
@@ -90,7 +88,6 @@ class Observation:
     answering: frozenset[str] = frozenset()
     mounts: tuple[Path, ...] = ()
     cgroups: tuple[Path, ...] = ()
-    cpu_weight: tuple[Path, int] | None = None
     folders: tuple[Path, ...] = ()
 
     def link(self, part: str, name: str) -> Link | None:
@@ -129,7 +126,6 @@ def observe(lab: Lab) -> Observation:
         answering=frozenset(part for part in parts if part != SWITCH and answers(lab.folders(part).socket)),
         mounts=tuple(m.point for m in mounts if m.point.is_relative_to(lab.run) or m.point.is_relative_to(lab.data)),
         cgroups=tuple(_cgroups(lab)),
-        cpu_weight=_cpu_weight(lab),
         folders=tuple(folder for folder in (lab.data, lab.run) if folder.is_dir()),
     )
 
@@ -224,16 +220,6 @@ def _cgroups(lab: Lab) -> list[Path]:
     tops = [path for path in (CGROUPS / lab.cgroup, *CGROUPS.glob(f"*/{lab.cgroup}")) if path.is_dir()]
     found = {folder.resolve() for top in tops for folder in (top, *(p for p in top.rglob("*") if p.is_dir()))}
     return sorted(found, key=lambda path: (-len(path.parts), path))
-
-
-def _cpu_weight(lab: Lab) -> tuple[Path, int] | None:
-    """Return the file of the kernel's older or newer interface (Documentation/scheduler, admin-guide/cgroup-v2)."""
-    if (CGROUPS / "cpu" / "cpu.shares").exists():
-        return CGROUPS / "cpu" / lab.cgroup / "cpu.shares", 1 << 18
-    controllers = CGROUPS / "cgroup.subtree_control"
-    if controllers.exists() and "cpu" in controllers.read_text(encoding="ascii").split():
-        return CGROUPS / lab.cgroup / "cpu.weight", 10_000
-    return None
 
 
 def _ip(*arguments: str) -> list[dict[str, Any]]:
