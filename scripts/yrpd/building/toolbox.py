@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,14 @@ TAIL_LINES = 20
 def find_tool(name: str) -> str:
     """Return a program's path: beside this Python first, where ``requirements.lock`` puts it.
 
+    debootstrap is root's, in a folder that ``su`` leaves out of the path.
+
     Raises:
         EnvironmentFailure: It is not there.
     """
     beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
+    places = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    found = str(beside) if beside.exists() else shutil.which(name, path=places)
     if not found:
         raise EnvironmentFailure(f"The program {name} is missing.", next_command="bash scripts/quickstart.sh")
     return found
