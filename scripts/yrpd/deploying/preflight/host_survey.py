@@ -82,10 +82,13 @@ def look(
 def numbered_inside(specs: Sequence[ContainerSpec]) -> dict[str, str]:
     """Return the number that each NPU has inside a container that is given all of some specs', to its host's number.
 
-    The driver numbers from 0 what an unprivileged container has been given, in the host's order.
+    The driver numbers from 0 what an unprivileged container has been given, in the host's order; a privileged one sees
+    the host's numbers.
     """
     nodes = {device for spec in specs for device in spec.devices}
     numbers = sorted(int(found[1]) for node in nodes if (found := _NPU.fullmatch(node)))
+    if any(spec.privileged for spec in specs):
+        return {str(number): str(number) for number in numbers}
     return {str(inside): str(number) for inside, number in enumerate(numbers)}
 
 

@@ -114,7 +114,7 @@ def smi_findings(host: str, text: str | None) -> Iterator[Finding]:
 
 
 def plugin_findings(host: str, problem: str | None) -> Iterator[Finding]:
-    """Yield a finding when the DataSystem's device plugin does not load: then no KV block would travel.
+    """Yield a warning when the DataSystem's device plugin does not load: no KV block travels, and answers stay right.
 
     Args:
         host: Where.
@@ -124,8 +124,9 @@ def plugin_findings(host: str, problem: str | None) -> Iterator[Finding]:
         yield Finding(
             "datasystem-plugin",
             host,
-            f"the DataSystem's device plugin does not load, so no KV block would travel: {problem}",
+            f"the DataSystem's device plugin does not load, so no KV block will travel: {problem}",
             "docs/connector.md, 'Which DataSystem for which CANN'",
+            "warning",
         )
 
 
