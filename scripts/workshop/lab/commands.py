@@ -58,9 +58,11 @@ def up(
     major = _engine_version()
     parts = tuple(host.name for host in lab.hosts)
     if dry_run:
-        return _said(lab, parts, _plan_up(lab, observe(lab), project, major, disk_gb), reporter)
+        return _said(
+            lab, parts, _plan_up(lab, _look(lab, project, reporter, dry_run), project, major, disk_gb), reporter
+        )
     with machine.held(lab, _UP):
-        seen = observe(lab)
+        seen = _look(lab, project, reporter)
         steps = _plan_up(lab, seen, project, major, disk_gb)
         _bring_up(lab, parts, seen, steps, project, reporter)
         with reporter.step("check that the hosts reach each other"):
@@ -91,9 +93,11 @@ def builder(project: Project, reporter: Reporter, dry_run: bool = False, lab_nam
     machine.require(machine.PACKAGES, _BUILDER)
     major = _engine_version()
     if dry_run:
-        return _said(lab, (BUILDER,), plan_engine(lab, BUILDER, observe(lab), major=major), reporter)
+        return _said(
+            lab, (BUILDER,), plan_engine(lab, BUILDER, _look(lab, project, reporter, dry_run), major=major), reporter
+        )
     with machine.held(lab, _BUILDER):
-        seen = observe(lab)
+        seen = _look(lab, project, reporter)
         steps = plan_engine(lab, BUILDER, seen, major=major)
         _bring_up(lab, (BUILDER,), seen, steps, project, reporter)
     document = _document(lab, (BUILDER,), steps)
@@ -107,7 +111,7 @@ def down(
     """Remove a lab with all it made: containers, engines, images, namespaces, folders.
 
     Args:
-        project: The checkout; another checkout's lab is left alone as long as that checkout exists.
+        project: The checkout; another checkout's lab is left alone as long as that checkout exists and any of it runs.
         reporter: Says what is done.
         hosts_file: Names the lab, when ``lab_name`` does not.
         dry_run: Only say what would be done.
@@ -126,7 +130,7 @@ def down(
     if seen.is_nothing:
         reporter.say(f"the lab {lab.name} is not there; nothing to do.")
         return {"lab": lab.name, "state": "nothing", "steps": []}
-    _refuse_foreign(lab, seen.record, project)
+    _refuse_foreign(lab, seen, project)
     steps = describe_sweep(lab, seen)
     if dry_run:
         for step in steps:
@@ -151,11 +155,11 @@ def _lab_of(hosts_file: Path | None) -> str:
 
 def _plan_up(lab: Lab, seen: Observation, project: Project, major: int, disk_gb: int) -> tuple[Step, ...]:
     """Return what is missing of the hosts, after checking that nothing else is in the way."""
-    _refuse_foreign(lab, seen.record, project)
+    _refuse_foreign(lab, seen, project)
     if seen.record is not None and not set(seen.record.hosts) <= set(lab.hosts):
         there = ", ".join(f"{host.name} {host.address}" for host in seen.record.hosts)
         raise EnvironmentFailure(
-            f"The lab {lab.name} is up with hosts that the hosts file does not have: {there}.",
+            f"The lab {lab.name} has hosts that the hosts file does not have: {there}.",
             next_command=_down_command(lab),
         )
     route = overlapping_route(lab.network, seen.routes, lab.interface)
@@ -198,11 +202,27 @@ def _remember(lab: Lab, record: Record | None, project: Project) -> None:
     if record is None:
         write_record(lab, new_record(lab, project.root))
     elif lab.hosts and record.hosts != lab.hosts:
-        write_record(lab, Record(record.owner, record.made_at, record.boot, lab.hosts, record.absent))
+        write_record(lab, Record(record.owner, record.made_at, lab.hosts, record.absent))
 
 
-def _refuse_foreign(lab: Lab, record: Record | None, project: Project) -> None:
-    if record is None or record.owner == str(project.root) or not Path(record.owner).is_dir():
+def _look(lab: Lab, project: Project, reporter: Reporter, dry_run: bool = False) -> Observation:
+    """Look at the lab, after taking away what another checkout left of one that runs no more.
+
+    Its containers would start with the engines, and serve what that checkout built.
+    """
+    seen = observe(lab)
+    if seen.record is None or seen.record.owner == str(project.root) or seen.processes:
+        return seen
+    reporter.say(f"nothing runs of the lab that {seen.record.owner} brought up; what is left of it goes first.")
+    if dry_run:
+        return Observation(routes=seen.routes)
+    sweep(lab, reporter)
+    return observe(lab)
+
+
+def _refuse_foreign(lab: Lab, seen: Observation, project: Project) -> None:
+    record = seen.record
+    if record is None or record.owner == str(project.root) or not Path(record.owner).is_dir() or not seen.processes:
         return
     raise EnvironmentFailure(
         f"The lab {lab.name} was brought up from another checkout, {record.owner}, at {record.made_at}.",

@@ -63,7 +63,7 @@ class Observation:
     """A lab as it is found.
 
     Attributes:
-        record: Who brought it up; ``None`` when nobody did since the machine started.
+        record: Who brought it up; ``None`` when nobody did.
         parts: Names of hosts, switch and builder that left any trace.
         namespaces: Part to the inode of its network namespace.
         dead_names: Parts whose name is in the namespace folder with no namespace behind it.

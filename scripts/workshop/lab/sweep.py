@@ -17,7 +17,6 @@ from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay
 
 from workshop.lab import machine, processes
 from workshop.lab.engine import engine_files
-from workshop.lab.lab_record import made_folders
 from workshop.lab.layout import NAMESPACES, Lab
 from workshop.lab.observe import Observation, is_mounted, observe
 from yrpd.docker.sdk import DockerClient, DockerException
@@ -61,7 +60,7 @@ def sweep(lab: Lab, reporter: Reporter) -> None:
         _remove_cgroups(lab)
         for socket in shim_sockets:
             socket.unlink(missing_ok=True)
-        _remove_machine_folders(made_folders(lab))
+        _remove_machine_folders(seen.record.absent if seen.record else ())
         _remove_folders(lab)
 
 

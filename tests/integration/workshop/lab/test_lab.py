@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,8 +274,6 @@ def _restart_the_machine(described: Lab) -> None:
     for part in ("host1", "host2", "switch"):
         machine.run(("umount", str(described.namespace_file(part))))
     machine.run(("ip", "link", "delete", LAB))
-    record = json.loads(described.record_file.read_text())
-    described.record_file.write_text(json.dumps({**record, "boot": "0", "owner": "/"}))
     described.folders("host1").pid_file.write_text(str(os.getpid()))  # the number is somebody else's now
 
 
@@ -289,6 +288,27 @@ def test_a_lab_from_before_the_machines_last_start_is_brought_up_anew(
     document = lab.up(project, reporter, project.root / "lab.toml")
     assert [h["state"] for h in document["hosts"]] == ["started", "started"]
     assert client("host1").images.get("tiny:1"), "images outlive a restart"
+
+
+def test_what_another_checkout_left_of_a_lab_that_runs_no_more_is_in_nobodys_way(
+    project: Project, reporter: Reporter, clean_machine: object, tmp_path: Path
+) -> None:
+    lab.up(project, reporter, project.root / "lab.toml")
+    import_image(client("host1"))
+    keeper = run_python(client("host1"), "import time; time.sleep(600)")
+    keeper.update(restart_policy={"Name": "always"})
+    described = read_lab(project.root / "lab.toml")
+    _restart_the_machine(described)
+    other = Project(shutil.copytree(project.root, tmp_path / "other"))
+
+    before = picture()
+    assert lab.up(other, reporter, other.root / "lab.toml", dry_run=True)["steps"]
+    assert picture() == before
+    document = lab.up(other, reporter, other.root / "lab.toml")
+    assert [h["state"] for h in document["hosts"]] == ["started", "started"]
+    assert client("host1").containers.list(all=True) == []
+    assert lab.down(other, reporter, lab_name=LAB)["state"] == "removed"
+    assert picture() == clean_machine
 
 
 def test_a_lab_from_before_the_machines_last_start_is_taken_away_whole(
