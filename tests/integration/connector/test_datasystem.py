@@ -207,7 +207,10 @@ def cores_of_threads() -> dict[str, str]:
     """Return of each thread of this process the cores that the kernel lets it run on."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        lines = (task / "status").read_text(encoding="utf-8").splitlines()
+        try:
+            lines = (task / "status").read_text(encoding="utf-8").splitlines()
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended, as the probe of an earlier test does
+            continue
         found[task.name] = next(line.split()[1] for line in lines if line.startswith("Cpus_allowed_list:"))
     return found
 
