@@ -21,6 +21,7 @@ from yrpd.errors import EnvironmentFailure
 
 PING_TIMEOUT_S = 3
 CGROUPS = Path("/sys/fs/cgroup")
+LAB_SHELLS = 8  # a few machines beside what people run in terminals; much more starves the engines and the clients
 MOUNTINFO = Path("/proc/self/mountinfo")
 
 
@@ -74,6 +75,8 @@ class Observation:
         answering: Parts whose engine answers.
         mounts: Mount points below the lab's folders, in mounting order.
         cgroups: Control groups of the lab, deepest first.
+        cpu_weight: Where the share of the processors is written, and that of ``LAB_SHELLS`` shells; ``None`` where
+            processes are not weighed by groups.
         folders: The lab's folders that exist.
     """
 
@@ -88,6 +91,7 @@ class Observation:
     answering: frozenset[str] = frozenset()
     mounts: tuple[Path, ...] = ()
     cgroups: tuple[Path, ...] = ()
+    cpu_weight: tuple[Path, int] | None = None
     folders: tuple[Path, ...] = ()
 
     def link(self, part: str, name: str) -> Link | None:
@@ -126,6 +130,7 @@ def observe(lab: Lab) -> Observation:
         answering=frozenset(part for part in parts if part != SWITCH and answers(lab.folders(part).socket)),
         mounts=tuple(m.point for m in mounts if m.point.is_relative_to(lab.run) or m.point.is_relative_to(lab.data)),
         cgroups=tuple(_cgroups(lab)),
+        cpu_weight=_cpu_weight(lab),
         folders=tuple(folder for folder in (lab.data, lab.run) if folder.is_dir()),
     )
 
@@ -220,6 +225,16 @@ def _cgroups(lab: Lab) -> list[Path]:
     tops = [path for path in (CGROUPS / lab.cgroup, *CGROUPS.glob(f"*/{lab.cgroup}")) if path.is_dir()]
     found = {folder.resolve() for top in tops for folder in (top, *(p for p in top.rglob("*") if p.is_dir()))}
     return sorted(found, key=lambda path: (-len(path.parts), path))
+
+
+def _cpu_weight(lab: Lab) -> tuple[Path, int] | None:
+    """Return the file of the kernel's older or newer interface (Documentation/scheduler, admin-guide/cgroup-v2)."""
+    if (CGROUPS / "cpu" / "cpu.shares").exists():
+        return CGROUPS / "cpu" / lab.cgroup / "cpu.shares", LAB_SHELLS * 1024
+    controllers = CGROUPS / "cgroup.subtree_control"
+    if controllers.exists() and "cpu" in controllers.read_text(encoding="ascii").split():
+        return CGROUPS / lab.cgroup / "cpu.weight", LAB_SHELLS * 100
+    return None
 
 
 def _ip(*arguments: str) -> list[dict[str, Any]]:

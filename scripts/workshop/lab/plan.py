@@ -89,6 +89,10 @@ def plan_engine(lab: Lab, part: str, seen: Observation, *, major: int) -> tuple[
     steps: list[Step] = []
     if daemons or supervisors:
         steps.append(End(f"{part}: end what is left of its engine", (*daemons, *supervisors), HALF_DEAD_GRACE_S))
+    if seen.cpu_weight:
+        # Else all hosts of the lab together weigh as much as one shell: whatever a terminal runs, at any nice value.
+        file, weight = seen.cpu_weight
+        steps.append(Write(f"{part}: weigh the lab as machines of their own", file, str(weight)))
     steps += [
         Write(f"{part}: configure containerd", files.containerd, containerd_configuration(folders)),
         Write(f"{part}: configure dockerd", files.dockerd, dockerd_configuration(lab, part, major=major)),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from workshop.lab.engine import containerd_configuration, dockerd_configuration, engine_files, major_version
 from workshop.lab.layout import Lab, LabHost
 from workshop.lab.observe import Link, Observation, Route, read_gateway, read_links, read_mounts, read_routes
-from workshop.lab.plan import End, Run, Start, overlapping_route, plan_disk, plan_engine, plan_network
+from workshop.lab.plan import End, Run, Start, Write, overlapping_route, plan_disk, plan_engine, plan_network
 from workshop.lab.processes import Process
 
 LAB = Lab("yrpd-lab", (LabHost("host1", IPv4Address("10.77.0.1")), LabHost("host2", IPv4Address("10.77.0.2"))))
@@ -182,3 +182,12 @@ def test_mounts_are_read_with_their_escapes() -> None:
     first, second = read_mounts(text)
     assert (first.point, first.kind, first.root) == (Path("/run/netns/yrpd-lab-host1"), "nsfs", "net:[4026532177]")
     assert (second.point, second.root) == (Path("/var/lib/a b"), "/a b")
+
+
+def test_the_lab_weighs_more_than_a_shell_where_groups_are_weighed() -> None:
+    file = Path("/sys/fs/cgroup/cpu/yrpd-lab/cpu.shares")
+    steps = plan_engine(LAB, "host1", Observation(cpu_weight=(file, 8192)), major=20)
+    (weigh,) = (step for step in steps if isinstance(step, Write) and step.path == file)
+    assert weigh.content == "8192"
+    assert steps.index(weigh) < next(steps.index(step) for step in steps if isinstance(step, Start))
+    assert not any("weigh" in step.what for step in plan_engine(LAB, "host1", Observation(), major=20))
