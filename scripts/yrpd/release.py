@@ -13,6 +13,8 @@ from yrpd.errors import ConfigurationError
 Flavour = Literal["npu", "cpu"]
 GitId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+# Such as 8.2.RC1 or 8.5.0.
+Cann = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+(\.\w+)*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -45,6 +47,7 @@ class FlavourChange(_Table):
         base_id: See :class:`FlavourTable`; npu only.
         torch: torch's version in the image.
         torch_npu: torch-npu's version in the image; npu only.
+        cann: CANN's version in the base image; npu only.
         runtime: Name of the lock in ``docker/`` that vLLM's environment is made from; cpu only.
     """
 
@@ -54,6 +57,7 @@ class FlavourChange(_Table):
     base_id: Digest = ""
     torch: str | None = None
     torch_npu: str | None = None
+    cann: Cann | None = None
     runtime: str | None = None
 
 
@@ -97,6 +101,7 @@ class FlavourTable(_Table):
         base_id: The base image's id on the engine that it was locked with; empty until then; npu only.
         torch: torch's version in the image.
         torch_npu: torch-npu's version in the image; npu only.
+        cann: CANN's version in the base image; npu only.
         runtime: Name of the lock in ``docker/`` that vLLM's environment is made from; cpu only.
         soc_version: Ascend chip name that vllm-ascend's setup wants even where no kernel is compiled.
         dockerfile: Path of the Dockerfile.
@@ -107,6 +112,7 @@ class FlavourTable(_Table):
     base_id: Digest = ""
     torch: str
     torch_npu: str | None = None
+    cann: Cann = "8.5.0"  # what the usual locks are for
     runtime: str = "runtime-cpu"
     soc_version: str
     dockerfile: str
@@ -121,9 +127,15 @@ class ReleaseTable(_Table):
 
 
 class OpenYuanrong(_Table):
-    """Versions of openYuanrong's parts."""
+    """Versions of openYuanrong's parts.
+
+    Attributes:
+        datasystem: The DataSystem's.
+        datasystem_before_cann_8_5: The last one whose device plugin an older CANN can load.
+    """
 
     datasystem: str
+    datasystem_before_cann_8_5: str
 
 
 class Release(_Table):
@@ -190,6 +202,17 @@ class Release(_Table):
                 next_command=f'add [pins."{name}".{flavour}] to release.toml',
             )
         return table.model_copy(update=change.model_dump(exclude_none=True)) if change else table
+
+    def datasystem_variant(self, name: str, flavour: Flavour) -> str:
+        """Return what the names of the DataSystem's locks end with for a pin's images; empty for the usual ones.
+
+        The plugin of a client takes names of CANN's libraries that were renamed with 8.5.
+
+        Raises:
+            ConfigurationError: See :meth:`flavour`.
+        """
+        major, minor = self.flavour(name, flavour).cann.split(".")[:2]
+        return "" if (int(major), int(minor)) >= (8, 5) else f"-{self.openyuanrong.datasystem_before_cann_8_5}"
 
     def image_record(self, flavour: Flavour, name: str = "") -> str:
         """Return the name of the record in ``dist/`` that ``invoke image`` leaves; empty means the default pin.

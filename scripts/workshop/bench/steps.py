@@ -37,6 +37,7 @@ from yrpd.errors import VerificationError
 
 _VOCABULARY = 1000
 _MAX_LENGTH = 16384
+_STEPS_PER_REQUEST = 256  # several times what the longest stream takes
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,10 @@ def _drive(scheduler: Any, requests: list[Any], every: int) -> _Run:
         run.admitting.append(bool(arriving))
         run.loaded += loaded
         step += 1
+        if step > _STEPS_PER_REQUEST * len(requests):
+            raise VerificationError(
+                f"{len(scheduler.requests)} requests wait for ever: the loads' reports are not heard."
+            )
     return run
 
 
@@ -205,7 +210,7 @@ def _pretend(scheduler: Any, output: Any) -> tuple[Any, int]:
     result = ModelRunnerOutput(ids, {rid: i for i, rid in enumerate(ids)}, sampled, None, None, {}, [])
     plan = getattr(output.kv_connector_metadata, "plan", None)
     loads = plan.loads if plan is not None else []
-    result.finished_recving = {spec.request_id for spec in loads} or None
+    result.finished_recving = {spec.name for spec in loads} or None
     return result, sum(len(spec.blocks) for spec in loads)
 
 

@@ -49,17 +49,26 @@ def image(
     flavour: Flavour,
     pin: str = "",
     openyuanrong: str = "",
+    datasystem: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Make the container image of a flavour, unless it is there.
 
     Raises:
-        YrpdError: With its exit code: 2 no patched tree, 3 a wheel is not the locked one, 6 the engine refused or
-            failed, 8 no engine answers.
+        YrpdError: With its exit code: 2 no patched tree, or a wheel is given that does not fit, 3 a wheel is not the
+            locked one, 6 the engine refused or failed, or no block would travel, 8 no engine answers.
     """
     release, patched = load_patched(project, pin)
+    if datasystem and flavour == "cpu":
+        raise ConfigurationError(
+            "--datasystem is for the npu flavour: the cpu image's is in the lock of vLLM's environment.",
+            next_command="invoke image --flavour npu --datasystem FILE",
+        )
     make = _image_cpu if flavour == "cpu" else _image_npu
-    return make(project, release, patched, OpenYuanrong.of(project, openyuanrong), reporter, dry_run)
+    variant = release.datasystem_variant(patched.name, flavour)
+    return make(
+        project, release, patched, OpenYuanrong.of(project, variant, openyuanrong, datasystem), reporter, dry_run
+    )
 
 
 def lock(
@@ -140,8 +149,7 @@ def _image_npu(
     reasons = explain(previous, layer.inputs)
     _say(reporter, reasons)
     reporter.say(f"    {patched.kernels}")
-    dockerfile = project.root / table.dockerfile
-    context = make_context(project, patched, dockerfile, yuanrong, machine_of(engine.client), reporter)
+    context = make_context(project, patched, table, yuanrong, machine_of(engine.client), reporter)
     with reporter.step(f"build {layer.image}"):
         image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched, base_id))
     return _recorded(project, reporter, "npu", patched, layer, image_id, base, reasons)

@@ -7,17 +7,17 @@ from pathlib import Path
 from yrpd.building.context import Context
 from yrpd.building.cpu_image import release_labels, serving_context
 from yrpd.building.layers import Layer, tag_version
-from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, openyuanrong_wheels
+from yrpd.building.openyuanrong import DATASYSTEM, LAUNCHER, OpenYuanrong, client_wheels, openyuanrong_wheels
 from yrpd.docker.sdk import DockerClient
 from yrpd.documents.patched import Patched, pin_listing
 from yrpd.errors import ImageError
 from yrpd.project import Project, hash_file
-from yrpd.release import Release
+from yrpd.release import FlavourTable, Release
 from yrpd.reporting import Reporter
-from yrpd.wheels.locks import NPU, OPENYUANRONG, ROUTER, read_lock
+from yrpd.wheels.locks import OPENYUANRONG, ROUTER, read_lock
 from yrpd.wheels.wheelhouse import Target, provide, requirement_lines
 
-SCRIPTS = ("apply_series.sh", "rebuild.sh")
+SCRIPTS = ("apply_series.sh", "check_cann.sh", "rebuild.sh")
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -59,7 +59,9 @@ def plan_layer(project: Project, release: Release, patched: Patched, yuanrong: O
         "SOC_VERSION": table.soc_version,
         "torch-npu": table.torch_npu or "",
         "kernels": _kernels(patched),
-        "npu.lock": read_lock(project.docker / f"{NPU}.lock").sha256,
+        "cann": table.cann,
+        "npu.lock": yuanrong.client.sha256,
+        "datasystem": yuanrong.given[DATASYSTEM].sha256 if DATASYSTEM in yuanrong.given else "locked",
         "openYuanrong environment": yuanrong.digest,
         LAUNCHER: hash_file(project.docker / LAUNCHER),
         "router.lock": read_lock(project.docker / f"{ROUTER}.lock").sha256,
@@ -81,6 +83,7 @@ def build_arguments(release: Release, patched: Patched, base: str) -> dict[str, 
         "SOC_VERSION": table.soc_version,
         "KERNELS": _kernels(patched),
         "TORCH_NPU": table.torch_npu or "",
+        "CANN": table.cann,
     }
 
 
@@ -89,7 +92,12 @@ def _kernels(patched: Patched) -> str:
 
 
 def make_context(
-    project: Project, patched: Patched, dockerfile: Path, yuanrong: OpenYuanrong, machine: str, reporter: Reporter
+    project: Project,
+    patched: Patched,
+    table: FlavourTable,
+    yuanrong: OpenYuanrong,
+    machine: str,
+    reporter: Reporter,
 ) -> Context:
     """Return the whole context, with the wheels for the engine's machine.
 
@@ -97,11 +105,12 @@ def make_context(
         ConfigurationError: The wheel that the engineer gave does not fit.
         PinMismatchError: A wheel is not the locked one.
         BuildError: openYuanrong's repair failed.
+        ImageError: The DataSystem's client has no device plugin for the base's CANN.
     """
-    context = sources(project, patched, dockerfile)
+    context = sources(project, patched, project.root / table.dockerfile)
     context.add_file(f"wheelhouse/{LAUNCHER}", project.docker / LAUNCHER)
     environments = {
-        "datasystem": provide(project, read_lock(project.docker / f"{NPU}.lock"), reporter, Target(machine)),
+        "datasystem": client_wheels(project, yuanrong, table.cann, reporter, machine),
         "router": provide(project, read_lock(project.docker / f"{ROUTER}.lock"), reporter, Target(machine)),
         OPENYUANRONG: openyuanrong_wheels(project, yuanrong, reporter, machine),
     }

@@ -6,6 +6,8 @@ cannot share a process, and ``yr`` needs both.
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +16,10 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from yrpd.building.openyuanrong_wheel import NAME, RECIPE, prepare_wheel
 from yrpd.building.prepared import provide_made
 from yrpd.documents.inputs import digest_of
-from yrpd.errors import ConfigurationError
+from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project, hash_file
 from yrpd.reporting import Reporter
-from yrpd.wheels.locks import OPENYUANRONG, Lock, read_lock
+from yrpd.wheels.locks import NPU, OPENYUANRONG, Lock, read_lock
 from yrpd.wheels.wheelhouse import (
     X86_64,
     Target,
@@ -28,48 +30,108 @@ from yrpd.wheels.wheelhouse import (
 LAUNCHER = "yr"
 
 
+DATASYSTEM = "openyuanrong-datasystem"
+_GIVE = {NAME: "invoke image --openyuanrong FILE", DATASYSTEM: "invoke image --flavour npu --datasystem FILE"}
+# A name that the device plugin takes of CANN's libra.so: before 8.5, and since (P2P-Transfer/include/external/ra.h of
+# the DataSystem's source).
+_RA_NAMES = {False: b"\0ra_init\0", True: b"\0RaInit\0"}
+
+
 @dataclass(frozen=True)
 class OpenYuanrong:
-    """What openYuanrong's environment is made from.
+    """What openYuanrong's environment is made from, and the DataSystem's client beside vLLM, npu flavour.
 
     Attributes:
         lock: Every wheel by hash.
-        given: A wheel of the engineer's that takes the locked one's place, with its hash; ``None`` for the locked one.
+        client: The client's, npu flavour.
+        given: Wheels of the engineer's that take the locked ones' places, by project.
     """
 
     lock: Lock
-    given: Wheel | None = None
+    client: Lock
+    given: Mapping[str, Wheel]
 
     @classmethod
-    def of(cls, project: Project, given: str = "") -> OpenYuanrong:
-        """Read the lock, and look at the wheel that is given.
+    def of(cls, project: Project, variant: str = "", openyuanrong: str = "", datasystem: str = "") -> OpenYuanrong:
+        """Read the locks, and look at the wheels that are given.
 
         Args:
             project: The checkout.
-            given: Path of a wheel; empty for the locked one.
+            variant: What the locks' names end with (``Release.datasystem_variant``).
+            openyuanrong: Path of a wheel; empty for the locked one.
+            datasystem: Path of a wheel; empty for the locked one.
 
         Raises:
-            ConfigurationError: What is given is no wheel of openyuanrong.
+            ConfigurationError: What is given is no wheel of that project.
         """
-        return cls(read_lock(project.docker / f"{OPENYUANRONG}.lock"), _given(Path(given)) if given else None)
+        paths = {NAME: openyuanrong, DATASYSTEM: datasystem}
+        given = {name: _given(name, Path(path)) for name, path in paths.items() if path}
+        lock, client = (read_lock(project.docker / f"{name}{variant}.lock") for name in (OPENYUANRONG, NPU))
+        return cls(lock, client, given)
 
     @property
     def digest(self) -> str:
         """What the environment is made from, known without any locked wheel at hand."""
-        given = self.given.sha256 if self.given else ""
-        return digest_of({"lock": self.lock.sha256, "recipe": RECIPE, "given": given})
+        given = self.given[NAME].sha256 if NAME in self.given else ""
+        inputs: dict[str, object] = {"lock": self.lock.sha256, "recipe": RECIPE, "given": given}
+        if DATASYSTEM in self.given:
+            inputs["datasystem"] = self.given[DATASYSTEM].sha256
+        return digest_of(inputs)
 
 
-def _given(path: Path) -> Wheel:
-    again = "invoke image --openyuanrong FILE, with a wheel of openyuanrong, or without the option for the locked one"
+def _given(name: str, path: Path) -> Wheel:
+    again = f"{_GIVE[name]}, with a wheel of {name}, or without the option for the locked one"
     try:
-        name, version, _, _ = parse_wheel_filename(path.name)
+        found, version, _, _ = parse_wheel_filename(path.name)
         sha256 = hash_file(path)
     except (InvalidWheelFilename, OSError) as error:
         raise ConfigurationError(f"{path} is no wheel: {error}.", next_command=again) from error
-    if name != NAME:
-        raise ConfigurationError(f"{path} is a wheel of {name}, not of {NAME}.", next_command=again)
-    return Wheel(NAME, str(version), sha256, path)
+    if found != name:
+        raise ConfigurationError(f"{path} is a wheel of {found}, not of {name}.", next_command=again)
+    return Wheel(name, str(version), sha256, path)
+
+
+def client_wheels(
+    project: Project, yuanrong: OpenYuanrong, cann: str, reporter: Reporter, machine: str
+) -> tuple[Wheel, ...]:
+    """Return the wheels of the DataSystem's client, npu flavour, after a look at its device plugin.
+
+    Args:
+        project: The checkout.
+        yuanrong: What is wanted.
+        cann: The base image's CANN, such as ``8.2.RC1``.
+        reporter: Says what is done.
+        machine: ``x86_64`` or ``aarch64``.
+
+    Raises:
+        ConfigurationError: The given wheel does not fit the image's Python or machine.
+        PinMismatchError: A wheel is not the locked one.
+        ImageError: No block would travel: the wheel has no device plugin, or one for another CANN.
+    """
+    wheels = _provide(project, yuanrong.client, yuanrong.given, reporter, machine)
+    for wheel in wheels:
+        if wheel.name == DATASYSTEM:
+            check_plugin(wheel, cann, machine)
+    return wheels
+
+
+def check_plugin(wheel: Wheel, cann: str, machine: str) -> None:
+    """Look whether CANN can load the device plugin of a DataSystem's wheel; without it every save fails, quietly.
+
+    Raises:
+        ImageError: The wheel has none, or one for another CANN.
+    """
+    with zipfile.ZipFile(wheel.path) as archive:
+        plugins = [archive.read(name) for name in archive.namelist() if name.endswith("/libacl_plugin.so")]
+    since = tuple(int(part) for part in cann.split(".")[:2]) >= (8, 5)
+    if any(_RA_NAMES[since] in plugin for plugin in plugins):
+        return
+    has = f"a device plugin for CANN {'before' if since else 'since'} 8.5" if plugins else "no device plugin"
+    where = "" if since or machine != X86_64 else "; published wheels have one on aarch64, or for CANN 8.5 and later"
+    raise ImageError(
+        f"{wheel.file} has {has}, the base has CANN {cann}: no block would travel{where}.",
+        next_command=f"{_GIVE[DATASYSTEM]}, with a build of the DataSystem for CANN {cann}",
+    )
 
 
 def openyuanrong_wheels(
@@ -88,21 +150,21 @@ def openyuanrong_wheels(
         PinMismatchError: A wheel is not the locked one.
         BuildError: The repair failed.
     """
-    if yuanrong.given is not None:
-        _check_fit(yuanrong.given, machine)
-    wheels = provide(project, yuanrong.lock, reporter, Target(machine))
-    published = yuanrong.given or next(one for one in wheels if one.name == NAME)
-    others = tuple(one for one in wheels if one.name != NAME)
-    return (*others, _prepared(project, published, reporter))
+    wheels = _provide(project, yuanrong.lock, yuanrong.given, reporter, machine)
+    return tuple(_prepared(project, one, reporter) if one.name == NAME else one for one in wheels)
 
 
-def _check_fit(given: Wheel, machine: str) -> None:
-    _, _, _, tags = parse_wheel_filename(given.file)
-    if tags.isdisjoint(Target(machine).tags):
-        raise ConfigurationError(
-            f"{given.file} does not fit the image's Python on {machine}.",
-            next_command="invoke image --openyuanrong FILE, with a wheel whose tags fit",
-        )
+def _provide(
+    project: Project, lock: Lock, given: Mapping[str, Wheel], reporter: Reporter, machine: str
+) -> tuple[Wheel, ...]:
+    for one in given.values():
+        _, _, _, tags = parse_wheel_filename(one.file)
+        if tags.isdisjoint(Target(machine).tags):
+            raise ConfigurationError(
+                f"{one.file} does not fit the image's Python on {machine}.",
+                next_command=f"{_GIVE[one.name]}, with a wheel whose tags fit",
+            )
+    return tuple(given.get(one.name, one) for one in provide(project, lock, reporter, Target(machine)))
 
 
 def _prepared(project: Project, source: Wheel, reporter: Reporter) -> Wheel:

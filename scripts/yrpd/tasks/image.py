@@ -23,6 +23,7 @@ COMMANDS = (
             FLAVOUR,
             PIN,
             Option("openyuanrong", "A wheel of openyuanrong to install in place of the locked one."),
+            Option("datasystem", "npu: a wheel of openyuanrong-datasystem for both client and worker."),
         ),
         refuses=_HERE,
         default=True,

@@ -108,12 +108,17 @@ def read_lock(path: Path) -> Lock:
     return Lock(path.stem, entries, hashlib.sha256(data).hexdigest())
 
 
+def stands_on_a_base(name: str) -> bool:
+    """Return whether a lock leaves out what its wheels require, since the base image has it."""
+    return name.partition("-")[0] == NPU
+
+
 def compile_arguments(docker: Path, name: str) -> list[str]:
     """Return the uv command line that makes a lock, relative to the project's root."""
     arguments = ["uv", "pip", "compile", "--generate-hashes", "--only-binary", ":all:"]
     arguments += ["--python-version", PYTHON, "--python-platform", PLATFORM, "--no-annotate", "--quiet"]
-    if name == NPU:
-        # The base image has everything else; its packages are not to be touched.
+    if stands_on_a_base(name):
+        # Its packages are not to be touched.
         arguments.append("--no-deps")
     if (docker / f"{name}.overrides").exists():
         arguments += ["--overrides", f"docker/{name}.overrides"]

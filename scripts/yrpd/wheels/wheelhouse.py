@@ -24,7 +24,7 @@ from yrpd.errors import PinMismatchError
 from yrpd.project import Project, hash_file, write_json
 from yrpd.reporting import Reporter
 from yrpd.wheels.completeness import require_complete
-from yrpd.wheels.locks import GLIBC, NPU, REGENERATE, Lock, Locked
+from yrpd.wheels.locks import GLIBC, REGENERATE, Lock, Locked, stands_on_a_base
 
 if TYPE_CHECKING:
     from unearth import Link
@@ -209,8 +209,8 @@ def _fill(project: Project, lock: Lock, reporter: Reporter, target: Target) -> t
 
         wheels = tuple(pool.map(bring, lock.entries))
         reporter.say(f"    {len(fetched)} of {len(wheels)} wheels downloaded, {sum(fetched) / 1e6:.0f} MB")
-        # Nothing resolves when these are installed. What the NPU's lock leaves out is in its base image.
-        if lock.name != NPU:
+        # Nothing resolves when these are installed.
+        if not stands_on_a_base(lock.name):
             platform = f"{target.machine}-manylinux_{target.glibc[0]}_{target.glibc[1]}"
             paths = [one.path for one in wheels]
             require_complete(lock, paths, project.docker, python=target.python, platform=platform)

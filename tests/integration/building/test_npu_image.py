@@ -31,6 +31,7 @@ from yrpd.commands import image
 from yrpd.documents.manifest import read_manifest
 from yrpd.documents.patched import Patched, load_patched
 from yrpd.documents.release_folder import STANDALONE, ReleaseFolder
+from yrpd.errors import ImageError
 from yrpd.project import Project
 from yrpd.releasing.verifying import verify_folder, verify_image
 from yrpd.reporting import Reporter
@@ -45,6 +46,7 @@ LABEL yrpd.stage=stand-in
 COPY git /usr/bin/git
 COPY tree /vllm-workspace/vllm-ascend
 COPY torch_npu /opt/vllm/lib/python3.11/site-packages
+COPY cann /usr/local/Ascend/ascend-toolkit/latest/x86_64-linux
 COPY wheels /tmp/wheels
 RUN python3 -m ensurepip && ln -s pip3 /opt/vllm/bin/pip && useradd --uid 1000 HwHiAiUser && chmod 755 /usr/bin/git \
     && python3 -m pip install --no-index --no-deps /tmp/wheels/* && rm -r /tmp/wheels \
@@ -54,6 +56,8 @@ RUN python3 -m ensurepip && ln -s pip3 /opt/vllm/bin/pip && useradd --uid 1000 H
        python3 -m pip install --no-index --no-deps --no-build-isolation -e . \
     && mv /tmp/_build_info.py vllm_ascend/
 """
+# CANN's own version file. The tutorial's image has 8.2.RC1, for which no DataSystem is published on x86-64.
+CANN = "package_name=Ascend-cann-toolkit\nversion=8.5.0\narch=x86_64\nos=linux\n"
 # The real wheel: its files, under the version that the tutorial's image has. Without a driver it cannot be imported.
 TORCH_NPU = "torch-npu==2.7.1 --hash=sha256:f785e2e2c75d4e4dc80c33e6f389d333deed021c7a015b91aa839df4fcec75de"
 # setuptools is what CPython 3.11.13's ensurepip brings, which the published image is made with; wheel is what it builds
@@ -108,6 +112,7 @@ def _stand_in(patched: Patched, machine_git: Path, scratch: Path) -> Context:
                 context.add_bytes(f"torch_npu/{name}", content)
     for one in _download(scratch / "wheels", *BUILD_TOOLS):
         context.add_file(f"wheels/{one.name}", one)
+    context.add_bytes("cann/ascend_toolkit_install.info", CANN.encode())
     context.add_file("git", machine_git)
     context.add_bytes("Dockerfile", STAND_IN.encode())
     return context
@@ -135,7 +140,14 @@ def made(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
         name = 'name = "vllm-ascend-yuanrong"'
         assert name in text
         own = text.replace(name, f'name = "{base.repository}"')
-        (root / "release.toml").write_text(with_digest(own, patched.name, f"sha256:{'0' * 64}", identity))
+        own = with_digest(own, patched.name, f"sha256:{'0' * 64}", identity)
+        (root / "release.toml").write_text(own)
+        with pytest.raises(ImageError, match="has no device plugin") as refused:
+            image.make(project=Project(root), reporter=Reporter(), flavour="npu")
+        assert "--datasystem FILE" in refused.value.next_command
+        assert not client.images.list(name=base.repository, filters={"label": "yrpd.layer=npu"}), "nothing was built"
+        assert own.count('cann = "8.2.RC1"') == 1
+        (root / "release.toml").write_text(own.replace('cann = "8.2.RC1"', 'cann = "8.5.0"'))
         document = image.make(project=Project(root), reporter=reporter, flavour="npu")
         release = ReleaseFolder(root / "dist" / document["release"])
         said = str(reporter.console.file.getvalue())  # type: ignore[attr-defined]

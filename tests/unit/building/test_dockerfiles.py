@@ -92,9 +92,10 @@ def test_the_npu_image_is_the_tutorials_with_the_series_applied_proved_and_rebui
     steps = _steps("Dockerfile.npu")
     assert steps[0] == ("ARG", "BASE"), "a default would be a tag, which can be moved"
     runs = [value for instruction, value in steps if instruction == "RUN"]
-    assert "apply_series.sh /vllm-workspace/vllm-ascend /opt/yrpd/series ${PIN_TREE} ${RESULT_TREE}" in runs[1]
-    assert "rebuild.sh /vllm-workspace/vllm-ascend ${VERSION} ${SOC_VERSION} ${KERNELS}" in runs[2]
-    assert "torch-npu" in runs[3]
+    assert "check_cann.sh ${CANN}" in runs[1]
+    assert "apply_series.sh /vllm-workspace/vllm-ascend /opt/yrpd/series ${PIN_TREE} ${RESULT_TREE}" in runs[2]
+    assert "rebuild.sh /vllm-workspace/vllm-ascend ${VERSION} ${SOC_VERSION} ${KERNELS}" in runs[3]
+    assert "torch-npu" in runs[4]
 
 
 def test_every_argument_of_the_npu_image_is_given() -> None:
