@@ -205,7 +205,9 @@ def test_logs_are_filtered_by_role_and_saved_to_one_archive(
     roll_out: Callable[..., list[str]],
     tmp_path: Path,
 ) -> None:
-    roll_out(make_spec(), make_spec(role="router"))
+    write = "mkdir -p /root/.datasystem/logs /root/ascend/log/debug/plog; echo slow > /root/.datasystem/logs/client.log"
+    argv = ("sh", "-c", f"{write}; echo EI0006 > /root/ascend/log/debug/plog/plog-1.log; exec sleep 3600")
+    roll_out(make_spec(), make_spec(role="router", argv=argv))
     (found,) = log_reading.selected(clients, deployment, "router")
     assert found[0].role == "router"
     everything = log_reading.selected(clients, deployment, "")
@@ -214,7 +216,12 @@ def test_logs_are_filtered_by_role_and_saved_to_one_archive(
         assert sorted(tar.getnames()) == sorted(
             [f"{deployment}/{HOST}/{deployment}-{role}.{end}" for role in ("etcd", "router") for end in ("json", "log")]
             + [f"{deployment}/{HOST}/record.json"]
+            + [f"{deployment}/{HOST}/{deployment}-router/root/.datasystem/logs/client.log"]
+            + [f"{deployment}/{HOST}/{deployment}-router/root/ascend/log/debug/plog/plog-1.log"]
         )
+        plog = tar.extractfile(f"{deployment}/{HOST}/{deployment}-router/root/ascend/log/debug/plog/plog-1.log")
+        assert plog is not None
+        assert plog.read() == b"EI0006\n"
 
 
 def test_a_log_is_followed_until_its_container_ends(

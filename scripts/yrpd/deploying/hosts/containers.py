@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal
 
 from yrpd.deploying.reconcile import Observed
 from yrpd.deploying.spec import DEPLOYMENT, ROLE, SPEC, ContainerSpec
 from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, LogConfig, Mount, NotFound
 from yrpd.errors import DeployError
+from yrpd.serving.command_lines import WORKER_LOGS
 
 LOG = LogConfig(type=LogConfig.types.JSON, config={"max-size": "50m", "max-file": "3"})
+# Beside what a container prints: the DataSystem worker's logs, its client's, and CANN's (plog).
+INNER_LOGS = {"worker": (WORKER_LOGS,)}
+ENGINE_LOGS = ("/root/.datasystem/logs", "/root/ascend/log")
 GONE_STATUS = 404
 CONFLICT_STATUS = 409  # docker: "removal of container is already in progress"
 
@@ -109,3 +117,18 @@ def log_text(container: Container, tail: int | Literal["all"] = "all") -> str:
         return bytes(container.logs(stdout=True, stderr=True, tail=tail)).decode("utf-8", "replace")
     except (NotFound, APIError):
         return ""
+
+
+def inner_logs(container: Container) -> Iterator[tuple[str, bytes]]:
+    """Yield what programs in a container wrote to files: path from the container's root, and content.
+
+    A folder that is not there, and a container that is gone, have none.
+    """
+    for folder in INNER_LOGS.get(container.labels.get(ROLE, ""), ENGINE_LOGS):
+        with suppress(NotFound, APIError):
+            stream, _ = container.get_archive(folder)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as found:
+                for member in found.getmembers():
+                    content = found.extractfile(member) if member.isfile() else None
+                    if content is not None:
+                        yield f"{folder.rpartition('/')[0]}/{member.name}".lstrip("/"), content.read()

@@ -220,6 +220,10 @@ class Rollout:
             self.logs.mkdir(parents=True, exist_ok=True)
             path = self.logs / f"{spec.host}-{spec.name}.log"
             path.write_text(containers.log_text(container), encoding="utf-8")
+            for name, content in containers.inner_logs(container):
+                inside = path.with_suffix("") / name
+                inside.parent.mkdir(parents=True, exist_ok=True)
+                inside.write_bytes(content)
             kept.append(str(path))
             try:
                 containers.end(container, FAILED_GRACE_S)

@@ -107,21 +107,24 @@ def selected(clients: Mapping[str, DockerClient], deployment: str, roles: str) -
 
 
 def archive(path: Path, clients: Mapping[str, DockerClient], deployment: str, found: Found) -> Path:
-    """Write whole logs, what the engine says of each container, and the hosts' records to one ``.tar.gz``."""
+    """Write whole logs, log files inside containers, what engines say of these, and hosts' records to a ``.tar.gz``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as tar:
         for each, container in found:
-            _add(tar, f"{deployment}/{each.host}/{each.name}.log", containers.log_text(container))
+            _add(tar, f"{deployment}/{each.host}/{each.name}.log", containers.log_text(container).encode())
+            for name, content in containers.inner_logs(container):
+                _add(tar, f"{deployment}/{each.host}/{each.name}/{name}", content)
             state = {"observed": vars(each), "state": container.attrs["State"], "labels": container.labels}
-            _add(tar, f"{deployment}/{each.host}/{each.name}.json", json.dumps(state, indent=2, sort_keys=True))
+            _add(
+                tar, f"{deployment}/{each.host}/{each.name}.json", json.dumps(state, indent=2, sort_keys=True).encode()
+            )
         for host, client in clients.items():
             record = json.dumps(records.recall(client, deployment)["entries"], indent=2, sort_keys=True)
-            _add(tar, f"{deployment}/{host}/record.json", record)
+            _add(tar, f"{deployment}/{host}/record.json", record.encode())
     return path
 
 
-def _add(tar: tarfile.TarFile, name: str, text: str) -> None:
-    content = text.encode()
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mtime = len(content), int(time.time())
     tar.addfile(member, io.BytesIO(content))
