@@ -205,9 +205,12 @@ def test_logs_are_filtered_by_role_and_saved_to_one_archive(
     roll_out: Callable[..., list[str]],
     tmp_path: Path,
 ) -> None:
-    write = "mkdir -p /root/.datasystem/logs /root/ascend/log/debug/plog; echo slow > /root/.datasystem/logs/client.log"
-    argv = ("sh", "-c", f"{write}; echo EI0006 > /root/ascend/log/debug/plog/plog-1.log; exec sleep 3600")
-    roll_out(make_spec(), make_spec(role="router", argv=argv))
+    roll_out(make_spec(), make_spec(role="router"))
+    write = (
+        "mkdir -p /root/.datasystem/logs /root/ascend/log/debug/plog && echo slow > /root/.datasystem/logs/client.log"
+    )
+    write += " && echo EI0006 > /root/ascend/log/debug/plog/plog-1.log"
+    assert client.containers.get(f"{deployment}-router").exec_run(["sh", "-c", write]).exit_code == 0
     (found,) = log_reading.selected(clients, deployment, "router")
     assert found[0].role == "router"
     everything = log_reading.selected(clients, deployment, "")
