@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,20 @@ def test_a_port_in_use_stops_a_deploy_before_it_begins(
     assert requests.get(f"{endpoint(report)}/v1/models", timeout=30).status_code == 200
     logs = invoke("deploy.logs", "--hosts", str(hosts), "--json")
     assert logs.document["containers"] == []
+
+
+def test_doctor_finds_nothing_wrong_with_what_runs_and_saves_what_the_datasystem_wrote(
+    report: dict[str, Any], invoke: Callable[..., Run], tmp_path: Path
+) -> None:
+    saved = tmp_path / "doctor.tar.gz"
+    run = invoke("doctor", "--save", str(saved), "--json")
+    assert run.code == 0, tail(run)
+    assert run.document["problems"] == []
+    with tarfile.open(saved) as tar:
+        names = tar.getnames()
+    for role in ("prefill-0", "decode-0"):
+        assert any(f"-{role}/root/.datasystem/logs/" in name for name in names), names
+    assert sum("-worker/" in name and name.endswith("resource.log") for name in names) == 2, names
 
 
 def test_a_missing_model_folder_stops_a_deploy_before_it_begins(

@@ -11,10 +11,10 @@ from invoke.tasks import Task
 
 from yrpd.cli import execute, run
 from yrpd.options import Command
-from yrpd.tasks import deploy, image, patch
+from yrpd.tasks import deploy, doctor, image, patch
 
 #: All of the product's.
-COMMANDS = (*image.COMMANDS, *patch.COMMANDS, *deploy.COMMANDS)
+COMMANDS = (*image.COMMANDS, *patch.COMMANDS, *deploy.COMMANDS, *doctor.COMMANDS)
 
 
 class CommandTask(Task[Callable[..., None]]):

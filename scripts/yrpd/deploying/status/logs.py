@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from requests import RequestException
@@ -106,7 +107,13 @@ def selected(clients: Mapping[str, DockerClient], deployment: str, roles: str) -
     ]
 
 
-def archive(path: Path, clients: Mapping[str, DockerClient], deployment: str, found: Found) -> Path:
+def archive(
+    path: Path,
+    clients: Mapping[str, DockerClient],
+    deployment: str,
+    found: Found,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write whole logs, log files inside containers, what engines say of these, and hosts' records to a ``.tar.gz``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as tar:
@@ -121,6 +128,8 @@ def archive(path: Path, clients: Mapping[str, DockerClient], deployment: str, fo
         for host, client in clients.items():
             record = json.dumps(records.recall(client, deployment)["entries"], indent=2, sort_keys=True)
             _add(tar, f"{deployment}/{host}/record.json", record.encode())
+        for name, text in more.items():
+            _add(tar, f"{deployment}/{name}", text.encode())
     return path
 
 
