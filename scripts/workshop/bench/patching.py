@@ -124,8 +124,6 @@ def _figures(project: Project, name: str, source: Source, series: Series, rounds
         Figure("no-op apply, as a command", command, None, f"{NO_OP_SECONDS} s", command < NO_OP_SECONDS),
         Figure("check", _median(rounds, lambda: commands.check(**options))),
         Figure("export", _median(rounds, lambda: commands.export(**options)), statistics.median(bare_export)),
-        Figure("status", _median(rounds, lambda: commands.status(**options))),
-        Figure("lint", _median(rounds, lambda: commands.lint(**options))),
     ]
 
 

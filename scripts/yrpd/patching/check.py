@@ -62,7 +62,7 @@ def _tag_findings(project: Project, name: str, pin: Pin, source: Source) -> Iter
 
 def _git_findings(project: Project, series: Series, lock: Lock | None, source: Source, scratch: Path) -> list[Finding]:
     repository = worktree.start(scratch / "tree", source)
-    findings = [*lint.style_findings(project, series)]
+    findings: list[Finding] = []
     failure: PatchConflictError | None = None
     try:
         worktree.apply(repository, [series.path(file) for file in series.names])

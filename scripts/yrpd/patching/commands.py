@@ -157,55 +157,6 @@ def check(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = F
     return _judge(name, findings, checking.CHECKS, reporter)
 
 
-def lint(project: Project, reporter: Reporter, pin: str = "") -> Document:
-    """Hold the files of a series against the rules. Needs neither the pin's source nor a work tree.
-
-    Args:
-        project: The checkout.
-        reporter: Gets the findings.
-        pin: A pin's name; empty means the default one.
-
-    Returns:
-        ``{pin, passed, findings}`` when nothing was found.
-
-    Raises:
-        PinMismatchError: Something was found; its document has all findings.
-    """
-    name, wanted = load_release(project.release_file).pin(pin)
-    with failures():
-        files = linting.find(project, name, wanted)
-        findings = list(files.findings)
-        if files.series is not None:
-            findings += linting.style_findings(project, files.series)
-    return _judge(name, findings, linting.RULES, reporter)
-
-
-def status(project: Project, reporter: Reporter, pin: str = "") -> Document:
-    """Say which side is ahead: pin, series, connector sources, work tree; and the one command that comes next.
-
-    Args:
-        project: The checkout.
-        reporter: Gets the table.
-        pin: A pin's name; empty means the default one.
-
-    Returns:
-        ``{pin, state, sides, next}``.
-    """
-    from rich.table import Table
-
-    from yrpd.patching import status as standing
-
-    name, wanted = load_release(project.release_file).pin(pin)
-    with failures():
-        found = standing.look(project, name, wanted)
-    table = Table("side", "state", "why", title=f"{name}: {found.state}")
-    for side in found.sides:
-        table.add_row(side.name, side.state, side.why)
-    reporter.render(table)
-    reporter.say(f"next: {found.next_command}" if found.next_command else "nothing to do")
-    return found.document(name)
-
-
 def _judge(name: str, findings: list[linting.Finding], checks: tuple[str, ...], reporter: Reporter) -> Document:
     document = {
         "pin": name,

@@ -104,6 +104,7 @@ def find(project: Project, name: str, pin: Pin) -> Files:
             findings.append(Finding("lock", where, 0, error.message.rstrip("."), error.next_command))
         for file in series.names:
             findings += message_findings(project, series, file)
+        findings += style_findings(project, series)
     return Files(series, lock, tuple(findings))
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from yrpd.documents.series import Lock, Series
-from yrpd.errors import ConfigurationError, PatchConflictError
+from yrpd.errors import PatchConflictError
 from yrpd.git import mail
 from yrpd.git.repository import GitError, Repository
 from yrpd.patching import apply, export, generate, worktree
@@ -105,29 +105,11 @@ def place(project: Project) -> Path:
     return project.build / "rebase"
 
 
-def under_way(project: Project) -> list[Rebase]:
-    """Return the rebases that were begun and neither finished nor given up."""
+def under_way(project: Project, target: str) -> Rebase | None:
+    """Return the rebase to an upstream state that was begun and neither finished nor given up."""
     found = [(folder, worktree.origin(folder / "tree")) for folder in sorted(place(project).glob("*"))]
-    return [Rebase(folder, lock) for folder, lock in found if lock is not None]
-
-
-def one_under_way(project: Project, to: str) -> Rebase:
-    """Return the rebase that is meant.
-
-    Raises:
-        ConfigurationError: There is none, or more than one and ``to`` does not say which.
-    """
-    found = [rebase for rebase in under_way(project) if to in ("", rebase.target)]
-    if not found:
-        raise ConfigurationError(
-            f"No rebase{f' to {to}' if to else ''} is under way.", next_command="invoke patch.rebase --to TAG"
-        )
-    if len(found) > 1:
-        names = ", ".join(rebase.target for rebase in found)
-        raise ConfigurationError(
-            f"Several rebases are under way: to {names}.", next_command=f"invoke patch.continue --to {found[0].target}"
-        )
-    return found[0]
+    begun = [Rebase(folder, lock) for folder, lock in found if lock is not None]
+    return next((rebase for rebase in begun if rebase.target == target), None)
 
 
 @contextmanager
@@ -158,7 +140,7 @@ def prepared(
 
 
 def begin(project: Project, prepared_one: Rebase) -> Rebase:
-    """Put a rebase that was set up where ``patch.continue`` and ``patch.abort`` find it."""
+    """Put a rebase that was set up where the next ``patch.rebase`` finds it."""
     folder = place(project) / prepared_one.folder.name
     folder.parent.mkdir(parents=True, exist_ok=True)
     prepared_one.folder.rename(folder)
@@ -230,7 +212,7 @@ def require_ready(rebase: Rebase) -> None:
     """
     tree = rebase.tree
     shown = f"{rebase.folder.parent.parent.name}/{rebase.folder.parent.name}/{rebase.folder.name}/tree"
-    add = f"git -C {shown} add -A && invoke patch.continue"
+    add = f"git -C {shown} add -A && invoke patch.rebase --to {rebase.target}"
     still = ", ".join(conflict.file for conflict in conflicts(rebase))
     if still:
         raise PatchConflictError(f"Still in conflict: {still}.", next_command=f"resolve them, then {add}")

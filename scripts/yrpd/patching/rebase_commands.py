@@ -1,4 +1,4 @@
-"""``invoke patch.rebase``, ``patch.continue`` and ``patch.abort``: a series goes to another upstream state."""
+"""``invoke patch.rebase``: a series goes to another upstream state; the same command goes on after a conflict."""
 
 from __future__ import annotations
 
@@ -18,26 +18,36 @@ Document = dict[str, Any]
 
 
 def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run: bool = False) -> Document:
-    """Carry a series to another upstream state.
+    """Carry a series to another upstream state, or go on with that after a conflict was resolved.
 
     Args:
         project: The checkout.
         reporter: Says what is done.
         to: The upstream state, a table under ``[known]`` or ``[pins]``.
-        pin: The pin whose series is carried; empty means the default one.
-        dry_run: Say which patches fit, and change nothing; sources that are not here yet are fetched for it, and kept.
+        pin: The pin whose series is carried; empty means the default one, or that of the rebase which is under way.
+        dry_run: Say which patches fit, or that the rebase could go on, and change nothing; sources that are not here
+            yet are fetched for the former, and kept.
 
     Raises:
-        ConfigurationError: No tag, or an unknown one, was named.
-        PatchConflictError: A patch conflicts; the state is kept for ``patch.continue``.
+        ConfigurationError: No tag, or an unknown one, was named; or the series changed since the rebase began.
+        PatchConflictError: A patch conflicts, and the state is kept; files are still in conflict; or the rebase that is
+            under way carries another pin's series.
     """
     release = load_release(project.release_file)
+    begun = rebase.under_way(project, to)
+    if begun is not None:
+        if pin not in ("", begun.origin):
+            raise PatchConflictError(
+                f"A rebase from {begun.origin} to {to} is under way.",
+                next_command=f"invoke patch.rebase --to {to}   (or, to give it up: {_give_up(project, begun)})",
+            )
+        return _resume(project, reporter, begun, release.pin(to)[1], dry_run)
     name, wanted = release.pin(pin)
     target, onto = _target(release, name, to)
     series = load_series(project.patches(name))
     lock = load_lock(series.folder)
     require_locked(series, lock, name, wanted)
-    _require_free(project, target)
+    _require_new(project, target, f"invoke patch --pin {target}")
     with failures(), apply.exclusive(project, name):
         source = ensure_source(project, name, wanted, reporter)
     with failures(), apply.exclusive(project, target):
@@ -52,22 +62,9 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
         return _go_on(project, reporter, begun, new, onto)
 
 
-def resume(project: Project, reporter: Reporter, to: str = "", dry_run: bool = False) -> Document:
-    """Go on with a rebase after its conflict was resolved and staged, or committed.
-
-    Args:
-        project: The checkout.
-        reporter: Says what is done.
-        to: Which rebase; needed only when several are under way.
-        dry_run: Check that it could go on, and change nothing.
-
-    Raises:
-        PatchConflictError: Files are still in conflict, or the next patch conflicts.
-    """
-    found = rebase.one_under_way(project, to)
-    _, onto = load_release(project.release_file).pin(found.target)
+def _resume(project: Project, reporter: Reporter, found: Rebase, onto: Pin, dry_run: bool) -> Document:
     with failures(), apply.exclusive(project, found.target):
-        _require_new(project, found.target, "invoke patch.abort   (removes what the rebase left, not the series)")
+        _require_new(project, found.target, f"{_give_up(project, found)}   (what the rebase left, not the series)")
         _require_same_series(project, found)
         rebase.require_ready(found)
         if dry_run:
@@ -80,23 +77,9 @@ def resume(project: Project, reporter: Reporter, to: str = "", dry_run: bool = F
         return _go_on(project, reporter, found, new, onto)
 
 
-def abort(project: Project, reporter: Reporter, to: str = "", dry_run: bool = False) -> Document:
-    """Give a rebase up; the series and everything else are as they were before it.
-
-    Args:
-        project: The checkout.
-        reporter: Says what is done.
-        to: Which rebase; needed only when several are under way.
-        dry_run: Say what would be removed, and change nothing.
-    """
-    found = rebase.one_under_way(project, to)
-    with failures(), apply.exclusive(project, found.target):
-        document = _document(found)
-        if not dry_run:
-            rebase.remove(project, found)
-    shown = found.folder.relative_to(project.root)
-    reporter.say(f"{'would remove' if dry_run else 'removed'} {shown}; the series of {found.origin} is as it was")
-    return {**document, "state": "aborted", "dry_run": dry_run}
+def _give_up(project: Project, found: Rebase) -> str:
+    """Return what gives a rebase up: all of it is in its folder."""
+    return f"rm -rf {found.folder.relative_to(project.root)}"
 
 
 def _target(release: Release, name: str, to: str) -> tuple[str, Pin]:
@@ -111,16 +94,6 @@ def _target(release: Release, name: str, to: str) -> tuple[str, Pin]:
     )
 
 
-def _require_free(project: Project, target: str) -> None:
-    begun = [found for found in rebase.under_way(project) if found.target == target]
-    if begun:
-        raise PatchConflictError(
-            f"A rebase from {begun[0].origin} to {target} is under way.",
-            next_command="invoke patch.continue   (or, to give it up: invoke patch.abort)",
-        )
-    _require_new(project, target, f"invoke patch --pin {target}")
-
-
 def _require_new(project: Project, target: str, following: str) -> None:
     if project.patches(target).exists():
         raise ConfigurationError(
@@ -132,7 +105,7 @@ def _require_same_series(project: Project, found: Rebase) -> None:
     if load_lock(project.patches(found.origin)) != found.lock:
         raise ConfigurationError(
             f"The series of {found.origin} changed since its rebase to {found.target} began.",
-            next_command=f"invoke patch.abort && invoke patch.rebase --to {found.target}",
+            next_command=f"{_give_up(project, found)} && invoke patch.rebase --to {found.target}",
         )
 
 
@@ -184,11 +157,11 @@ def _conflict(
         for line in conflict.lines or ("",):
             reporter.say(f"{tree}/{conflict.file}:{line}: {conflict.kind}: {conflict.patch}")
     reporter.say(found.tree.line("diff"))  # what upstream and the patch did to the lines that the patch was made on
-    following = f"resolve the files in {tree}, then: git -C {tree} add -A && invoke patch.continue"
+    following = f"resolve the files in {tree}, then: git -C {tree} add -A && invoke patch.rebase --to {found.target}"
     files = ", ".join(conflict.file for conflict in conflicts)
     return PatchConflictError(
         f"{conflicts[0].patch} does not fit {found.target}: conflicts in {files}.",
-        next_command=f"{following}   (or, to give it up: invoke patch.abort)",
+        next_command=f"{following}   (or, to give it up: {_give_up(project, found)})",
         document={
             **_document(found),
             "state": "conflict",

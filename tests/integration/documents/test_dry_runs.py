@@ -11,7 +11,7 @@ from yrpd import cli
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 
-ALONE = ("bench.measure", "bench.dataset", "patch.check", "patch.export", "patch.lint", "lab.faults")
+ALONE = ("bench.measure", "bench.dataset", "patch.check", "patch.export", "lab.faults")
 
 
 def typed() -> dict[str, Task]:

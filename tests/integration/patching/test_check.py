@@ -173,6 +173,21 @@ def test_a_missing_or_broken_lock_is_a_finding_beside_the_others(tiny: Tiny) -> 
     assert {finding["id"] for finding in _findings(tiny)} == {"lock", "unlisted"}
 
 
+def test_a_patch_that_reaches_into_the_connector_package_is_found(tiny: Tiny) -> None:
+    _edit(tiny, lambda content: content.replace(b"distributed/__init__.py", b"distributed/yuanrong/x.py"))
+    assert ("generated", HOOK_PATH) in {(finding["id"], finding["file"]) for finding in _findings(tiny)}
+
+
+def test_the_generated_patch_must_come_first(tiny: Tiny) -> None:
+    (tiny.patches / "series").write_text("hook-it-in.patch\nadd-the-connector.patch\n")
+    found = [finding for finding in _findings(tiny) if finding["id"] == "generated"]
+    assert [finding["file"] for finding in found] == ["patches/v1/series"]
+
+
+def test_a_pin_without_a_series_is_one_finding(bare_tiny: Tiny) -> None:
+    assert [(finding["id"], finding["file"]) for finding in _findings(bare_tiny)] == [("series", "patches/v1")]
+
+
 def test_two_patches_in_one_file_are_found(tiny: Tiny) -> None:
     _edit(tiny, lambda content: content + content)
     assert "format" in {finding["id"] for finding in _findings(tiny)}

@@ -1,4 +1,4 @@
-"""``invoke patch.rebase``, ``patch.continue`` and ``patch.abort``: a series moves on, or nothing happens."""
+"""``invoke patch.rebase``: a series moves on, or nothing happens."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def snapshot(tiny: Tiny) -> dict[str, str]:
     }
 
 
-def conflict(tiny: Tiny, verb: str = "begin", **options: Any) -> dict[str, Any]:
+def conflict(tiny: Tiny, **options: Any) -> dict[str, Any]:
     with pytest.raises(PatchConflictError) as caught:
-        tiny.move(verb, **options)
+        tiny.move("begin", **options)
     assert caught.value.document is not None
     return caught.value.document
 
@@ -74,7 +74,7 @@ def test_a_series_that_fits_is_a_new_folder_with_a_lock_and_works_at_once(tiny: 
     assert load_lock(tiny.project.patches("v2")).digest == document["series_digest"]
     assert tiny.run("patch", pin="v2")["tree"] == document["tree"]
     assert tiny.run("check", pin="v2")["passed"]
-    assert tiny.run("status", pin="v2")["state"] == "in step"
+    assert tiny.run("patch", pin="v2")["state"] == "unchanged"
     assert tiny.run("export", pin="v2")["state"] == "unchanged"
 
 
@@ -94,16 +94,15 @@ def test_a_conflict_names_patch_file_lines_and_what_each_side_did(
     upstream, before, patch = said.partition("++<<<<<<<")[2].replace("++=======", "++|||||||").split("++|||||||")
     assert ("line twenty" in upstream, "line 20" in before, "hook" in patch) == (True, True, True)
     assert not tiny.project.patches("v2").exists()
-    standing = tiny.run("status")
-    assert (standing["state"], standing["next"][:24]) == ("rebase unfinished", "invoke patch.continue --")
+    assert document["next"].endswith(f"git -C {tree} add -A && invoke patch.rebase --to v2")
 
 
 def test_resolved_and_staged_files_are_committed_with_the_patchs_message_and_author(tiny: Tiny) -> None:
     tree = stopped(tiny)
     resolve(tree)
     git(tree, "add", "-A")
-    assert tiny.move("resume", dry_run=True)["state"] == "ready"
-    document = tiny.move("resume")
+    assert tiny.move("begin", to="v2", dry_run=True)["state"] == "ready"
+    document = tiny.move("begin", to="v2")
     assert document["patches"] == [{"file": "hook-it-in.patch", "outcome": "resolved"}]
     old, new = (tiny.project.patches(pin) / "hook-it-in.patch" for pin in ("v1", "v2"))
     assert old.read_bytes().split(b"diff --git")[0] == new.read_bytes().split(b"diff --git")[0]
@@ -115,7 +114,7 @@ def test_a_commit_of_the_users_own_is_taken_as_it_is(tiny: Tiny) -> None:
     tree = stopped(tiny)
     resolve(tree)
     git(tree, "commit", "-q", "-a", "-m", "Hook it in\n\nDifferently.\n\nWhy: because\nUpstream: no\nRemoval: later")
-    assert tiny.move("resume")["state"] == "rebased"
+    assert tiny.move("begin", to="v2")["state"] == "rebased"
     assert b"Differently." in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
 
 
@@ -123,7 +122,7 @@ def test_a_commit_of_the_users_own_may_have_another_subject(tiny: Tiny) -> None:
     tree = stopped(tiny)
     resolve(tree)
     git(tree, "commit", "-q", "-a", "-m", "Hook it\n\nWhy: because\nUpstream: no\nRemoval: later")
-    outcomes = {patch["file"]: patch["outcome"] for patch in tiny.move("resume")["patches"]}
+    outcomes = {patch["file"]: patch["outcome"] for patch in tiny.move("begin", to="v2")["patches"]}
     assert outcomes == {"hook-it-in.patch": "dropped", "hook-it.patch": "resolved"}
 
 
@@ -138,14 +137,14 @@ def test_a_message_with_comment_lines_survives(tiny: Tiny, fits: bool) -> None:
         tree = stopped(tiny)
         resolve(tree)
         git(tree, "add", "-A")
-        tiny.move("resume")
+        tiny.move("begin", to="v2")
     assert b"\n# Heading\nBody" in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
 
 
 def test_a_rebase_given_up_with_git_comes_up_again(tiny: Tiny) -> None:
     tree = stopped(tiny)
     git(tree, "rebase", "--abort")
-    assert conflict(tiny, "resume")["state"] == "conflict"
+    assert conflict(tiny, to="v2")["state"] == "conflict"
 
 
 def test_a_rebase_continued_with_git_is_taken_as_it_is(tiny: Tiny) -> None:
@@ -153,7 +152,7 @@ def test_a_rebase_continued_with_git_is_taken_as_it_is(tiny: Tiny) -> None:
     resolve(tree)
     git(tree, "add", "-A")
     git(tree, "rebase", "--continue", GIT_EDITOR="true")
-    assert tiny.move("resume")["patches"] == [{"file": "hook-it-in.patch", "outcome": "resolved"}]
+    assert tiny.move("begin", to="v2")["patches"] == [{"file": "hook-it-in.patch", "outcome": "resolved"}]
 
 
 @pytest.mark.parametrize("stage", [False, True])
@@ -162,7 +161,7 @@ def test_open_conflicts_and_staged_markers_do_not_go_on(tiny: Tiny, stage: bool)
     if stage:
         git(tree, "add", "-A")
     with pytest.raises(PatchConflictError, match=r"markers were staged: .*:\d+" if stage else "Still in conflict"):
-        tiny.move("resume")
+        tiny.move("begin", to="v2")
     assert not tiny.project.patches("v2").exists()
 
 
@@ -172,7 +171,7 @@ def test_resolved_but_forgotten_files_do_not_go_on(tiny: Tiny) -> None:
     git(tree, "add", "-A")
     (tree / "forgotten.py").write_text("")
     with pytest.raises(PatchConflictError, match=r"not committed: forgotten\.py"):
-        tiny.move("resume")
+        tiny.move("begin", to="v2")
 
 
 def test_what_upstream_has_already_is_dropped_and_said(tiny: Tiny) -> None:
@@ -186,7 +185,7 @@ def test_resolving_to_nothing_drops_the_patch(tiny: Tiny) -> None:
     tree = stopped(tiny)
     git(tree, "checkout", "--ours", HOOKED)
     git(tree, "add", "-A")
-    assert tiny.move("resume")["patches"][0]["outcome"] == "dropped"
+    assert tiny.move("begin", to="v2")["patches"][0]["outcome"] == "dropped"
 
 
 def test_a_file_that_upstream_removed_is_a_conflict_without_lines(tiny: Tiny) -> None:
@@ -201,16 +200,16 @@ def test_a_file_that_upstream_renamed_is_followed(tiny: Tiny) -> None:
     assert b"b/vllm_ascend/moved.py" in (tiny.project.patches("v2") / "hook-it-in.patch").read_bytes()
 
 
-def test_abort_leaves_everything_as_it_was(tiny: Tiny) -> None:
+def test_what_gives_a_rebase_up_leaves_everything_as_it_was(tiny: Tiny) -> None:
     tiny.release_upstream("v2", rewrite("line 20\n", "line twenty\n"))
     before = snapshot(tiny)
-    conflict(tiny, to="v2")
-    assert tiny.move("abort", dry_run=True)["state"] == "aborted"
+    with pytest.raises(PatchConflictError) as caught:
+        tiny.move("begin", to="v2")
     assert snapshot(tiny) != before
-    tiny.move("abort")
+    command = caught.value.next_command.partition("to give it up: ")[2].removesuffix(")")
+    subprocess.run(command.split(), cwd=tiny.project.root, check=True)
     assert snapshot(tiny) == before
-    with pytest.raises(ConfigurationError, match="No rebase is under way"):
-        tiny.move("abort")
+    assert conflict(tiny, to="v2")["state"] == "conflict"
 
 
 def test_a_dry_run_says_what_fits_and_leaves_nothing(tiny: Tiny) -> None:
@@ -268,7 +267,7 @@ def test_a_rebase_killed_at_its_second_patch_keeps_what_was_decided_about_the_fi
         git(tree, *settings, "rebase", "--continue", GIT_EDITOR="true")
     assert killed.value.returncode == -signal.SIGKILL
     (tree / ".git/index.lock").unlink(missing_ok=True)
-    assert tiny.move("resume")["patches"] == [
+    assert tiny.move("begin", to="v2")["patches"] == [
         {"file": "hook-it-in.patch", "outcome": "resolved"},
         {"file": "hook-more.patch", "outcome": "carried"},
     ]
@@ -276,11 +275,11 @@ def test_a_rebase_killed_at_its_second_patch_keeps_what_was_decided_about_the_fi
     assert tiny.run("check", pin="v2")["passed"]
 
 
-def test_it_is_not_begun_twice_nor_over_a_series_nor_to_an_unknown_tag(tiny: Tiny) -> None:
-    stopped(tiny)
-    with pytest.raises(PatchConflictError, match="is under way"):
-        tiny.move("begin", to="v2")
-    tiny.move("abort")
+def test_it_is_not_begun_over_another_rebase_nor_over_a_series_nor_to_an_unknown_tag(tiny: Tiny) -> None:
+    tree = stopped(tiny)
+    with pytest.raises(PatchConflictError, match="A rebase from v1 to v2 is under way"):
+        tiny.move("begin", to="v2", pin="v2")
+    shutil.rmtree(tree.parent)
     tiny.project.patches("v2").mkdir()
     with pytest.raises(ConfigurationError, match="patches/v2 exists already"):
         tiny.move("begin", to="v2")
@@ -297,7 +296,7 @@ def test_a_series_that_changed_meanwhile_voids_the_rebase(tiny: Tiny) -> None:
     (tiny.project.connector_source / "keys.py").write_text("A = 2\n")
     tiny.run("export")
     with pytest.raises(ConfigurationError, match="changed since its rebase"):
-        tiny.move("resume")
+        tiny.move("begin", to="v2")
 
 
 def test_a_damaged_series_is_not_carried(tiny: Tiny) -> None:

@@ -37,7 +37,6 @@ def commit_many(tiny: Tiny) -> None:
 
 def test_a_thousand_patches_are_exported_applied_and_checked_and_come_back_the_same(tiny: Tiny) -> None:
     commit_many(tiny)
-    assert tiny.run("status")["state"] == "work tree ahead"
     document = tiny.run("export")
     names = load_series(tiny.patches).names
     assert len(document["patches"]) == len(names) == COUNT + 2
@@ -60,8 +59,6 @@ def test_the_figures_command_measures_every_command_and_leaves_nothing(tiny: Tin
         "no-op apply, as a command",
         "check",
         "export",
-        "status",
-        "lint",
     ]
     assert all(figure["seconds"] > 0 for figure in document["figures"])
     assert document["figures"][0]["ratio"] > 0

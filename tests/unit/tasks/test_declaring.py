@@ -86,7 +86,7 @@ def test_an_option_that_a_command_refuses_is_exit_code_2_and_a_sentence(
 
 
 def test_two_tasks_of_one_name_in_two_namespaces_are_two() -> None:
-    tasks = [CommandTask(command) for command in COMMANDS if command.name.endswith(".status")]
+    tasks = [CommandTask(command) for command in COMMANDS if command.name.endswith(".verify")]
     assert len(tasks) == len(set(tasks)) == 2
 
 
