@@ -19,8 +19,6 @@ from yrpd.tables import fitted
 
 #: Moves a progress bar forward by so many bytes or items.
 Advance = Callable[[float], None]
-#: Sets a progress bar: so many of the known bytes are there.
-Gauge = Callable[[float, float], None]
 
 
 class Reporter:
@@ -80,16 +78,6 @@ class Reporter:
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(title, total=total)
             yield lambda amount: bar.update(task, advance=amount)
-
-    @contextmanager
-    def gauge(self, title: str) -> Iterator[Gauge]:
-        """Show a bar whose total grows while it is learned, in bytes; nothing off a terminal."""
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = [TextColumn("    {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()]
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, known: bar.update(task, completed=done, total=known or None)
 
     def result(self, document: dict[str, Any]) -> None:
         """Print the task's JSON document on stdout when ``--json`` was given."""

@@ -142,7 +142,7 @@ class ImageEngine:
         def post() -> Iterator[dict[str, Any]]:
             yield from self.client.api.pull(repository, tag=tag or "latest", stream=True, decode=True)
 
-        self._read(post, f"pulling {reference}", moves=True)
+        self._read(post, f"pulling {reference}")
         return self._id_of(reference)
 
     def resolve(self, reference: str) -> str:
@@ -163,12 +163,7 @@ class ImageEngine:
             ) from error
 
     def _read(
-        self,
-        post: Callable[[], Iterator[dict[str, Any]]],
-        what: str,
-        *,
-        stages: list[str] | None = None,
-        moves: bool = False,
+        self, post: Callable[[], Iterator[dict[str, Any]]], what: str, *, stages: list[str] | None = None
     ) -> StreamResult:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
@@ -182,10 +177,7 @@ class ImageEngine:
                 if found and stages is not None:
                     stages.append(found[1])
 
-            if not moves:
-                return read_stream(post(), line, what=what, log=str(self.log))
-            with self.reporter.gauge(what) as gauge:
-                return read_stream(post(), line, what=what, log=str(self.log), gauge=gauge)
+            return read_stream(post(), line, what=what, log=str(self.log))
 
     def _id_of(self, reference: str) -> str:
         try:

@@ -14,7 +14,6 @@ import urllib3
 
 from yrpd.docker.sdk import APIError, DockerClient, DockerException
 from yrpd.errors import ConfigurationError, EnvironmentFailure, ImageError
-from yrpd.reporting import Gauge
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 LAB_SOCKET = "unix:///run/yrpd-lab/builder/docker.sock"
@@ -26,8 +25,6 @@ CONTAINERD_STORE = "io.containerd.snapshotter.v1"
 Line = Callable[[str], None]
 
 _COUNTDOWN = "Retrying in "
-_MOVING = ("Downloading", "Pushing", "Loading layer")
-_MOVED = ("Download complete", "Pull complete", "Pushed", "Layer already exists")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -103,40 +100,16 @@ class StreamResult:
     lines: list[str] = field(default_factory=list)
 
 
-class Amounts:
-    """Bytes of a pull, push or load, summed over its layers; ticks come a layer at a time."""
-
-    def __init__(self) -> None:
-        self._layers: dict[str, tuple[float, float]] = {}
-
-    def take(self, event: dict[str, Any]) -> tuple[float, float] | None:
-        """Return bytes done and bytes known after an event, ``None`` when the event moves nothing."""
-        layer, status = str(event.get("id", "")), event.get("status")
-        if status in _MOVED and layer in self._layers:
-            total = self._layers[layer][1]
-            self._layers[layer] = (total, total)
-        elif status in _MOVING:
-            detail = event.get("progressDetail") or {}
-            done = float(detail.get("current") or 0)
-            known = float(detail.get("total") or self._layers.get(layer, (0.0, 0.0))[1])
-            self._layers[layer] = (done, max(known, done))
-        else:
-            return None
-        return sum(done for done, _ in self._layers.values()), sum(known for _, known in self._layers.values())
-
-
 def _text_of(event: dict[str, Any]) -> str:
     if "stream" in event:
         return str(event["stream"])
     status = str(event.get("status", ""))
-    # Progress bars of pull and push come as one event a tick; only the other ones are worth a line.
+    # A pull's progress comes as one event a tick; only the other ones are worth a line.
     return "" if event.get("progressDetail") else status
 
 
-def read_stream(
-    events: Iterable[dict[str, Any]], line: Line, *, what: str, log: str = "", gauge: Gauge | None = None
-) -> StreamResult:
-    """Read the events of a build, pull, push, load or import to the end.
+def read_stream(events: Iterable[dict[str, Any]], line: Line, *, what: str, log: str = "") -> StreamResult:
+    """Read the events of a build, pull, push or load to the end.
 
     The engine answers 200 before it starts, so failures are events of the stream; docker-py raises for none of them.
 
@@ -145,7 +118,6 @@ def read_stream(
         line: Called with each line of text.
         what: What is being done, for the message: ``building yrpd:1``.
         log: Where the whole output is kept, named in the message.
-        gauge: Called with the bytes moved, whenever a layer's ticks say so.
 
     Returns:
         The last ``aux`` id or digest, and the lines.
@@ -154,7 +126,6 @@ def read_stream(
         ImageError: The stream carries an error, or breaks off.
     """
     result = StreamResult()
-    amounts = Amounts()
     pending = ""
     try:
         for event in events:
@@ -164,9 +135,6 @@ def read_stream(
                 raise _failed(what, message.strip(), result.lines, log)
             auxiliary = event.get("aux") or {}
             result.image_id = str(auxiliary.get("ID") or auxiliary.get("Digest") or result.image_id)
-            moved = amounts.take(event)
-            if moved is not None and gauge is not None:
-                gauge(*moved)
             text = _text_of(event)
             if "stream" not in event:
                 text = f"{text}\n" if text else ""

@@ -17,7 +17,6 @@ from yrpd.errors import ImageError
 MANIFEST = "manifest.json"
 SBOM = "sbom.cdx.json"
 PROVENANCE = "provenance.intoto.json"
-LICENCES = "LICENCES.md"
 NOTES = "RELEASE_NOTES.md"
 TREE = "tree.txt"
 PATCHES = "patches"

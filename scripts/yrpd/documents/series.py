@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -209,40 +210,61 @@ def load_lock(folder: Path) -> Lock:
         ) from error
 
 
-def require_locked(series: Series, lock: Lock, name: str, pin: Pin) -> None:
-    """Check that pin, order and bytes are what the lock says, before anything is done with them.
+@dataclass(frozen=True)
+class Mismatch:
+    """A difference between a series and its lock.
+
+    Attributes:
+        kind: ``pin``, ``order``, ``unlocked``, ``sha256`` or ``unlisted``.
+        file: Name of the file in the series' folder.
+        told: What the file is or has, expected and found, as the end of a sentence.
+        next_command: What to type next.
+    """
+
+    kind: str
+    file: str
+    told: str
+    next_command: str
+
+
+def mismatches(series: Series, lock: Lock, name: str, pin: Pin) -> Iterator[Mismatch]:
+    """Yield how pin, order and bytes differ from what the lock says.
 
     Args:
         series: The series.
         lock: Its lock.
         name: The pin's name.
         pin: The pin as ``release.toml`` has it.
+    """
+    where = f"patches/{series.folder.name}"
+    meant = f"git diff {where}   (or, when the change is meant: invoke patch.export)"
+    pairs = (("name", lock.pin.name, name), ("commit", lock.pin.commit, pin.commit), ("tree", lock.pin.tree, pin.tree))
+    for what, expected, found in pairs:
+        if expected != found:
+            told = f"belongs to another pin: {what} expected {expected}, found {found} in release.toml"
+            yield Mismatch("pin", LOCK, told, "git diff release.toml patches")
+    locked = {entry.file: entry.sha256 for entry in lock.patches}
+    if [file for file in locked if file in series.names] != [file for file in series.names if file in locked]:
+        told = f"has another order than {LOCK}: expected {', '.join(locked)}; found {', '.join(series.names)}"
+        yield Mismatch("order", SERIES, told, meant)
+    for file in series.names:
+        found = hashlib.sha256(series.read(file)).hexdigest()
+        if file not in locked:
+            yield Mismatch("unlocked", file, f"is not in {LOCK}", meant)
+        elif locked[file] != found:
+            told = f"was changed: expected sha256 {locked[file]}, found {found}"
+            back = f"git diff {where}/{file}   (git checkout -- {where}/{file} brings the file back)"
+            yield Mismatch("sha256", file, told, back)
+    for file in sorted(locked.keys() - set(series.names)):
+        yield Mismatch("unlisted", LOCK, f"has {file}, which is not in the series", meant)
+
+
+def require_locked(series: Series, lock: Lock, name: str, pin: Pin) -> None:
+    """Check that pin, order and bytes are what the lock says, before anything is done with them; see `mismatches`.
 
     Raises:
         PinMismatchError: One of them is not; expected and found are named.
     """
-    where = f"patches/{series.folder.name}"
-    for what, expected, found in (
-        ("name", lock.pin.name, name),
-        ("commit", lock.pin.commit, pin.commit),
-        ("tree", lock.pin.tree, pin.tree),
-    ):
-        if expected != found:
-            raise PinMismatchError(
-                f"{where}/{LOCK} belongs to another pin: {what} expected {expected}, found {found} in release.toml.",
-                next_command="git diff release.toml patches",
-            )
-    locked = tuple(entry.file for entry in lock.patches)
-    if locked != series.names:
-        raise PinMismatchError(
-            f"{where}/{SERIES} is not what {LOCK} has: expected {', '.join(locked) or 'nothing'}; "
-            f"found {', '.join(series.names) or 'nothing'}.",
-            next_command=f"git diff {where}   (or, when the change is meant: invoke patch.export)",
-        )
-    for entry in lock.patches:
-        found = hashlib.sha256(series.read(entry.file)).hexdigest()
-        if found != entry.sha256:
-            raise PinMismatchError(
-                f"{where}/{entry.file} was changed: expected sha256 {entry.sha256}, found {found}.",
-                next_command="invoke patch.check   (names the line; git checkout -- brings the file back)",
-            )
+    for one in mismatches(series, lock, name, pin):
+        where = f"patches/{series.folder.name}/{one.file}"
+        raise PinMismatchError(f"{where} {one.told}.", next_command=one.next_command)

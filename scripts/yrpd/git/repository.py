@@ -18,13 +18,11 @@ from typing import Any
 from yrpd.git.isolation import IsolatedGit, environment, gitpython
 
 TIMED_OUT = 124  # coreutils' timeout
+# What no setting decides; the others are in ``isolation``.
 _AM_OPTIONS = (
     "--committer-date-is-author-date",
     "--keep",  # the inverse of format-patch --keep-subject: "[PATCH 1/2]" and "Re:" stay too
-    "--keep-cr",
     "--no-gpg-sign",
-    "--no-scissors",
-    "--no-3way",
     "--no-message-id",
     "--quiet",
 )
@@ -34,26 +32,15 @@ _FORMAT_OPTIONS = (
     "--no-signature",
     "--no-stat",
     "--keep-subject",
-    "--no-renames",
     "--binary",
     "--no-attach",
-    "--no-thread",
-    "--no-cover-letter",
-    "--no-signoff",
-    "--no-notes",
     "--no-to",
     "--no-cc",
     "--no-add-header",
-    "--no-from",
     "--no-ext-diff",
     "--no-textconv",
     "--no-color",
-    "--src-prefix=a/",
-    "--dst-prefix=b/",
-    "-U3",
-    "--diff-algorithm=myers",
     "--no-relative",
-    "--suffix=.patch",
     "--quiet",
 )
 

@@ -32,8 +32,7 @@ CHECKS = (
 
 def find(project: Project, name: str, pin: Pin, reporter: Reporter) -> list[Finding]:
     """Run all checks and return what they found, in the order of the series."""
-    files = lint.find(project, name, pin)
-    series, lock, findings = files.series, files.lock, list(files.findings)
+    series, lock, findings = lint.find(project, name, pin)
     if series is None:
         return findings
     try:
@@ -88,12 +87,11 @@ def _drift_findings(
 ) -> Iterator[Finding]:
     drifts = connector_drift(project, series)
     added = repository.blob_ids(commits[0].id) if commits else {}
-    for drift in drifts:
-        path = project.root / drift.file
-        line = 0
-        if drift.path in added and path.is_file():
-            line = mail.first_difference(repository.cat_file(added[drift.path]), path.read_bytes())
-        yield Finding("drift", drift.file, line, drift.sentence)
+    for file, told in drifts:
+        blob, line = added.get(file.replace("connector_src/yuanrong", generate.DESTINATION)), 0
+        if blob and (project.root / file).is_file():
+            line = mail.first_difference(repository.cat_file(blob), (project.root / file).read_bytes())
+        yield Finding("drift", file, line, told)
     generated = generate.generated_name(project)
     if not drifts:
         fresh, present = generate.generate(repository, source.base, project), series.read(generated)

@@ -44,7 +44,7 @@ def patch(
     lock = load_lock(series.folder)
     require_locked(series, lock, name, wanted)
     check_cached_sdist(project, wanted)
-    warnings = [drift.sentence for drift in linting.connector_drift(project, series)]
+    warnings = [told for _, told in linting.connector_drift(project, series)]
     with failures(), nullcontext() if dry_run else apply.exclusive(project, name):
         planned = apply.plan(project, name, lock, discard=discard)
         record = apply.document(project, name, release.patched_version(name), planned, series, lock)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yrpd.documents.series import LOCK, SERIES, Lock, Series, begin, load_lock, parse_series
+from yrpd.documents.series import LOCK, SERIES, Lock, Series, begin, load_lock, mismatches, parse_series
 from yrpd.errors import ConfigurationError
 from yrpd.git import mail
 from yrpd.git.repository import Repository
@@ -56,56 +55,33 @@ class Finding:
         return {"id": self.id, "file": self.file, "line": self.line, "message": self.message, "next": self.next_command}
 
 
-@dataclass(frozen=True)
-class Drift:
-    """A difference between ``connector_src`` and the generated patch.
+def find(project: Project, name: str, pin: Pin) -> tuple[Series | None, Lock | None, list[Finding]]:
+    """Hold the files of a series against the rules.
 
-    Attributes:
-        file: The file under ``connector_src``, from the project's root.
-        path: The file in the patched tree.
-        sentence: What differs.
+    Returns:
+        The series' usable part, ``None`` without a series file; its lock, ``None`` when it cannot be read; and what is
+        wrong.
     """
-
-    file: str
-    path: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Files:
-    """What is known of a series from its files alone.
-
-    Attributes:
-        series: Its usable part; ``None`` without a series file.
-        lock: Its lock; ``None`` when it cannot be read.
-        findings: What is wrong.
-    """
-
-    series: Series | None
-    lock: Lock | None
-    findings: tuple[Finding, ...]
-
-
-def find(project: Project, name: str, pin: Pin) -> Files:
-    """Hold the files of a series against the rules."""
     folder = project.patches(name)
     if not folder.is_dir():
         told = "there is no series for this pin"
-        missing = Finding("series", shown(project, folder), 0, told, begin(folder))
-        return Files(None, None, (missing,))
+        return None, None, [Finding("series", shown(project, folder), 0, told, begin(folder))]
     series, findings = listing(project, folder)
     lock = None
     if series is not None:
         try:
             lock = load_lock(folder)
-            findings += lock_findings(project, series, lock, name, pin)
+            findings += [
+                Finding(one.kind, shown(project, folder / one.file), 0, one.told, one.next_command)
+                for one in mismatches(series, lock, name, pin)
+            ]
         except ConfigurationError as error:
             where = shown(project, folder / LOCK)
             findings.append(Finding("lock", where, 0, error.message.rstrip("."), error.next_command))
         for file in series.names:
             findings += message_findings(project, series, file)
         findings += style_findings(project, series)
-    return Files(series, lock, tuple(findings))
+    return series, lock, findings
 
 
 def style_findings(project: Project, series: Series) -> Iterator[Finding]:
@@ -124,11 +100,15 @@ def style_findings(project: Project, series: Series) -> Iterator[Finding]:
                 yield Finding("generated", where, change.line, told)
 
 
-def connector_drift(project: Project, series: Series) -> list[Drift]:
-    """Return how ``connector_src`` differs from what the generated patch adds, by blob ids alone."""
+def connector_drift(project: Project, series: Series) -> list[tuple[str, str]]:
+    """Return how ``connector_src`` differs from what the generated patch adds, by blob ids alone.
+
+    Returns:
+        The file from the project's root, and what differs; of every file that does.
+    """
     generated = generate.generated_name(project)
     if generated not in series.names:
-        return [Drift(f"patches/{series.folder.name}/{SERIES}", "", f"the series does not list {generated}")]
+        return [(f"patches/{series.folder.name}/{SERIES}", f"the series does not list {generated}")]
     declared = {change.path: change.new for change in mail.parse_changes(series.read(generated))}
     actual = {file.path: file for file in generate.connector_files(project.connector_source)}
     found = []
@@ -136,11 +116,11 @@ def connector_drift(project: Project, series: Series) -> list[Drift]:
         relative = path.removeprefix(f"{generate.DESTINATION}/")
         file = f"connector_src/yuanrong/{relative}"
         if path not in actual:
-            found.append(Drift(file, path, f"{file} is gone, and {generated} still adds it"))
+            found.append((file, f"{file} is gone, and {generated} still adds it"))
         elif path not in declared:
-            found.append(Drift(file, path, f"{file} is new, and {generated} does not add it"))
+            found.append((file, f"{file} is new, and {generated} does not add it"))
         elif actual[path].blob != declared[path]:
-            found.append(Drift(file, path, f"{file} changed since {generated} was generated"))
+            found.append((file, f"{file} changed since {generated} was generated"))
     return found
 
 
@@ -170,30 +150,6 @@ def listing(project: Project, folder: Path) -> tuple[Series | None, list[Finding
             told = "a file that the series does not list"
             findings.append(Finding("unlisted", shown(project, path), 0, told, f"rm {shown(project, path)}"))
     return Series(folder, tuple(usable), comments), findings
-
-
-def lock_findings(project: Project, series: Series, lock: Lock, name: str, pin: Pin) -> Iterator[Finding]:
-    """Yield how pin, order and bytes differ from the lock."""
-    where = shown(project, series.folder / LOCK)
-    pairs = (("name", lock.pin.name, name), ("commit", lock.pin.commit, pin.commit), ("tree", lock.pin.tree, pin.tree))
-    for what, expected, found in pairs:
-        if expected != found:
-            told = f"the pin's {what}: the lock has {expected}, release.toml has {found}"
-            yield Finding("pin", where, 0, told, "git diff release.toml patches")
-    locked = {entry.file: entry.sha256 for entry in lock.patches}
-    if [file for file in locked if file in series.names] != [file for file in series.names if file in locked]:
-        order = f"expected order {', '.join(locked)}; found {', '.join(series.names)}"
-        yield Finding("order", shown(project, series.folder / SERIES), 0, order, f"git diff {where}")
-    for file in series.names:
-        found = hashlib.sha256(series.read(file)).hexdigest()
-        if file not in locked:
-            yield Finding("unlocked", shown(project, series.path(file)), 0, f"the lock does not have {file}")
-        elif locked[file] != found:
-            told = f"expected sha256 {locked[file]}, found {found}"
-            path = shown(project, series.path(file))
-            yield Finding("sha256", path, 0, told, f"git diff {path}   (git checkout -- {path} brings the file back)")
-    for file in locked.keys() - set(series.names):
-        yield Finding("unlisted", where, 0, f"the lock has {file}, the series does not", f"git diff {where}")
 
 
 def message_findings(project: Project, series: Series, file: str) -> Iterator[Finding]:

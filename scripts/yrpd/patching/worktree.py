@@ -11,7 +11,6 @@ its own, so that it can be moved, edited and committed to. Beside its branch it 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,12 +27,6 @@ BASE = "refs/yrpd/base"
 END = "refs/yrpd/end"
 EXPORTED = "refs/yrpd/exported"
 _IN_THE_MIDDLE = ("rebase-apply", "rebase-merge", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD")
-_CULPRITS = (
-    re.compile(r"^error: patch failed: (.+):(\d+)$"),
-    re.compile(r"^error: (.+): (?:does not exist in index|already exists in (?:index|working directory))$"),
-    re.compile(r"^error: (.+): does not match index$"),
-    re.compile(r"^error: (.+): patch does not apply$"),
-)
 
 
 class Condition(StrEnum):
@@ -127,7 +120,11 @@ def apply(repository: Repository, patches: Sequence[Path]) -> list[Commit]:
         number = repository.am_progress()
         if number == 0 or error.disk_full:  # it never came to a patch, so none is to blame
             raise
-        raise _conflict(usable[number - 1], error) from error
+        raise PatchConflictError(
+            f"{usable[number - 1].name} does not apply: {error.reason.removeprefix('error: ')}.",
+            next_command="invoke patch.check",
+            detail=error.stderr,
+        ) from error
     if odd is not None:
         raise PatchConflictError(
             f"{odd.name} does not apply: it must hold one patch as git format-patch writes it, and holds "
@@ -160,22 +157,3 @@ def swap_in(made: Path, final: Path) -> None:
     if final.exists():
         final.rename(old)
     made.rename(final)
-
-
-def culprit(stderr: str) -> str:
-    """Return ``path`` or ``path:line`` of the first file that git complains about, or an empty string."""
-    for line in stderr.splitlines():
-        for pattern in _CULPRITS:
-            match = pattern.match(line.strip())
-            if match:
-                return ":".join(match.groups())
-    return ""
-
-
-def _conflict(patch: Path, error: GitError) -> PatchConflictError:
-    where = culprit(error.stderr)
-    return PatchConflictError(
-        f"{patch.name} does not apply{f' to {where}' if where else ''}: {error.reason}.",
-        next_command="invoke patch.check",
-        detail=error.stderr,
-    )

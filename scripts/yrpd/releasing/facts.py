@@ -19,11 +19,9 @@ class ReleaseFacts:
         inventory: What is installed in it.
         patches: The series' files, by name and in order.
         date: Date of the last patch: releases carry no clock of whoever made them.
-        deploy: Name, version and licence of every package that ``deploy.pyz`` carries.
     """
 
     manifest: Manifest
     inventory: Inventory
     patches: Mapping[str, bytes]
     date: datetime
-    deploy: tuple[tuple[str, str, str], ...]

@@ -11,7 +11,6 @@ from yrpd.documents.inputs import digest_of
 from yrpd.documents.manifest import Manifest, ManifestPatch, Upstream, config_of, read_manifest
 from yrpd.documents.patched import Patched, committed, tree_listing
 from yrpd.documents.release_folder import (
-    LICENCES,
     MANIFEST,
     NOTES,
     PATCHES,
@@ -81,7 +80,7 @@ def provide_release(
             update={"made_from": made_from, "deploy": standalone.described}
         )
         patches = {name: series.read(name) for name in series.names}
-        facts = ReleaseFacts(manifest, inventory, patches, committed(patched), standalone.licences)
+        facts = ReleaseFacts(manifest, inventory, patches, committed(patched))
         files = render_release(facts, tree_listing(patched))
         files |= {f"{PATCHES}/{name}": (series.folder / name).read_bytes() for name in (SERIES, LOCK)}
         write_folder(folder.path, {**files, STANDALONE: standalone.data})
@@ -126,14 +125,13 @@ def render_release(facts: ReleaseFacts, listing: str) -> dict[str, bytes]:
     # Loaded here: the writers of these documents take longer to load than a release that is there to be recognised.
     from yrpd.releasing.provenance import render_provenance
     from yrpd.releasing.sbom import render_sbom
-    from yrpd.releasing.texts import render_licences, render_notes
+    from yrpd.releasing.texts import render_notes
 
     sbom = render_sbom(facts)
     return {
         MANIFEST: facts.manifest.render(),
         SBOM: sbom,
         PROVENANCE: render_provenance(facts.manifest, sbom),
-        LICENCES: render_licences(facts),
         NOTES: render_notes(facts),
         TREE: listing.encode(),
         **{f"{PATCHES}/{name}": data for name, data in facts.patches.items()},

@@ -13,15 +13,11 @@ import json
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from email.parser import BytesHeaderParser
-from pathlib import Path
 
 from yrpd.documents.inputs import digest_of
 from yrpd.documents.manifest import Standalone
 from yrpd.documents.release_folder import STANDALONE
 from yrpd.project import Project
-from yrpd.releasing.list_packages import licence_of
-from yrpd.releasing.texts import UNKNOWN
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import DEPLOY, read_lock
 from yrpd.wheels.wheelfile import EPOCH, EXECUTABLE, MODE
@@ -52,12 +48,10 @@ class Made:
     Attributes:
         data: Its bytes.
         described: What the manifest says of it.
-        licences: Name, version and licence of every package in it.
     """
 
     data: bytes
     described: Standalone
-    licences: tuple[tuple[str, str, str], ...]
 
 
 def make_standalone(project: Project, reporter: Reporter) -> Made:
@@ -80,8 +74,7 @@ def make_standalone(project: Project, reporter: Reporter) -> Made:
         bytes=len(data),
         targets=tuple(name_of(target) for target in TARGETS),
     )
-    licences = ((one.name, one.version, _licence(one.path)) for one in wheels[TARGETS[0]])
-    return Made(data, described, tuple(sorted(licences)))
+    return Made(data, described)
 
 
 def sources(project: Project) -> dict[str, bytes]:
@@ -124,10 +117,3 @@ def render(modules: Mapping[str, bytes], main: bytes, wheels: Mapping[Target, It
             entry.compress_type = zipfile.ZIP_STORED if name in paths else zipfile.ZIP_DEFLATED
             archive.writestr(entry, small[name] if name in small else paths[name].read_bytes())
     return stream.getvalue()
-
-
-def _licence(path: Path) -> str:
-    with zipfile.ZipFile(path) as wheel:
-        (name,) = (one for one in wheel.namelist() if one.endswith(".dist-info/METADATA") and one.count("/") == 1)
-        headers = BytesHeaderParser().parsebytes(wheel.read(name))
-    return licence_of(headers["License-Expression"], headers["License"], headers.get_all("Classifier")) or UNKNOWN

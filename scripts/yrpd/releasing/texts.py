@@ -1,4 +1,4 @@
-"""The two files for people: release notes from the series' messages, and the licences of what is inside."""
+"""The file for people: release notes from the series' messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from yrpd.git.mail import parse_message
 from yrpd.releasing.facts import ReleaseFacts
 
 TRAILERS = ("Why", "Upstream", "Removal")
-UNKNOWN = "not stated by the package"
 
 
 def render_notes(facts: ReleaseFacts) -> bytes:
@@ -29,26 +28,6 @@ def render_notes(facts: ReleaseFacts) -> bytes:
         "whole chain from the series to a running container.",
         "## Deploy it",
         f"`python3 {STANDALONE} --hosts hosts.toml` in this folder, on any machine that reaches the hosts' engines.",
-    ]
-    return ("\n\n".join(parts) + "\n").encode()
-
-
-def render_licences(facts: ReleaseFacts) -> bytes:
-    """Return the list of licences, as each package states its own."""
-    inventory = facts.inventory
-    python = [[one.name, one.version, one.licence or UNKNOWN] for one in inventory.python]
-    system = [[one.name, one.version, one.licence or UNKNOWN] for one in inventory.packages]
-    head = ("package", "version", "licence")
-    parts = [
-        f"# Licences of {facts.manifest.release}",
-        "What each package's own metadata says; nothing here is a legal judgement.",
-        "## Python",
-        table(head, sorted({tuple(row) for row in python})),
-        f"## {inventory.system or 'System'} {inventory.system_version}".rstrip(),
-        table(head, system),
-        f"## In {STANDALONE}",
-        "Their texts are in the wheels that it holds.",
-        table(head, facts.deploy),
     ]
     return ("\n\n".join(parts) + "\n").encode()
 

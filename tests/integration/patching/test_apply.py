@@ -179,7 +179,7 @@ def test_a_patch_that_does_not_apply_is_named_with_the_file(tiny: Tiny) -> None:
     path.write_bytes(path.read_bytes().replace(b" line 20", b" line XX"))
     (tiny.patches / "lock.toml").unlink()
     with pytest.raises(
-        PatchConflictError, match=r"hook-it-in\.patch does not apply to vllm_ascend/distributed/__init__.py"
+        PatchConflictError, match=r"hook-it-in\.patch does not apply: patch failed: vllm_ascend/distributed/__init__.py"
     ):
         tiny.run("export")
 

@@ -43,19 +43,6 @@ def test_ticks_of_a_progress_bar_are_not_lines() -> None:
     assert lines == ["Pulling fs layer"]
 
 
-def test_bytes_of_all_layers_are_summed_as_they_move() -> None:
-    seen: list[tuple[float, float]] = []
-    events = [
-        {"status": "Downloading", "progressDetail": {"current": 1, "total": 4}, "id": "a"},
-        {"status": "Downloading", "progressDetail": {"current": 3, "total": 6}, "id": "b"},
-        {"status": "Extracting", "progressDetail": {"current": 1, "total": 9}, "id": "a"},
-        {"status": "Download complete", "progressDetail": {}, "id": "a"},
-        {"status": "Already exists", "progressDetail": {}, "id": "c"},
-    ]
-    engine.read_stream(events, lambda _: None, what="pulling x:1", gauge=lambda *now: seen.append(now))
-    assert seen == [(1, 4), (4, 10), (7, 10)]
-
-
 def test_an_engine_that_says_nothing_for_too_long_is_named_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(engine.TIMEOUT_VARIABLE, "2")
 

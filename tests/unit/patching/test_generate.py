@@ -13,7 +13,6 @@ from yrpd.errors import ConfigurationError
 from yrpd.patching.apply import Reason
 from yrpd.patching.generate import DESTINATION, blob_id, connector_files, subject
 from yrpd.patching.source import base_message
-from yrpd.patching.worktree import culprit
 from yrpd.project import Project
 from yrpd.release import load_release
 
@@ -45,20 +44,6 @@ def test_a_blob_id_is_gits() -> None:
 
 def test_the_subject_is_the_first_line() -> None:
     assert subject("Add it \n\nBody\n") == "Add it"
-
-
-@pytest.mark.parametrize(
-    ("stderr", "expected"),
-    [
-        ("error: patch failed: a/b.py:12\nerror: a/b.py: patch does not apply\n", "a/b.py:12"),
-        ("error: a b.py: does not exist in index\n", "a b.py"),
-        ("error: new.py: already exists in index\n", "new.py"),
-        ("error: corrupt patch at line 20\n", ""),
-        ("", ""),
-    ],
-)
-def test_the_file_that_git_complains_about_is_read_from_its_output(stderr: str, expected: str) -> None:
-    assert culprit(stderr) == expected
 
 
 def test_a_reason_is_a_name_and_a_sentence() -> None:
