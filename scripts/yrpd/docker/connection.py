@@ -54,12 +54,7 @@ def timeout_seconds() -> float:
 
 
 def connect() -> DockerClient:
-    """Return a client of the first engine that answers; see :func:`reach`."""
-    return reach()[1]
-
-
-def reach() -> tuple[str, DockerClient]:
-    """Return address and client of the first engine that answers.
+    """Return a client of the first engine that answers.
 
     Raises:
         ConfigurationError: ``$YRPD_ENGINE_TIMEOUT`` is no number.
@@ -77,7 +72,7 @@ def reach() -> tuple[str, DockerClient]:
         except (DockerException, requests.RequestException) as error:
             reasons.append(f"{address}: {error}")
             continue
-        return address, client
+        return client
     raise EnvironmentFailure(f"No Docker engine answers ({'; '.join(reasons)}).", next_command="invoke lab.builder")
 
 
