@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def fitted(table: Table, console: Console, width: int | None = None) -> RenderableType:
+def fitted(table: Table, console: Console) -> RenderableType:
     """Return what shows the table in the console's width without losing a character.
 
     A table whose longest words do not fit side by side becomes one short list a row: the first cell is its heading,
@@ -19,13 +19,12 @@ def fitted(table: Table, console: Console, width: int | None = None) -> Renderab
     Args:
         table: Any table of plain cells; its columns are told to fold, never to crop.
         console: Where it is printed, with neither markup nor emoji, which would eat `[0]` and `:a:` of names.
-        width: In columns of characters; the console's own when ``None``.
     """
     for column in table.columns:
         column.overflow, column.no_wrap = "fold", False
     if not console.is_terminal:
         table.box = SIMPLE_HEAD  # frames of a log cost three columns a cell and are in grep's way
-    options = console.options.update(width=width or console.width, no_wrap=False, overflow="fold")
+    options = console.options.update(no_wrap=False, overflow="fold")
     if _words_fit(table, console, options):
         return table
     return _as_lists(table)

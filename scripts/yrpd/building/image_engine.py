@@ -14,7 +14,7 @@ import requests
 from yrpd.building.assembly import Part, Settings, image_archive
 from yrpd.building.context import Context
 from yrpd.building.layers import Layer
-from yrpd.docker.connection import StreamResult, by_manifest, read_stream
+from yrpd.docker.connection import by_manifest, read_stream
 from yrpd.docker.sdk import APIError, DockerClient, DockerException, ImageNotFound, parse_repository_tag
 from yrpd.documents.inputs import DIGEST_LABEL
 from yrpd.errors import ImageError
@@ -126,10 +126,10 @@ class ImageEngine:
             )
 
         try:
-            result = self._read(post, f"building {layer.image}", stages=stages)
+            self._read(post, f"building {layer.image}", stages=stages)
         finally:
             self._remove_dangling(stages)
-        return result.image_id or self._id_of(layer.image)
+        return self._id_of(layer.image)
 
     def pull(self, reference: str) -> str:
         """Fetch an image from its registry and return its id.
@@ -164,7 +164,7 @@ class ImageEngine:
 
     def _read(
         self, post: Callable[[], Iterator[dict[str, Any]]], what: str, *, stages: list[str] | None = None
-    ) -> StreamResult:
+    ) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         with self.log.open("a", encoding="utf-8") as stream:
@@ -177,7 +177,7 @@ class ImageEngine:
                 if found and stages is not None:
                     stages.append(found[1])
 
-            return read_stream(post(), line, what=what, log=str(self.log))
+            read_stream(post(), line, what=what, log=str(self.log))
 
     def _id_of(self, reference: str) -> str:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,19 +81,6 @@ def by_manifest(client: DockerClient) -> bool:
     return any(CONTAINERD_STORE in str(value) for _, value in status)
 
 
-@dataclass
-class StreamResult:
-    """What a stream of engine events ended with.
-
-    Attributes:
-        image_id: The built image, or the digest of the pushed one; empty when the stream named none.
-        lines: All text, in order.
-    """
-
-    image_id: str = ""
-    lines: list[str] = field(default_factory=list)
-
-
 def _text_of(event: dict[str, Any]) -> str:
     if "stream" in event:
         return str(event["stream"])
@@ -103,7 +89,7 @@ def _text_of(event: dict[str, Any]) -> str:
     return "" if event.get("progressDetail") else status
 
 
-def read_stream(events: Iterable[dict[str, Any]], line: Line, *, what: str, log: str = "") -> StreamResult:
+def read_stream(events: Iterable[dict[str, Any]], line: Line, *, what: str, log: str = "") -> list[str]:
     """Read the events of a build, pull, push or load to the end.
 
     The engine answers 200 before it starts, so failures are events of the stream; docker-py raises for none of them.
@@ -115,33 +101,31 @@ def read_stream(events: Iterable[dict[str, Any]], line: Line, *, what: str, log:
         log: Where the whole output is kept, named in the message.
 
     Returns:
-        The last ``aux`` id or digest, and the lines.
+        All text, in order.
 
     Raises:
         ImageError: The stream carries an error, or breaks off.
     """
-    result = StreamResult()
+    lines: list[str] = []
     pending = ""
     try:
         for event in events:
             if "error" in event or "errorDetail" in event:
                 detail = event.get("errorDetail") or {}
                 message = str(detail.get("message") or event.get("error"))
-                raise _failed(what, message.strip(), result.lines, log)
-            auxiliary = event.get("aux") or {}
-            result.image_id = str(auxiliary.get("ID") or auxiliary.get("Digest") or result.image_id)
+                raise _failed(what, message.strip(), lines, log)
             text = _text_of(event)
             if "stream" not in event:
                 text = f"{text}\n" if text else ""
             *complete, pending = (pending + text).split("\n")
             for one in complete:
-                _keep(_COLOUR.sub("", one).rstrip(), result.lines, line)
+                _keep(_COLOUR.sub("", one).rstrip(), lines, line)
     except APIError as error:
-        raise _failed(what, f"the engine refused: {error.explanation}", result.lines, log) from error
+        raise _failed(what, f"the engine refused: {error.explanation}", lines, log) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, DockerException) as error:
-        raise _failed(what, _broken(error), result.lines, log) from error
-    _keep(_COLOUR.sub("", pending).rstrip(), result.lines, line)
-    return result
+        raise _failed(what, _broken(error), lines, log) from error
+    _keep(_COLOUR.sub("", pending).rstrip(), lines, line)
+    return lines
 
 
 def _broken(error: Exception) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 
 _DIFF = re.compile(rb"diff --git (?:\"?a/.*?\"?) (?:\"?b/(.*?)\"?)$")
-_INDEX = re.compile(rb"index ([0-9a-f]{4,64})\.\.([0-9a-f]{4,64})(?: ([0-7]{6}))?$")
+_INDEX = re.compile(rb"index [0-9a-f]{4,64}\.\.([0-9a-f]{4,64})(?: [0-7]{6})?$")
 _HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _TRAILER = re.compile(r"^([A-Za-z][A-Za-z0-9-]*): *(.*)$")
 _MAIL = re.compile(rb"^From [0-9a-f]{40} Mon Sep 17 00:00:00 2001$")
@@ -24,13 +24,11 @@ class FileChange:
     Attributes:
         path: The file in the patched tree.
         line: The line of the patch (from 1) where the declaration stands.
-        old: Blob id before, all zeros for a new file.
         new: Blob id after, all zeros for a removed one.
     """
 
     path: str
     line: int
-    old: str
     new: str
 
 
@@ -109,7 +107,7 @@ def parse_changes(patch: bytes) -> list[FileChange]:
             continue
         match = _INDEX.match(line)
         if match and path:
-            found.append(FileChange(path, number, match.group(1).decode(), match.group(2).decode()))
+            found.append(FileChange(path, number, match.group(1).decode()))
     return found
 
 

@@ -6,6 +6,7 @@ No setting of the caller reaches git; ``isolation`` says how.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -111,6 +112,15 @@ class Commit:
     tree: str
     parents: tuple[str, ...]
     subject: str
+
+
+def blob_id(content: bytes) -> str:
+    """Return git's id for a blob.
+
+    >>> blob_id(b"")
+    'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
+    """
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 class Repository:

@@ -21,14 +21,6 @@ from yrpd.release import Pin
 from yrpd.reporting import Reporter
 from yrpd.toml_lines import line_of
 
-CHECKS = (
-    *lint.RULES,
-    "connector_src is what the generated patch adds",
-    "trees and commits are those of the lock",
-    "upstream's tag still names the pin's commit, where upstream can be reached",
-    "apply, then export, gives the same bytes",
-)
-
 
 def find(project: Project, name: str, pin: Pin, reporter: Reporter) -> list[Finding]:
     """Run all checks and return what they found, in the order of the series."""

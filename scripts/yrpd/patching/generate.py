@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from yrpd.documents.series import Lock
 from yrpd.errors import ConfigurationError
 from yrpd.git.mail import file_name
-from yrpd.git.repository import Repository, Signature
+from yrpd.git.repository import Repository, Signature, blob_id
 from yrpd.patching.source import IDENTITY
 from yrpd.project import Project
 
@@ -43,15 +42,6 @@ class ConnectorFile:
     def blob(self) -> str:
         """Git's id for the content."""
         return blob_id(self.content)
-
-
-def blob_id(content: bytes) -> str:
-    """Return git's id for a blob.
-
-    >>> blob_id(b"")
-    'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
-    """
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def connector_files(folder: Path) -> list[ConnectorFile]:

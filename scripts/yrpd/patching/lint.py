@@ -17,14 +17,6 @@ from yrpd.project import Project
 from yrpd.release import Pin
 
 TRAILERS = ("Why", "Upstream", "Removal")
-RULES = (
-    "series and folder hold the same files, each once",
-    "every patch has the sha256 that the lock names",
-    "the lock belongs to the pin of release.toml",
-    "every message says Why, Upstream and Removal, and survives git am",
-    "no patch adds whitespace errors",
-    "the generated patch comes first, and no other touches the connector package",
-)
 
 
 @dataclass(frozen=True)

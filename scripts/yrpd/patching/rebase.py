@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +35,6 @@ BEFORE = "refs/yrpd/before"
 BETWEEN = "refs/yrpd/between"
 STOPPED = "REBASE_HEAD"  # git's: the commit that conflicts
 PENDING, CARRIED, RESOLVED, DROPPED = "pending", "carried", "resolved", "dropped"
-_KINDS = {"DU": "removed upstream", "UD": "removed by the patch", "AA": "added by both"}
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """A file in which a patch does not fit.
-
-    Attributes:
-        patch: The patch's file name.
-        file: The file in the patched tree.
-        kind: ``content``, ``removed upstream``, ``removed by the patch`` or ``added by both``.
-        lines: Where git's opening markers are in it, from 1; empty where there is nothing to mark.
-    """
-
-    patch: str
-    file: str
-    kind: str
-    lines: tuple[int, ...] = ()
-
-    def document(self) -> dict[str, Any]:
-        """Return the conflict for ``--json``."""
-        return {**asdict(self), "lines": list(self.lines)}
 
 
 @dataclass(frozen=True)
@@ -147,12 +125,15 @@ def begin(project: Project, prepared_one: Rebase) -> Rebase:
     return Rebase(folder, prepared_one.lock)
 
 
-def carry(rebase: Rebase, how: str = "--continue") -> tuple[Conflict, ...]:
+def carry(rebase: Rebase, how: str = "--continue") -> list[str]:
     """Let git carry patches until all are through, or one conflicts. Whenever this is interrupted, it can be repeated.
 
     Args:
         rebase: The rebase.
         how: What git is told to do with a patch at which it stopped.
+
+    Returns:
+        The files in conflict.
 
     Raises:
         GitError: Git failed for another reason than a conflict.
@@ -169,7 +150,7 @@ def carry(rebase: Rebase, how: str = "--continue") -> tuple[Conflict, ...]:
         if not found:
             raise
         return found
-    return ()
+    return []
 
 
 def carried_all(rebase: Rebase) -> bool:
@@ -192,16 +173,10 @@ def _next(tree: Repository) -> tuple[str, str]:
     return ("HEAD", f"{picks[-1]}^") if picks else (worktree.END, BETWEEN)
 
 
-def conflicts(rebase: Rebase) -> tuple[Conflict, ...]:
-    """Return the open conflicts."""
-    found = []
-    for code, path in rebase.tree.status_codes():
-        if "U" in code or code in ("AA", "DD"):
-            file = rebase.tree.folder / path
-            text = file.read_bytes().splitlines() if file.is_file() else []
-            lines = tuple(number for number, line in enumerate(text, start=1) if line.startswith(b"<<<<<<< "))
-            found.append(Conflict(rebase.stopped_at, path, _KINDS.get(code, "content"), lines))
-    return tuple(found)
+def conflicts(rebase: Rebase) -> list[str]:
+    """Return the files in conflict."""
+    found = rebase.tree.run("diff", "--name-only", "--diff-filter=U", "-z")
+    return sorted({os.fsdecode(path) for path in found.split(b"\0") if path})
 
 
 def require_ready(rebase: Rebase) -> None:
@@ -213,7 +188,7 @@ def require_ready(rebase: Rebase) -> None:
     tree = rebase.tree
     shown = f"{rebase.folder.parent.parent.name}/{rebase.folder.parent.name}/{rebase.folder.name}/tree"
     add = f"git -C {shown} add -A && invoke patch.rebase --to {rebase.target}"
-    still = ", ".join(conflict.file for conflict in conflicts(rebase))
+    still = ", ".join(conflicts(rebase))
     if still:
         raise PatchConflictError(f"Still in conflict: {still}.", next_command=f"resolve them, then {add}")
     markers = _staged_markers(tree)
@@ -257,7 +232,7 @@ def try_out(rebase: Rebase) -> list[dict[str, Any]]:
     clashes: dict[str, list[str]] = {}
     found = carry(rebase)
     while found:
-        clashes[found[0].patch] = [conflict.file for conflict in found]
+        clashes[rebase.stopped_at] = found
         found = carry(rebase, "--skip")
     fits = {CARRIED: "clean", DROPPED: "contained"}
     return [

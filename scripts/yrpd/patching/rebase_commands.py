@@ -8,7 +8,7 @@ from yrpd.documents.series import load_lock, load_series, require_locked
 from yrpd.errors import ConfigurationError, PatchConflictError
 from yrpd.patching import apply, rebase
 from yrpd.patching.commands import failures
-from yrpd.patching.rebase import Conflict, Rebase
+from yrpd.patching.rebase import Rebase
 from yrpd.patching.source import Source, ensure_source
 from yrpd.project import Project
 from yrpd.release import Pin, Release, load_release
@@ -149,24 +149,20 @@ def _document(found: Rebase) -> Document:
     return {"from": found.origin, "to": found.target, "patches": patches}
 
 
-def _conflict(
-    project: Project, reporter: Reporter, found: Rebase, conflicts: tuple[Conflict, ...]
-) -> PatchConflictError:
-    tree = found.tree.folder.relative_to(project.root)
-    for conflict in conflicts:
-        for line in conflict.lines or ("",):
-            reporter.say(f"{tree}/{conflict.file}:{line}: {conflict.kind}: {conflict.patch}")
+def _conflict(project: Project, reporter: Reporter, found: Rebase, files: list[str]) -> PatchConflictError:
+    tree, patch = found.tree.folder.relative_to(project.root), found.stopped_at
+    for file in files:
+        reporter.say(f"{tree}/{file}: {patch}")
     reporter.say(found.tree.line("diff"))  # what upstream and the patch did to the lines that the patch was made on
     following = f"resolve the files in {tree}, then: git -C {tree} add -A && invoke patch.rebase --to {found.target}"
-    files = ", ".join(conflict.file for conflict in conflicts)
     return PatchConflictError(
-        f"{conflicts[0].patch} does not fit {found.target}: conflicts in {files}.",
+        f"{patch} does not fit {found.target}: conflicts in {', '.join(files)}.",
         next_command=f"{following}   (or, to give it up: {_give_up(project, found)})",
         document={
             **_document(found),
             "state": "conflict",
             "worktree": tree.as_posix(),
-            "conflicts": [conflict.document() for conflict in conflicts],
+            "conflicts": [{"patch": patch, "file": file} for file in files],
             "next": following,
             "dry_run": False,
         },

@@ -40,13 +40,11 @@ class Source:
         repository: The bare repository.
         base: The commit that the series goes on.
         tree: Its tree, the pin's.
-        origin: Where it came from, for people.
     """
 
     repository: Repository
     base: str
     tree: str
-    origin: str
 
 
 def base_message(pin: Pin) -> str:
@@ -95,7 +93,7 @@ def open_source(project: Project, name: str, pin: Pin) -> Source | None:
         same = repository.tree_of(base) == pin.tree and repository.message(base).strip() == base_message(pin).strip()
     except GitError:
         return None
-    return Source(repository, base, pin.tree, "kept from an earlier run") if same else None
+    return Source(repository, base, pin.tree) if same else None
 
 
 def say_fetch(project: Project, pins: Mapping[str, Pin], reporter: Reporter) -> list[str]:
@@ -131,7 +129,7 @@ def ensure_source(project: Project, name: str, pin: Pin, reporter: Reporter) -> 
         repository.update_ref(BASE_REF, base)
         shutil.rmtree(final, ignore_errors=True)
         repository.folder.rename(final)
-    return Source(Repository(final), base, tree, origin)
+    return Source(Repository(final), base, tree)
 
 
 def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporter) -> tuple[str, str]:

@@ -75,15 +75,15 @@ def provide_release(
     with reporter.step(f"release folder dist/{folder.name}"):
         series = _series(project, patched)
         inventory = take_inventory(client, str(record["id"]))
-        standalone = make_standalone(project, reporter)
+        standalone, described = make_standalone(project, reporter)
         manifest = _manifest(folder.name, patched, series, record, client, inventory).model_copy(
-            update={"made_from": made_from, "deploy": standalone.described}
+            update={"made_from": made_from, "deploy": described}
         )
         patches = {name: series.read(name) for name in series.names}
         facts = ReleaseFacts(manifest, inventory, patches, committed(patched))
         files = render_release(facts, tree_listing(patched))
         files |= {f"{PATCHES}/{name}": (series.folder / name).read_bytes() for name in (SERIES, LOCK)}
-        write_folder(folder.path, {**files, STANDALONE: standalone.data})
+        write_folder(folder.path, {**files, STANDALONE: standalone})
     return folder
 
 

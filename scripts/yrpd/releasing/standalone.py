@@ -12,7 +12,6 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from yrpd.documents.inputs import digest_of
 from yrpd.documents.manifest import Standalone
@@ -41,21 +40,8 @@ MAIN = "commands/standalone_main.py"
 SHEBANG = b"#!/usr/bin/env python3\n"
 
 
-@dataclass(frozen=True)
-class Made:
-    """The archive.
-
-    Attributes:
-        data: Its bytes.
-        described: What the manifest says of it.
-    """
-
-    data: bytes
-    described: Standalone
-
-
-def make_standalone(project: Project, reporter: Reporter) -> Made:
-    """Return ``deploy.pyz`` of this checkout.
+def make_standalone(project: Project, reporter: Reporter) -> tuple[bytes, Standalone]:
+    """Return ``deploy.pyz`` of this checkout, and what the manifest says of it.
 
     Args:
         project: The checkout.
@@ -74,7 +60,7 @@ def make_standalone(project: Project, reporter: Reporter) -> Made:
         bytes=len(data),
         targets=tuple(name_of(target) for target in TARGETS),
     )
-    return Made(data, described)
+    return data, described
 
 
 def sources(project: Project) -> dict[str, bytes]:

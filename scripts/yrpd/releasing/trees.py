@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, cast
 
+from yrpd.git.repository import blob_id
+
 EXECUTABLE, REGULAR, LINK, FOLDER = "100755", "100644", "120000", "40000"
 
 
@@ -20,11 +22,6 @@ class TreeFile:
 
     mode: str
     blob: str
-
-
-def blob_id(data: bytes) -> str:
-    """Return the id of a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def parse_listing(text: str) -> dict[str, TreeFile]:

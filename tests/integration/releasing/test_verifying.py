@@ -110,7 +110,8 @@ def test_a_file_that_no_list_names_is_found(saved: Released, tmp_path: Path) -> 
 
 
 def test_a_listing_made_to_fit_another_tree_is_not_what_the_patches_declare(saved: Released, tmp_path: Path) -> None:
-    from yrpd.releasing.trees import TreeFile, blob_id, parse_listing
+    from yrpd.git.repository import blob_id
+    from yrpd.releasing.trees import TreeFile, parse_listing
 
     other = saved.copy(tmp_path)
     files = parse_listing(other.folder.read(TREE).decode())

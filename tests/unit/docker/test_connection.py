@@ -13,24 +13,14 @@ from yrpd.docker import connection as engine
 from yrpd.errors import ConfigurationError, EnvironmentFailure, ImageError
 
 
-def _read(events: list[dict[str, Any]]) -> tuple[engine.StreamResult, list[str]]:
+def _read(events: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     lines: list[str] = []
     return engine.read_stream(events, lines.append, what="building x:1"), lines
 
 
 def test_lines_are_put_together_and_colours_taken_off() -> None:
     result, lines = _read([{"stream": "Step 1\nhal"}, {"stream": "f a \x1b[91mline\x1b[0m\n"}, {"stream": "end"}])
-    assert lines == ["Step 1", "half a line", "end"] == result.lines
-
-
-def test_the_id_is_the_last_one_that_the_stream_names() -> None:
-    result, _ = _read([{"aux": {"ID": "sha256:1"}}, {"aux": {"ID": "sha256:2"}}, {"stream": "Successfully built 2\n"}])
-    assert result.image_id == "sha256:2"
-
-
-def test_a_push_names_its_digest() -> None:
-    result, _ = _read([{"status": "latest: digest: sha256:3"}, {"aux": {"Tag": "latest", "Digest": "sha256:3"}}])
-    assert result.image_id == "sha256:3"
+    assert lines == ["Step 1", "half a line", "end"] == result
 
 
 def test_ticks_of_a_progress_bar_are_not_lines() -> None:
@@ -106,7 +96,7 @@ def test_without_one_the_default_engine_is_tried_before_the_labs(monkeypatch: py
 
 def test_a_countdown_is_one_line() -> None:
     events = [{"status": f"Retrying in {seconds} seconds", "progressDetail": {}} for seconds in (3, 2, 1)]
-    assert engine.read_stream([*events, {"status": "Pushed"}], lambda _: None, what="x").lines == [
+    assert engine.read_stream([*events, {"status": "Pushed"}], lambda _: None, what="x") == [
         "Retrying in 3 seconds",
         "Pushed",
     ]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yrpd.errors import ConfigurationError
+from yrpd.git.repository import blob_id
 from yrpd.patching.apply import Reason
-from yrpd.patching.generate import DESTINATION, blob_id, connector_files, subject
+from yrpd.patching.generate import DESTINATION, connector_files, subject
 from yrpd.patching.source import base_message
 from yrpd.project import Project
 from yrpd.release import load_release

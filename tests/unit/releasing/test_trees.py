@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yrpd.releasing.trees import EXECUTABLE, LINK, REGULAR, TreeFile, blob_id, parse_listing, tree_id
+from yrpd.git.repository import blob_id
+from yrpd.releasing.trees import EXECUTABLE, LINK, REGULAR, TreeFile, parse_listing, tree_id
 
 PART = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="/\n"), min_size=1, max_size=8)
 FILE = st.builds(TreeFile, st.sampled_from((REGULAR, EXECUTABLE, LINK)), st.binary(max_size=20).map(blob_id))
