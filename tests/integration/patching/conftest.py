@@ -67,6 +67,7 @@ dockerfile = "docker/Dockerfile.npu"
 
 [openyuanrong]
 datasystem = "0.8.1"
+datasystem_before_cann_8_5 = "0.8.0"
 """
 
 
