@@ -39,7 +39,8 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
         if pin not in ("", begun.origin):
             raise PatchConflictError(
                 f"A rebase from {begun.origin} to {to} is under way.",
-                next_command=f"invoke patch.rebase --to {to}   (or, to give it up: {_give_up(project, begun)})",
+                next_command=f"invoke patch.rebase --to {to} --pin {begun.origin}   "
+                f"(or, to give it up: {_give_up(project, begun)})",
             )
         return _resume(project, reporter, begun, release.pin(to)[1], dry_run)
     name, wanted = release.pin(pin)

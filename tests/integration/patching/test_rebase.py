@@ -272,8 +272,9 @@ def test_a_rebase_killed_at_its_second_patch_keeps_what_was_decided_about_the_fi
 
 def test_it_is_not_begun_over_another_rebase_nor_over_a_series_nor_to_an_unknown_tag(tiny: Tiny) -> None:
     tree = stopped(tiny)
-    with pytest.raises(PatchConflictError, match="A rebase from v1 to v2 is under way"):
+    with pytest.raises(PatchConflictError, match="A rebase from v1 to v2 is under way") as caught:
         tiny.move("begin", to="v2", pin="v2")
+    assert caught.value.next_command.startswith("invoke patch.rebase --to v2 --pin v1 ")
     shutil.rmtree(tree.parent)
     tiny.project.patches("v2").mkdir()
     with pytest.raises(ConfigurationError, match="patches/v2 exists already"):
