@@ -6,12 +6,12 @@ What only one command needs is imported in it: a run with nothing to do takes no
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from yrpd.documents.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
-from yrpd.errors import EnvironmentFailure, PinMismatchError
+from yrpd.errors import EnvironmentFailure, PinMismatchError, YrpdError
 from yrpd.git.repository import GitError
 from yrpd.patching import apply
 from yrpd.patching import lint as linting
@@ -153,6 +153,42 @@ def check(project: Project, reporter: Reporter, pin: str = "", dry_run: bool = F
     with failures(), apply.exclusive(project, name), reporter.step(f"checking the series of {name}"):
         findings = checking.find(project, name, wanted, reporter)
     return _judge(name, findings, reporter)
+
+
+def status(project: Project, reporter: Reporter, pin: str = "") -> Document:
+    """Say how work tree, sources, series and pin stand to each other, and what to type next. Changes nothing.
+
+    Args:
+        project: The checkout.
+        reporter: Says it.
+        pin: A pin's name; empty means the default one.
+
+    Returns:
+        ``{pin, clean, patch, check, export, next}``: what a dry run of ``patch`` and of ``patch.export`` and what
+        ``patch.check`` tell, or ``{error, next}``; and the first next command, empty when nothing is to be done.
+    """
+    name, wanted = load_release(project.release_file).pin(pin)
+    missing = bool(say_fetch(project, {name: wanted}, reporter))
+    looks: dict[str, Callable[[], Document]] = {
+        "patch": lambda: patch(project, reporter, name, dry_run=True),
+        "check": lambda: check(project, reporter, name, dry_run=missing),
+        "export": lambda: export(project, reporter, name, dry_run=True),
+    }
+    document: Document = {"pin": name}
+    following = []
+    for look, ask in looks.items():
+        try:
+            document[look] = ask()
+        except YrpdError as error:
+            document[look] = error.document or {"error": error.message, "next": error.next_command}
+            reporter.say(f"    {error.message}")
+            following.append(error.next_command)
+    if document["patch"].get("state", "unchanged") != "unchanged":
+        following.append(f"invoke patch --pin {name}")
+    if document["export"].get("state") == "exported":
+        following.insert(0, f"invoke patch.export --pin {name}")
+    reporter.say(f"next:  {following[0]}" if following else f"{name}: nothing to do")
+    return {**document, "clean": not following, "next": following[0] if following else ""}
 
 
 def _judge(name: str, findings: list[linting.Finding], reporter: Reporter) -> Document:

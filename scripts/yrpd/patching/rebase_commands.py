@@ -17,7 +17,9 @@ from yrpd.reporting import Reporter
 Document = dict[str, Any]
 
 
-def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run: bool = False) -> Document:
+def begin(
+    project: Project, reporter: Reporter, to: str, pin: str = "", abort: bool = False, dry_run: bool = False
+) -> Document:
     """Carry a series to another upstream state, or go on with that after a conflict was resolved.
 
     Args:
@@ -25,6 +27,7 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
         reporter: Says what is done.
         to: The upstream state, a table under ``[known]`` or ``[pins]``.
         pin: The pin whose series is carried; empty means the default one, or that of the rebase which is under way.
+        abort: Give up the rebase that is under way; the series and everything else are as they were before it.
         dry_run: Say which patches fit, or that the rebase could go on, and change nothing; sources that are not here
             yet are fetched for the former, and kept.
 
@@ -40,9 +43,15 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
             raise PatchConflictError(
                 f"A rebase from {begun.origin} to {to} is under way.",
                 next_command=f"invoke patch.rebase --to {to} --pin {begun.origin}   "
-                f"(or, to give it up: {_give_up(project, begun)})",
+                f"(or, to give it up: {_give_up(begun)})",
             )
+        if abort:
+            return _abort(project, reporter, begun, dry_run)
         return _resume(project, reporter, begun, release.pin(to)[1], dry_run)
+    if abort:
+        raise ConfigurationError(
+            f"No rebase{f' to {to}' if to else ''} is under way.", next_command="invoke patch.rebase --to TAG"
+        )
     name, wanted = release.pin(pin)
     target, onto = _target(release, name, to)
     series = load_series(project.patches(name))
@@ -65,7 +74,7 @@ def begin(project: Project, reporter: Reporter, to: str, pin: str = "", dry_run:
 
 def _resume(project: Project, reporter: Reporter, found: Rebase, onto: Pin, dry_run: bool) -> Document:
     with failures(), apply.exclusive(project, found.target):
-        _require_new(project, found.target, f"{_give_up(project, found)}   (what the rebase left, not the series)")
+        _require_new(project, found.target, f"{_give_up(found)}   (what the rebase left, not the series)")
         _require_same_series(project, found)
         rebase.require_ready(found)
         if dry_run:
@@ -78,9 +87,18 @@ def _resume(project: Project, reporter: Reporter, found: Rebase, onto: Pin, dry_
         return _go_on(project, reporter, found, new, onto)
 
 
-def _give_up(project: Project, found: Rebase) -> str:
-    """Return what gives a rebase up: all of it is in its folder."""
-    return f"rm -rf {found.folder.relative_to(project.root)}"
+def _abort(project: Project, reporter: Reporter, found: Rebase, dry_run: bool) -> Document:
+    with failures(), apply.exclusive(project, found.target):
+        document = _document(found)
+        if not dry_run:
+            rebase.remove(project, found)
+    shown = found.folder.relative_to(project.root)
+    reporter.say(f"{'would remove' if dry_run else 'removed'} {shown}; the series of {found.origin} is as it was")
+    return {**document, "state": "aborted", "dry_run": dry_run}
+
+
+def _give_up(found: Rebase) -> str:
+    return f"invoke patch.rebase --to {found.target} --abort"
 
 
 def _target(release: Release, name: str, to: str) -> tuple[str, Pin]:
@@ -106,7 +124,7 @@ def _require_same_series(project: Project, found: Rebase) -> None:
     if load_lock(project.patches(found.origin)) != found.lock:
         raise ConfigurationError(
             f"The series of {found.origin} changed since its rebase to {found.target} began.",
-            next_command=f"{_give_up(project, found)} && invoke patch.rebase --to {found.target}",
+            next_command=f"{_give_up(found)} && invoke patch.rebase --to {found.target}",
         )
 
 
@@ -158,7 +176,7 @@ def _conflict(project: Project, reporter: Reporter, found: Rebase, files: list[s
     following = f"resolve the files in {tree}, then: git -C {tree} add -A && invoke patch.rebase --to {found.target}"
     return PatchConflictError(
         f"{patch} does not fit {found.target}: conflicts in {', '.join(files)}.",
-        next_command=f"{following}   (or, to give it up: {_give_up(project, found)})",
+        next_command=f"{following}   (or, to give it up: {_give_up(found)})",
         document={
             **_document(found),
             "state": "conflict",

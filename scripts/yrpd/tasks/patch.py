@@ -30,10 +30,22 @@ COMMANDS = (
         refuses=_REFUSES,
     ),
     Command(
+        "patch.status",
+        "Say how work tree, connector_src, series and pin stand to each other, and what to type next. Changes nothing.",
+        "yrpd.patching.commands:status",
+        (PIN,),
+        refuses=_REFUSES,
+        changes_nothing=True,
+    ),
+    Command(
         "patch.rebase",
         "Carry the series to another upstream tag, or go on after a conflict; a dry run says which patches fit.",
         "yrpd.patching.rebase_commands:begin",
-        (Option("to", "An upstream tag of release.toml."), PIN),
+        (
+            Option("to", "An upstream tag of release.toml."),
+            PIN,
+            Option("abort", "Give up the rebase to that tag; everything is as it was before.", False),
+        ),
         refuses=_REFUSES,
     ),
 )

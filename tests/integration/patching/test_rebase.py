@@ -201,9 +201,13 @@ def test_what_gives_a_rebase_up_leaves_everything_as_it_was(tiny: Tiny) -> None:
     with pytest.raises(PatchConflictError) as caught:
         tiny.move("begin", to="v2")
     assert snapshot(tiny) != before
-    command = caught.value.next_command.partition("to give it up: ")[2].removesuffix(")")
-    subprocess.run(command.split(), cwd=tiny.project.root, check=True)
+    assert caught.value.next_command.endswith("(or, to give it up: invoke patch.rebase --to v2 --abort)")
+    assert tiny.move("begin", to="v2", abort=True, dry_run=True)["state"] == "aborted"
+    assert snapshot(tiny) != before, "a dry run"
+    assert tiny.move("begin", to="v2", abort=True)["state"] == "aborted"
     assert snapshot(tiny) == before
+    with pytest.raises(ConfigurationError, match="No rebase to v2 is under way"):
+        tiny.move("begin", to="v2", abort=True)
     assert conflict(tiny, to="v2")["state"] == "conflict"
 
 
