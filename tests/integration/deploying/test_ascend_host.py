@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,6 +86,7 @@ def look(
         groups: tuple[int, ...] = (GROUP,),
         without: str = "",
         shm_mb: int = 64,
+        asked: DockerClient = client,
         role: str = "prefill",
         more: tuple[Mount, ...] = (),
     ) -> list[Finding]:
@@ -101,7 +103,7 @@ def look(
             )
             record = ImageRecord(image, image, "npu", "pin", "tree")
             change = Change("create", "here", spec.name, "it is not there", spec)
-            found = Situation(inventory, record, str(model), [change], {"here": client}, BuildEngine(client, record))
+            found = Situation(inventory, record, str(model), [change], {"here": asked}, BuildEngine(client, record))
             return inspect(found)
 
     return run
@@ -218,3 +220,42 @@ def test_what_the_datasystems_clients_pin_counts_as_memory(look: Look, client: D
     (found,) = look(shm_mb=has - pool - 1024)
     assert found.id == "shared-memory"
     assert "and 5120 MiB that the DataSystem's clients pin for their NPUs" in found.problem
+
+
+@contextmanager
+def older(client: DockerClient, engine: str) -> Iterator[DockerClient]:
+    """The same engine through a relay that makes its version one of 2018; all else passes as it is."""
+    told = str(client.version()["Version"]).encode()
+    older_version = b"18" + told[2:]
+
+    def relay(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(1 << 20):
+            target.sendall(data.replace(told, older_version))
+        target.shutdown(socket.SHUT_WR)
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                asking, _ = server.accept()
+            except OSError:
+                return
+            answering = socket.socket(socket.AF_UNIX)
+            answering.connect(engine.removeprefix("unix://"))
+            for pair in ((asking, answering), (answering, asking)):
+                threading.Thread(target=relay, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        relayed = DockerClient(base_url=f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        try:
+            yield relayed
+        finally:
+            relayed.close()
+            server.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_engine_that_says_it_is_old_is_found(look: Look, client: DockerClient, engine: str) -> None:
+    with older(client, engine) as relayed:
+        (found,) = look(asked=relayed)
+    assert found.id == "engine-version"
+    assert "install Docker 20.10.10 or newer on here" in found.fix
