@@ -44,12 +44,15 @@ class Answer:
 
 def environment(**extra: str) -> dict[str, str]:
     """Return the environment variables of a process with the emulated NPU; its library and vLLM's name are set."""
-    from tests import served_coverage  # not at the top: as a script this has another package `tests`
+    # Not at the top: as a script this has another package `tests`.
+    from tests import served_coverage
+    from tests.emulated_npu import cann
 
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(SITE), *served_coverage.paths()]),
         "EMULATED_NPU_MEMORY_MB": "512",
+        **cann.STAGING,
         "VLLM_USE_V1": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -1,13 +1,14 @@
-"""Make what the emulated NPU needs, and print the interpreter, the device's library, the router and vLLM's version.
+"""Make what the emulated NPU needs, and print where it is as a JSON object.
 
 Needs ``invoke patch build`` with the ``cpu`` flavour before it: that environment's vLLM is the 0.10.0 whose Python code
-an NPU host runs, and its packages are locked by hash. What is added is the device's library (g++), the file that
-vllm-ascend's ``build_py`` writes (``develop`` does not, and only NPU code reads it), the tiny models, and the images'
-``vllm-router`` in an environment of its own.
+an NPU host runs, and its packages are locked by hash. What is added is the device's library and CANN's (g++), the file
+that vllm-ascend's ``build_py`` writes (``develop`` does not, and only NPU code reads it), the tiny models, and the
+images' ``vllm-router`` in an environment of its own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from yrpd.release import load_release
 from yrpd.reporting import Reporter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.emulated_npu import device
+from tests.emulated_npu import cann, device
 
 
 def write_build_info(python: Path, tree: Path, version: str, soc: str) -> None:
@@ -44,7 +45,7 @@ def write_build_info(python: Path, tree: Path, version: str, soc: str) -> None:
 
 
 def main() -> None:
-    """Prepare; print Python, device library and router, and the version of vLLM that the pin belongs to."""
+    """Prepare; print the interpreter, and the environment variables that the tests need."""
     project = Project.here()
     release = load_release(project.release_file)
     pin, wanted = release.pin()
@@ -58,8 +59,14 @@ def main() -> None:
     write_build_info(
         python, project.root / patched["worktree"], patched["version"], release.flavours["cpu"].soc_version
     )
-    library = device.build(python, project.cache)
-    print(python, library, router / "bin" / "vllm-router", wanted.vllm)
+    variables = {
+        "PYTHONPATH": "tests/emulated_npu/site",
+        "EMULATED_NPU_LIBRARY": str(device.build(python, project.cache)),
+        "EMULATED_NPU_ROUTER": str(router / "bin" / "vllm-router"),
+        "VLLM_VERSION": wanted.vllm,
+        **cann.variables(cann.build(project.cache)),
+    }
+    print(json.dumps({"python": str(python), "variables": variables}))
 
 
 if __name__ == "__main__":

@@ -147,3 +147,12 @@ def test_a_read_of_a_part_gets_the_old_bytes_of_that_part() -> None:
     stale = in_a_thread(lambda: library.emulated_npu_read(cache.data_ptr() + 12, 12, part))
     assert stale > 0
     assert part.raw == bytes(12)
+
+
+def test_what_was_read_on_the_host_is_not_what_was_waited_for() -> None:
+    cache = torch.zeros(2, 4, 1, 8).to(NPU)
+    write(cache, 1, 1.0)
+    torch.ones(1).to(NPU).item()
+    assert library.emulated_npu_waited() < library.emulated_npu_issued()
+    torch.npu.synchronize()
+    assert library.emulated_npu_waited() == library.emulated_npu_issued()

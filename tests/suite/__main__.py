@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -82,16 +83,8 @@ class Suite:
                 env={**os.environ, "YRPD_FLAVOUR": "cpu", "PYTHONPATH": "scripts"},
                 check=True, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
-            python, library, router, version = done.stdout.split()
-            self._emulated = (
-                python,
-                {
-                    "PYTHONPATH": "tests/emulated_npu/site",
-                    "EMULATED_NPU_LIBRARY": library,
-                    "EMULATED_NPU_ROUTER": router,
-                    "VLLM_VERSION": version,
-                },
-            )
+            said = json.loads(done.stdout)
+            self._emulated = said["python"], said["variables"]
         return self._emulated
 
     def _call(self, words: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -94,6 +94,7 @@ std::deque<Write> writes;
 size_t log_bytes = 0;
 std::atomic<uint64_t> issued{0};
 thread_local uint64_t seen = 0;  // this thread knows that the writes up to this number are done
+std::atomic<uint64_t> waited{0};  // some thread has waited for these with an event or for the device: they are done
 
 void see_everything() { seen = issued.load(); }
 
@@ -390,7 +391,13 @@ void emulated_npu_reset_peak() { peak = allocated.load(); }
 
 // What this thread has queued so far: an event records it.
 uint64_t emulated_npu_issued() { return issued; }
-void emulated_npu_wait(uint64_t number) { seen = std::max(seen, number); }
+void emulated_npu_wait(uint64_t number) {
+  seen = std::max(seen, number);
+  for (auto most = waited.load(); most < number && !waited.compare_exchange_weak(most, number);) {}
+}
+// What a copy that another library makes may see. That a thread has read a result on the host does not count: it tells
+// a copy that was submitted before nothing.
+uint64_t emulated_npu_waited() { return waited; }
 uint64_t emulated_npu_seen() { return seen; }
 
 // Announce a write of `rows` of `bytes` each, before it happens.

@@ -12,6 +12,7 @@ from typing import Any
 import docker
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from tests.emulated_npu import cann
 from yrpd.deploying.status.counters import read_counters
 from yrpd.serving.command_lines import (
     WORKER_READY,
@@ -72,20 +73,28 @@ class Served:
 
 
 @contextmanager
-def serving(client: docker.DockerClient, image: str, library: Path, model: Path) -> Iterator[Served]:
+def serving(client: docker.DockerClient, image: str, library: Path, libraries: Path, model: Path) -> Iterator[Served]:
     """Serve a model out of an image.
 
     Args:
         client: The engine.
         image: The npu image.
         library: The emulated device, compiled for the image's torch.
+        libraries: The folder of the CANN stand-ins.
         model: The model's folder.
     """
-    mounts = {SITE: "/emulated/site", library: "/emulated/device.so", model: "/models/model"}
+    mounts = {
+        SITE: "/emulated/site",
+        library: "/emulated/device.so",
+        libraries: "/emulated/cann",
+        model: "/models/model",
+    }
     environment = {
         "PYTHONPATH": "/emulated/site:/opt/yrpd:/opt/yuanrong",
         "EMULATED_NPU_LIBRARY": "/emulated/device.so",
         "EMULATED_NPU_MEMORY_MB": "512",
+        **cann.variables(Path("/emulated/cann"), ""),
+        **cann.STAGING,
         "PROMETHEUS_MULTIPROC_DIR": METRICS,
         "VLLM_VERSION": "0.10.0",  # the stand-in's vLLM calls itself 0.10.0.post2
         "VLLM_USE_V1": "1",

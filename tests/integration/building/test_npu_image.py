@@ -19,7 +19,7 @@ import pytest
 from git import Repo
 from rich.console import Console
 
-from tests.emulated_npu import device
+from tests.emulated_npu import cann, device
 from tests.integration.building.npu_container import serving
 from tests.integration.images import remove_images
 from workshop.models import ensure_models, model_python, models_folder
@@ -220,7 +220,8 @@ def test_it_serves_with_the_emulated_npu_mounted_in(made: Made) -> None:
     library = device.build(model_python(project, made.patched.name), project.cache)
     prompt = [dice.randrange(20, 700) for _ in range(3 * 128 + 40)]
     question = {"model": "model", "prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 1}
-    with serving(made.client, made.document["id"], library, models_folder(project) / "qwen2") as served:
+    libraries, model = cann.build(project.cache), models_folder(project) / "qwen2"
+    with serving(made.client, made.document["id"], library, libraries, model) as served:
         first = json.loads(served.ask("/v1/completions", question))["choices"]
         served.ask("/reset_prefix_cache", {})
         before = served.counters()

@@ -22,7 +22,7 @@ for _part in ("streams", "memory"):
 torch.utils.generate_methods_for_privateuse1_backend(for_packed_sequence=False)
 torch.version.cann = "emulated"
 
-from . import _hccl, _hetero, _older_torch, atb, profiler  # noqa: E402
+from . import _hccl, _older_torch, atb, profiler  # noqa: E402
 from ._operators.attention import (  # noqa: E402
     _npu_flash_attention,
     _npu_flash_attention_qlens,
@@ -56,7 +56,6 @@ from ._operators.lora import register as _register_lora  # noqa: E402
 
 _older_torch.adapt()
 _hccl.register()
-_hetero.install()
 _register_lora()
 
 # Names that vllm-ascend or its unit tests look up; calling one is an error.

@@ -25,6 +25,7 @@ for name, result, arguments in (
     ("reset_peak", None, []),
     ("issued", ctypes.c_uint64, []),
     ("wait", None, [ctypes.c_uint64]),
+    ("waited", ctypes.c_uint64, []),
     ("queue_write", None, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]),
     ("read", ctypes.c_int64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]),
 ):
