@@ -66,7 +66,9 @@ def test_a_block_goes_out_and_back(place: Place) -> None:
     assert place.holds("whole", 3.0) == [None]
     assert place.load("whole", 2) == [None]
     assert place.call("values", block=2) == [3.0]
-    assert place.load("absent", 2) == ["missing"]
+    names = [f"{place.policy}-{name}" for name in ("whole", "absent")]
+    assert place.call("get", names=names, blocks=[3, 4]) == [None, "missing"]
+    assert place.call("values", block=3) == [3.0]
     assert place.call("pinned") == (PINNED if place.policy == "ffts" else 0)
 
 

@@ -1,4 +1,4 @@
-# ruff: noqa: D101, D102 - stand-ins are named and shaped like what they stand in for
+# ruff: noqa: D102 - a stand-in is named and shaped like what it stands in for
 """Transports against real DataSystem workers: two of them, so that blocks travel from one to the other."""
 
 from __future__ import annotations
@@ -266,7 +266,10 @@ def hetero_types() -> tuple[Any, Any, Any]:
 
 
 def test_the_real_hetero_client_takes_the_transports_calls(workers: tuple[Daemon, Daemon]) -> None:
-    """Without an NPU the client itself refuses to move data, after it has accepted every argument."""
+    """Without an NPU the client itself refuses to move data, after it has accepted every argument.
+
+    tests/emulated_npu/test_cann.py lets it move data.
+    """
     layout = make_layout(Device("npu", 0))
     scheduler_side = connect(settings(workers[0]), "npu", None, 1000)
     assert scheduler_side.exist(keys("npu", 3)).found == [False] * 3
@@ -275,70 +278,3 @@ def test_the_real_hetero_client_takes_the_transports_calls(workers: tuple[Daemon
     assert moved.cause is not None
     assert moved.cause != base.REVOKED
     assert transport.get(keys("npu", 2), [0, 1], Guard()).cause in (base.MISSING, base.ERROR)
-
-
-class StandIn:
-    """Moves host memory where HeteroClient moves device memory: the same blobs in, real objects in the DataSystem."""
-
-    def __init__(self, worker: Daemon) -> None:
-        from yr.datasystem.kv_client import KVClient
-
-        host, port = worker.address.rsplit(":", 1)
-        self.client = KVClient(host=host, port=int(port))
-        self.client.init()
-
-    def exist(self, names: list[str]) -> list[bool]:
-        return [bool(f) for f in self.client.exist(names)]
-
-    def async_mset_d2h(self, names: list[str], lists: list[Any], param: Any) -> Any:
-        import ctypes
-
-        assert [type(x).__name__ for x in lists] == ["DeviceBlobList"] * len(names)
-        for x in lists:
-            x.to_ds_blob_list()  # what the real client does with it
-        sizes = [sum(b.size for b in x.blob_list) for x in lists]
-        buffers = self.client.mcreate(names, sizes, param.write_mode, param.ttl_second)
-        for buffer, x in zip(buffers, lists, strict=True):
-            data = b"".join(ctypes.string_at(b.dev_ptr, b.size) for b in x.blob_list)
-            memoryview(buffer.MutableData())[: len(data)] = data
-        self.client.mset_buffer(buffers)
-        return Done([])
-
-    def async_mget_h2d(self, names: list[str], lists: list[Any], sub_timeout_ms: int) -> Any:
-        import ctypes
-
-        failed = []
-        for name, value, x in zip(names, self.client.get_buffers(names, sub_timeout_ms), lists, strict=True):
-            position = 0
-            if value is None:
-                failed.append(name)
-                continue
-            data = bytes(memoryview(value))
-            for b in x.blob_list:
-                ctypes.memmove(b.dev_ptr, data[position : position + b.size], b.size)
-                position += b.size
-        return Done(failed)
-
-
-class Done:
-    def __init__(self, failed: list[str]) -> None:
-        self.failed, self.polled = failed, False
-
-    def get(self, timeout_ms: int) -> list[str]:
-        if not self.polled:
-            self.polled = True
-            raise RuntimeError("Future get timeout")
-        return self.failed
-
-
-def test_npu_blocks_travel_from_one_worker_to_the_other(workers: tuple[Daemon, Daemon]) -> None:
-    here, there = make_layout(Device("npu", 0)), make_layout(Device("npu", 0))
-    writer = npu.NpuTransport(StandIn(workers[0]), settings(workers[0]), here, hetero_types(), None)
-    reader = npu.NpuTransport(StandIn(workers[1]), settings(workers[1]), there, hetero_types(), None)
-    names = keys("stand-in", 8)
-    assert writer.put(names, list(range(8)), Guard()).cause is None
-    assert reader.exist(names).found == [True] * 8
-    assert reader.get([*names[:7], *keys("absent", 1)], list(range(20, 28)), Guard()).causes == [None] * 7 + [
-        base.MISSING
-    ]
-    assert [read_block(there, 20 + i) for i in range(7)] == [read_block(here, i) for i in range(7)]
