@@ -82,6 +82,24 @@ def test_the_plugins_copies_see_old_bytes_of_writes_that_nobody_waited_for(place
     assert place.call("values", block=2) == [5.0]
 
 
+def test_an_object_of_another_form_is_refused_and_one_that_is_cut_off_is_not(place: Place, worker: Any) -> None:
+    """A limit of the client (0.8.1): it compares the table of the parts' sizes, and not how long the object is."""
+    from yr.datasystem.kv_client import KVClient
+    from yr.datasystem.object_client import WriteMode
+
+    host, port = worker.address.rsplit(":", 1)
+    vandal = KVClient(host=host, port=int(port))
+    vandal.init()
+    names = [f"{place.policy}-{name}" for name in ("entire", "cut")]
+    assert place.holds("entire", 3.0) == place.holds("cut", 4.0) == [None]
+    whole = bytes(vandal.get(names[1:])[0])
+    for content, causes in ((bytes(8) + whole[8:], ["error"] * 2), (whole[: len(whole) // 2], [None] * 2)):
+        vandal.delete(names[1:])
+        vandal.set(names[1], content, WriteMode.NONE_L2_CACHE_EVICT)
+        assert place.call("get", names=names, blocks=[5, 6]) == causes
+    assert place.call("values", block=6) != [4.0]
+
+
 @pytest.mark.parametrize("way", ["put", "get"])
 def test_a_late_copy_holds_its_blocks_until_its_end(place: Place, way: str) -> None:
     assert place.holds(f"late-{way}", 6.0) == [None]
