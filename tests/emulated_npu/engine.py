@@ -52,7 +52,6 @@ def environment(**extra: str) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(SITE), *served_coverage.paths()]),
         "EMULATED_NPU_MEMORY_MB": "512",
-        **cann.STAGING,
         "VLLM_USE_V1": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -223,9 +223,19 @@ def test_an_engine_answers_right_while_copies_misbehave(
     assert not serving.generate([prompt])[0].differs(reference(prompt))
 
 
+def test_without_a_word_from_the_environment_the_client_copies_directly_and_pins_nothing(
+    worker: Any, tmp_path: Path
+) -> None:
+    with Copies(worker.address, tmp_path / "own.log", {}, {}) as copies:
+        place = Place(copies, tmp_path / "fault", "own")
+        assert place.holds("policy", 3) == [None]
+        assert place.load("policy", 4) == [None]
+        assert place.call("pinned") == 0
+
+
 @pytest.fixture(scope="module")
 def engine(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
-    """An engine whose deadlines are short, with the policy that reports what fails."""
+    """An engine whose deadlines are short, with the connector's own policy, the one that reports what fails."""
     home = tmp_path_factory.mktemp("faults")
     options = {
         "model": str(models / "qwen2"), "max_model_len": 1024, "max_num_seqs": 4, "max_num_batched_tokens": 1024,
@@ -235,6 +245,5 @@ def engine(models: Path, worker: Any, tmp_path_factory: pytest.TempPathFactory) 
             tag="faults"
         ),
     }  # fmt: skip
-    policy = dict.fromkeys(("DS_D2H_MEMCPY_POLICY", "DS_H2D_MEMCPY_POLICY"), "direct")
-    with Engine(options, home / "engine.log", EMULATED_CANN_FAULT=str(home / "fault"), **policy) as started:
+    with Engine(options, home / "engine.log", EMULATED_CANN_FAULT=str(home / "fault")) as started:
         yield started, home / "fault"

@@ -23,9 +23,6 @@ _SOURCES = {
     "libascendcl": ("acl_devices.cpp", "acl_batch.cpp", "acl_streams.cpp", "acl_events.cpp"),
 }
 _NODES = "libdevice_nodes.so"
-#: The client's default copy policy (FFTS) pins 2.5 GiB of host memory in each process, and takes 100 MB of the device.
-#: Here is as much as the tests' blocks need; the policy stays the default.
-STAGING = {"DS_HOST_ACL_SIZE": str(64 << 20), "DS_DEVICE_ACL_SIZE": str(16 << 20)}
 
 
 def build(cache: Path, generation: str = "8.5") -> Path:

@@ -94,7 +94,6 @@ def serving(client: docker.DockerClient, image: str, library: Path, libraries: P
         "EMULATED_NPU_LIBRARY": "/emulated/device.so",
         "EMULATED_NPU_MEMORY_MB": "512",
         **cann.variables(Path("/emulated/cann"), ""),
-        **cann.STAGING,
         "PROMETHEUS_MULTIPROC_DIR": METRICS,
         "VLLM_VERSION": "0.10.0",  # the stand-in's vLLM calls itself 0.10.0.post2
         "VLLM_USE_V1": "1",

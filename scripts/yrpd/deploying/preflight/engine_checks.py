@@ -20,8 +20,9 @@ from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
 from yrpd.docker.sdk import DockerClient, NotFound
 
 MEBI = 1 << 20
-# Host memory that HeteroClient pins for each NPU at its first transfer, with its default copy policy (FFTS).
+# Host memory that HeteroClient pins for each NPU at its first transfer, where it copies by FFTS and not "direct".
 PINNED_MB = 2560
+COPY_POLICIES = ("DS_D2H_MEMCPY_POLICY", "DS_H2D_MEMCPY_POLICY")
 MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"
 # Before it, Docker's default seccomp profile refuses clone3 in a way that glibc 2.34 and newer take for "no more
 # threads" (https://github.com/moby/moby/issues/42681).
@@ -172,7 +173,8 @@ def _memory(
     has = int(information.get("MemTotal") or 0) // MEBI
     pool = situation.inventory.datasystem.memory_mb
     shared = sum(spec.shm_mb for spec in specs)
-    pinned = PINNED_MB * sum(len(numbered_inside([spec])) for spec in specs)
+    staged = [spec for spec in specs if {dict(spec.env).get(name, "direct") for name in COPY_POLICIES} != {"direct"}]
+    pinned = PINNED_MB * sum(len(numbered_inside([spec])) for spec in staged)
     if has and pool > has:
         yield Finding(
             "memory",
