@@ -46,7 +46,6 @@ def environment(**extra: str) -> dict[str, str]:
     """Return the environment variables of a process with the emulated NPU; its library and vLLM's name are set."""
     # Not at the top: as a script this has another package `tests`.
     from tests import served_coverage
-    from tests.emulated_npu import cann
 
     return {
         **os.environ,
