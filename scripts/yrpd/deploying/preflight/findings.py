@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +15,7 @@ CLOCK_TOLERANCE_S = 5.0
 # The DataSystem worker's jemalloc is compiled for pages of this size and ends the process on any larger one.
 WORKER_PAGE_BYTES = 4096
 NAMED_FILES = 3
+DENIED = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,16 @@ def demand_nothing_in_the_way(findings: Sequence[Finding]) -> None:
 
 
 def incomplete_model(host: str, folder: str, files: Mapping[str, Any], index: Any, fix: str) -> Iterator[Finding]:
-    """Yield a finding when the model's own index names files that are not there, or files are empty."""
+    """Yield a finding when the model's index names files that are not there, or files are empty or cannot be read."""
+    closed = sorted(f"{name} ({why})" for name, (_, why) in files.items() if why in DENIED)
+    if closed:
+        yield Finding(
+            "model-unreadable",
+            host,
+            f"containers cannot read {', '.join(closed[:NAMED_FILES])} in {folder}",
+            f"on {host}: chmod -R a+rX {folder}, and with SELinux: chcon -Rt container_file_t {folder}",
+        )
+        return
     named = set((index or {}).get("weight_map", {}).values()) if isinstance(index, dict) else set()
     missing = sorted(named - files.keys())
     empty = sorted(name for name, (size, _) in files.items() if size == 0 and name.endswith((".safetensors", ".json")))

@@ -77,10 +77,14 @@ def why_not(address: str, port: int) -> str:
 def files(folder: str) -> dict[str, list[object]]:
     """Return every file of the model: path to size and digest; large files are sampled at both ends.
 
-    What cannot be read, such as a link whose target is gone, has no bytes and its reason in place of the digest.
+    What cannot be read, such as a link without its target or a folder (NFS, SELinux), has no bytes and its reason in place of the digest.
     """
     found: dict[str, list[object]] = {}
-    for root, folders, names in os.walk(folder):
+
+    def unreadable(failure: OSError) -> None:
+        found[os.path.relpath(failure.filename, folder)] = [0, os.strerror(failure.errno or 0)]
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(root, name)
