@@ -77,7 +77,8 @@ def why_not(address: str, port: int) -> str:
 def files(folder: str) -> dict[str, list[object]]:
     """Return every file of the model: path to size and digest; large files are sampled at both ends.
 
-    What cannot be read, such as a link without its target or a folder (NFS, SELinux), has no bytes and its reason in place of the digest.
+    What cannot be read has no bytes and its reason in place of the digest: a link whose target is gone, or a folder
+    (NFS, SELinux).
     """
     found: dict[str, list[object]] = {}
 
