@@ -228,7 +228,7 @@ def test_without_a_word_from_the_environment_the_client_copies_directly_and_pins
 ) -> None:
     with Copies(worker.address, tmp_path / "own.log", {}, {}) as copies:
         place = Place(copies, tmp_path / "fault", "own")
-        assert place.holds("policy", 3) == [None]
+        assert place.holds("policy", 3.0) == [None]
         assert place.load("policy", 4) == [None]
         assert place.call("pinned") == 0
 
