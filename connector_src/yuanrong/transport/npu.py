@@ -2,7 +2,7 @@
 """NPU memory <-> DataSystem over ``HeteroClient``: one object per block, its runs as a ``DeviceBlobList``.
 
 The DataSystem stores the list's sizes with the object, so a reader of another inner form fails instead of reading wrong
-bytes; there is no header. Calls are the asynchronous ones, polled, so that other threads run while data moves. A call
+bytes; there is no header, and an object that somebody cut off behind its sizes is read as whole. Calls are the asynchronous ones, polled, so that other threads run while data moves. A call
 that has been submitted cannot be taken back, so the guard is held from before submission until the call's end.
 """
 
@@ -142,8 +142,8 @@ class NpuTransport:
         """Wait for a submitted call and return the keys that it reports as failed.
 
         The client raises RuntimeError for "not ready yet" and for failures alike, told apart by the message, and may be
-        asked again. The call's own timeout (``request_timeout_ms``) ends it; giving up earlier would let the device
-        be written later, so this waits for the call's end, however late.
+        asked again. ``request_timeout_ms`` ends the call's request, and nothing ends its copies; giving up before
+        them would let the device be written later, so this waits for the call's end, however late.
         """
         started = time.monotonic()
         warned = False
