@@ -2,8 +2,9 @@
 """NPU memory <-> DataSystem over ``HeteroClient``: one object per block, its runs as a ``DeviceBlobList``.
 
 The DataSystem stores the list's sizes with the object, so a reader of another inner form fails instead of reading wrong
-bytes; there is no header, and an object that somebody cut off behind its sizes is read as whole. Calls are the asynchronous ones, polled, so that other threads run while data moves. A call
-that has been submitted cannot be taken back, so the guard is held from before submission until the call's end.
+bytes; there is no header, and an object that somebody cut off behind its sizes is read as whole. Calls are the
+asynchronous ones, polled, so that other threads run while data moves. A call that has been submitted cannot be taken
+back, so the guard is held from before submission until the call's end.
 """
 
 from __future__ import annotations
