@@ -104,7 +104,8 @@ def _found(document: dict[str, Any]) -> list[dict[str, str]]:
     problems = [
         {"problem": f"{each['host']}: {each['problem']}", "fix": each["fix"]} for each in document.get("findings", ())
     ]
-    containers = document.get("containers", ())
+    # A plan has containers, too, and nothing to say of their health.
+    containers = [each for each in document.get("containers", ()) if "health" in each]
     if any(each["state"] != "absent" for each in containers):
         problems += [
             {"problem": f"{each['name']} on {each['host']} is {each['health']}", "fix": "invoke deploy"}
