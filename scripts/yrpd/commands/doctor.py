@@ -102,7 +102,7 @@ def _engine() -> dict[str, Any]:
 def _found(document: dict[str, Any]) -> list[dict[str, str]]:
     """Return what is wrong in a document of preflight, or of a status where something runs."""
     problems = [
-        {"problem": f"{each['host']}: {each['problem']}", "fix": each["fix"]} for each in document.get("findings", ())
+        {"problem": f"{each['host']}: {each['message']}", "fix": each["fix"]} for each in document.get("findings", ())
     ]
     # A plan has containers, too, and nothing to say of their health.
     containers = [each for each in document.get("containers", ()) if "health" in each]

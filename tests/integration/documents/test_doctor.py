@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from yrpd.commands.doctor import doctor
+from yrpd.commands.doctor import _found, doctor
+from yrpd.deploying.preflight.findings import Finding
 from yrpd.errors import EnvironmentFailure
 from yrpd.project import Project
 from yrpd.reporting import Reporter
@@ -58,3 +59,15 @@ def test_a_dry_run_only_says_what_it_would_look_at(hosts: Path, tmp_path: Path) 
     before = sorted(tmp_path.rglob("*"))
     assert doctor(HERE, Reporter(), hosts, "cpu", save=str(tmp_path / "x"), dry_run=True)["state"] == "planned"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_findings_are_problems_and_a_plans_containers_are_not() -> None:
+    finding = Finding("device-permission", "host1", "it may not open /dev/davinci0", "add the group")
+    plan = {"containers": [{"name": "yrpd-etcd"}], "findings": [finding.document()]}
+    assert _found(plan) == [{"problem": "host1: it may not open /dev/davinci0", "fix": "add the group"}]
+    here = {"name": "yrpd-etcd", "host": "host1", "state": "running", "health": "healthy"}
+    gone = {"name": "yrpd-router", "host": "host1", "state": "absent", "health": "absent"}
+    assert _found({"containers": [gone]}) == [], "nothing was deployed"
+    assert _found({"containers": [here, gone]}) == [
+        {"problem": "yrpd-router on host1 is absent", "fix": "invoke deploy"}
+    ]
