@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal
 
+from requests import RequestException
+
 from yrpd.deploying.reconcile import Observed
 from yrpd.deploying.spec import DEPLOYMENT, ROLE, SPEC, ContainerSpec
 from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, LogConfig, Mount, NotFound
@@ -122,13 +124,14 @@ def log_text(container: Container, tail: int | Literal["all"] = "all") -> str:
 def inner_logs(container: Container) -> Iterator[tuple[str, bytes]]:
     """Yield what programs in a container wrote to files: path from the container's root, and content.
 
-    A folder that is not there, and a container that is gone, have none.
+    A folder that is not there, and a container that is gone, have none. A file that grows while the engine packs it can
+    end the stream; what came before it is kept.
     """
     for folder in INNER_LOGS.get(container.labels.get(ROLE, ""), ENGINE_LOGS):
-        with suppress(NotFound, APIError):
+        with suppress(NotFound, APIError, tarfile.TarError, RequestException):
             stream, _ = container.get_archive(folder)
             with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as found:
-                for member in found.getmembers():
+                for member in found:
                     content = found.extractfile(member) if member.isfile() else None
                     if content is not None:
                         yield f"{folder.rpartition('/')[0]}/{member.name}".lstrip("/"), content.read()
