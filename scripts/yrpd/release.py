@@ -18,6 +18,15 @@ Cann = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+(\.\w+)*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+def is_since_cann_8_5(cann: str) -> bool:
+    """Return whether a CANN, such as ``8.2.RC1``, has the names that its libraries were given with 8.5.
+
+    The device plugin of a DataSystem's client takes the names of before, or these.
+    """
+    major, minor = cann.split(".")[:2]
+    return (int(major), int(minor)) >= (8, 5)
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -206,13 +215,11 @@ class Release(_Table):
     def datasystem_variant(self, name: str, flavour: Flavour) -> str:
         """Return what the names of the DataSystem's locks end with for a pin's images; empty for the usual ones.
 
-        The plugin of a client takes names of CANN's libraries that were renamed with 8.5.
-
         Raises:
             ConfigurationError: See :meth:`flavour`.
         """
-        major, minor = self.flavour(name, flavour).cann.split(".")[:2]
-        return "" if (int(major), int(minor)) >= (8, 5) else f"-{self.openyuanrong.datasystem_before_cann_8_5}"
+        since = is_since_cann_8_5(self.flavour(name, flavour).cann)
+        return "" if since else f"-{self.openyuanrong.datasystem_before_cann_8_5}"
 
     def image_record(self, flavour: Flavour, name: str = "") -> str:
         """Return the name of the record in ``dist/`` that ``invoke image`` leaves; empty means the default pin.

@@ -18,6 +18,7 @@ from yrpd.building.prepared import provide_made
 from yrpd.documents.inputs import digest_of
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project, hash_file
+from yrpd.release import is_since_cann_8_5
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import NPU, OPENYUANRONG, Lock, read_lock
 from yrpd.wheels.wheelhouse import (
@@ -123,7 +124,7 @@ def check_plugin(wheel: Wheel, cann: str, machine: str) -> None:
     """
     with zipfile.ZipFile(wheel.path) as archive:
         plugins = [archive.read(name) for name in archive.namelist() if name.endswith("/libacl_plugin.so")]
-    since = tuple(int(part) for part in cann.split(".")[:2]) >= (8, 5)
+    since = is_since_cann_8_5(cann)
     if any(_RA_NAMES[since] in plugin for plugin in plugins):
         return
     has = f"a device plugin for CANN {'before' if since else 'since'} 8.5" if plugins else "no device plugin"
