@@ -105,7 +105,7 @@ def _export_one(project: Project, reporter: Reporter, name: str, wanted: Pin, dr
     lock = load_lock(folder) if (folder / LOCK).exists() else None
     with failures(), apply.exclusive(project, name):
         source = ensure_source(project, name, wanted, reporter)
-        with reporter.step(f"exporting the series of {name}"):
+        with reporter.step(f"{'comparing' if dry_run else 'exporting'} the series of {name}"):
             export = exporting.prepare(project, name, wanted, source, series, lock)
             if not dry_run:
                 exporting.write(export, folder)
