@@ -139,7 +139,8 @@ def test_doctor_finds_nothing_wrong_with_what_runs_and_saves_what_it_saw(
         assert any(found.endswith(name) for found in names), names
     for role in ("prefill-0", "decode-0"):
         assert any(f"-{role}/root/.datasystem/logs/" in name for name in names), names
-    assert {name.split("/")[1] for name in names if "-worker/run/yuanrong/uds/log/" in name} == {"host1", "host2"}, names
+    workers = {name.split("/")[1] for name in names if "-worker/run/yuanrong/uds/log/" in name}
+    assert workers == {"host1", "host2"}, names
 
 
 def test_a_missing_model_folder_stops_a_deploy_before_it_begins(
