@@ -18,11 +18,8 @@ from typing import Any
 
 import torch
 from vllm.config import CacheConfig, DeviceConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
-from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm_ascend.distributed.yuanrong.config import ConnectorConfig
 from vllm_ascend.distributed.yuanrong.connector import namespace_of
@@ -33,6 +30,7 @@ from yr.datasystem.object_client import WriteMode
 
 from workshop.bench.figures_of_a_run import Figure
 from workshop.bench.statistics import estimate, measure, paired_difference, paired_ratio
+from workshop.vllm_objects import attention_spec, make_request, model_output, with_transfers
 from yrpd.errors import VerificationError
 
 _VOCABULARY = 1000
@@ -172,8 +170,7 @@ class _Bench:
             self.client.mset_buffer(buffers)
 
     def _request(self, name: str, prompt: list[int]) -> Any:
-        params = SamplingParams(max_tokens=self.stream.answer, ignore_eos=True)
-        return Request(name, prompt, None, None, None, params, None, None)
+        return make_request(name, prompt, (), self.stream.answer, self.stream.block_size)
 
 
 def _drive(scheduler: Any, requests: list[Any], every: int) -> _Run:
@@ -207,15 +204,14 @@ def _pretend(scheduler: Any, output: Any) -> tuple[Any, int]:
     for rid in ids:
         request = scheduler.requests[rid]  # its computed tokens count this step's already
         sampled.append([7] if request.num_computed_tokens >= request.num_tokens else [])
-    result = ModelRunnerOutput(ids, {rid: i for i, rid in enumerate(ids)}, sampled, None, None, {}, [])
     plan = getattr(output.kv_connector_metadata, "plan", None)
     loads = plan.loads if plan is not None else []
-    result.finished_recving = {spec.name for spec in loads} or None
+    result = with_transfers(model_output(ids, sampled), set(), {spec.name for spec in loads})
     return result, sum(len(spec.blocks) for spec in loads)
 
 
 def _scheduler(stream: Stream, config: Any) -> Any:
-    spec = FullAttentionSpec(stream.block_size, 1, 64, torch.bfloat16, False)
+    spec = attention_spec(stream.block_size, 1, 64, torch.bfloat16)
     cache = KVCacheConfig(config.cache_config.num_gpu_blocks, [], [KVCacheGroupSpec(["layer.0"], spec)])
     kind = Scheduler if config.kv_transfer_config is None else RecoveringScheduler
     return kind(config, cache, StructuredOutputManager(config), log_stats=False)

@@ -35,7 +35,8 @@ from vllm_ascend.distributed.yuanrong.recovery import RecoveringAscendScheduler,
 from vllm_ascend.distributed.yuanrong.worker import WorkerSide
 
 from tests.integration.connector.simulation.oracle import MASK, VOCABULARY, Item, block_bytes, entries, reference
-from tests.integration.vllm_objects import (
+from tests.unit.connector.fakes import FakeTensor, MemoryTransport
+from workshop.vllm_objects import (
     attention_spec,
     blocks_of,
     items_of,
@@ -44,7 +45,6 @@ from tests.integration.vllm_objects import (
     window_spec,
     with_transfers,
 )
-from tests.unit.connector.fakes import FakeTensor, MemoryTransport
 
 __all__ = ["MASK", "VOCABULARY", "Counting", "Engine", "Setup", "reference"]
 

@@ -13,6 +13,7 @@ pytest.importorskip("vllm")
 pytest.importorskip("yr.datasystem.kv_client")
 
 from workshop.bench import steps  # noqa: E402
+from workshop.vllm_objects import with_transfers  # noqa: E402
 from yrpd.errors import VerificationError  # noqa: E402
 
 
@@ -32,8 +33,7 @@ def test_a_round_with_hits_loads_every_full_block_and_ends(tmp_path: Path) -> No
 def test_a_load_that_nobody_reports_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forget(scheduler: object, output: object) -> tuple[object, int]:
         result, loaded = pretend(scheduler, output)
-        result.finished_recving = None
-        return result, loaded
+        return with_transfers(result, set(), set()), loaded
 
     pretend = steps._pretend
     monkeypatch.setattr(steps, "_pretend", forget)

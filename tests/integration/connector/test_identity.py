@@ -19,8 +19,8 @@ from vllm_ascend.distributed.yuanrong.config import ConnectorConfig  # noqa: E40
 from vllm_ascend.distributed.yuanrong.connector import adapters_of, namespace_of  # noqa: E402
 
 from tests.integration.connector.engine import Engine, Setup  # noqa: E402
-from tests.integration.vllm_objects import make_request  # noqa: E402
 from tests.unit.connector.model_files import adapter, safetensors  # noqa: E402
+from workshop.vllm_objects import make_request  # noqa: E402
 
 PROMPT = list(range(40))
 NZ = {"torchair_graph_config": {"enabled": True, "enable_kv_nz": True}}

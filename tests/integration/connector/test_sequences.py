@@ -23,7 +23,7 @@ from vllm_ascend.distributed.yuanrong.keys import BlockChain, MediaItem, block_k
 
 from tests.integration.connector.engine import Engine, Setup, reference  # noqa: E402
 from tests.integration.connector.test_returning_ids import FIRST, OTHER, Copies, begin, come_back, finish, made  # noqa: E402
-from tests.integration.vllm_objects import make_request  # noqa: E402
+from workshop.vllm_objects import make_request  # noqa: E402
 
 #: vLLM's own scheduler, and the Ascend one as it is used: without chunks.
 SCHEDULERS = pytest.mark.parametrize(("ascend", "chunked"), [(False, True), (True, False)], ids=["vllm", "ascend"])

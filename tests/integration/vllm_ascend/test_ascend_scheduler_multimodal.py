@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
 
-from tests.integration.vllm_objects import (  # noqa: E402
+from workshop.vllm_objects import (  # noqa: E402
     attention_spec,
     forget_encoder_outputs,
     make_request,

@@ -31,7 +31,7 @@ from tests.integration.connector.simulation.oracle import (
     reference,
 )
 from tests.integration.connector.simulation.world import World
-from tests.integration.vllm_objects import blocks_of, items_of, make_request, model_output, with_transfers
+from workshop.vllm_objects import blocks_of, items_of, make_request, model_output, with_transfers
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""vLLM's own objects, made and read in the form of the release that the tests run on (0.10.0 or 0.11.0)."""
+"""vLLM's own objects, made and read in the form of the release that is there (0.10.0 or 0.11.0)."""
 
 from __future__ import annotations
 
@@ -66,10 +66,12 @@ def _block_hasher(block_size: int) -> Any:
     return kv_cache_utils.get_request_block_hasher(block_size, sha256)
 
 
-def attention_spec(block_size: int, heads: int, head_size: int) -> FullAttentionSpec:
+def attention_spec(
+    block_size: int, heads: int, head_size: int, dtype: torch.dtype = torch.float32
+) -> FullAttentionSpec:
     """Return the description of one group of plain attention layers."""
     mla = {"use_mla": False} if "use_mla" in _SPEC_FIELDS else {}
-    return FullAttentionSpec(block_size=block_size, num_kv_heads=heads, head_size=head_size, dtype=torch.float32, **mla)
+    return FullAttentionSpec(block_size=block_size, num_kv_heads=heads, head_size=head_size, dtype=dtype, **mla)
 
 
 def window_spec(block_size: int, heads: int, head_size: int, window: int) -> SlidingWindowSpec:
