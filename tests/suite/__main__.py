@@ -10,12 +10,15 @@ import sys
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, takewhile
 from pathlib import Path
+from threading import Lock
+from typing import IO
 
 from tests.suite.machine import lacking
 from tests.suite.results import Result, counts, summary
-from tests.suite.stages import Mode, Planned, Runner, announcement, plan, stages
+from tests.suite.stages import Mode, Planned, Runner, announcement, in_turn, plan, stages
 from yrpd.project import Project
 from yrpd.release import load_release
 
@@ -26,41 +29,44 @@ _SITE = sysconfig.get_path("purelib")
 _BEHIND = "import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
 
-class Suite:
-    """One run.
+class Running:
+    """One stage of a run.
 
     Args:
         project: The checkout.
+        planned: The stage.
         options: pytest's, for every stage that has tests.
+        log: Where its output goes; None is where this process's goes.
     """
 
-    def __init__(self, project: Project, options: Sequence[str]) -> None:
+    def __init__(self, project: Project, planned: Planned, options: Sequence[str], log: IO[bytes] | None) -> None:
         self._project = project
+        self._planned = planned
         self._options = tuple(options)
-        self._results = project.build / "tests"
-        self._emulated: tuple[str, Mapping[str, str]] | None = None
+        self._log = log
+        self._busy = 0.0
 
-    def run(self, planned: Planned) -> Result:
-        """Run a stage; what it prints is not held back."""
-        stage = planned.stage
-        if planned.lacking:
-            return Result(stage.name, reason="; ".join(planned.lacking))
-        began, busy = time.monotonic(), _busy()
+    def run(self) -> Result:
+        """Run it to its end."""
+        stage = self._planned.stage
+        if self._planned.lacking:
+            return Result(stage.name, reason="; ".join(self._planned.lacking))
+        began = time.monotonic()
         code = next((c for c in map(self._command, stage.commands) if c), 0)
-        file = self._results / f"{stage.name}.xml"
+        file = self._project.build / "tests" / f"{stage.name}.xml"
         file.unlink(missing_ok=True)
         if not code and stage.runner is not Runner.COMMAND:
-            code = self._pytest(planned, file)
+            code = self._pytest(file)
         passed, failed, skipped = counts(file)
-        return Result(stage.name, code, time.monotonic() - began, _busy() - busy, passed, failed, skipped)
+        return Result(stage.name, code, time.monotonic() - began, self._busy, passed, failed, skipped)
 
     def _command(self, words: tuple[str, ...]) -> int:
         program, *rest = words
         ours = _BIN / program
         return self._call([str(ours) if ours.exists() else program, *rest], {"YRPD_FLAVOUR": "cpu"})
 
-    def _pytest(self, planned: Planned, file: Path) -> int:
-        stage, form = planned.stage, planned.form
+    def _pytest(self, file: Path) -> int:
+        stage, form = self._planned.stage, self._planned.form
         arguments = [f"--junitxml={file}", *form.arguments, *self._options]
         # What the caller has set goes before what a form sets.
         environment = {name: os.environ.get(name, value) for name, value in (form.environment or {}).items()}
@@ -76,25 +82,78 @@ class Suite:
 
     def _prepared(self) -> tuple[str, Mapping[str, str]]:
         """Make what the emulated NPU needs; its interpreter, and the variables that its tests need."""
-        if self._emulated is None:
-            words = [sys.executable, "tests/emulated_npu/prepare.py"]
-            done = subprocess.run(
-                words,
-                env={**os.environ, "YRPD_FLAVOUR": "cpu", "PYTHONPATH": "scripts"},
-                check=True, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            said = json.loads(done.stdout)
-            self._emulated = said["python"], said["variables"]
-        return self._emulated
+        words = [sys.executable, "tests/emulated_npu/prepare.py"]
+        environment = {**os.environ, "YRPD_FLAVOUR": "cpu", "PYTHONPATH": "scripts"}
+        done = subprocess.run(
+            words, env=environment, check=True, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )  # fmt: skip
+        said = json.loads(done.stdout)
+        return said["python"], said["variables"]
 
     def _call(self, words: Sequence[str], environment: Mapping[str, str]) -> int:
-        return subprocess.run(words, env={**os.environ, **environment}, check=False).returncode
+        process = subprocess.Popen(words, env={**os.environ, **environment}, stdout=self._log, stderr=self._log)
+        _, status, used = os.wait4(process.pid, 0)  # its processor time, and that of what it waited for
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self._busy += used.ru_utime + used.ru_stime
+        return process.returncode
 
 
-def _busy() -> float:
-    """Processor seconds of all children that have ended."""
-    used = os.times()
-    return used.children_user + used.children_system
+class Suite:
+    """One run.
+
+    Args:
+        project: The checkout.
+        options: pytest's, for every stage that has tests.
+        number: How many stages there are.
+    """
+
+    def __init__(self, project: Project, options: Sequence[str], number: int) -> None:
+        self._project = project
+        self._options = options
+        self._number = number
+        self._begun = count(1)
+        self._failed_builds: set[str] = set()
+        self._printing = Lock()
+
+    def run(self, turn: Sequence[Sequence[Planned]]) -> list[Result]:
+        """Run lanes beside each other.
+
+        What a stage prints is not held back if nothing runs beside it. Else it is in a file, and is printed as a whole
+        when the stage has ended.
+        """
+        if len(turn) == 1:
+            return [self._stage(each, held_back=False) for each in turn[0]]
+        with ThreadPoolExecutor(len(turn)) as pool:
+            lanes = pool.map(lambda lane: [self._stage(each, held_back=True) for each in lane], turn)
+            return [result for lane in lanes for result in lane]
+
+    def _stage(self, planned: Planned, *, held_back: bool) -> Result:
+        stage = planned.stage
+        if stage.pin in self._failed_builds:
+            return Result(stage.name, reason=f"invoke patch build --pin {stage.pin} failed")
+        title = f"[{next(self._begun)}/{self._number}] {stage.name}: {stage.title}"
+        if held_back:
+            result = self._held_back(planned, title)
+        else:
+            print(f"\n==> {title}", flush=True)
+            result = Running(self._project, planned, self._options, None).run()
+        if stage.pin and stage.runner is Runner.COMMAND and not result.is_good:
+            self._failed_builds.add(stage.pin)
+        return result
+
+    def _held_back(self, planned: Planned, title: str) -> Result:
+        file = self._project.build / "tests" / f"{planned.stage.name}.log"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with self._printing:
+            print(f"\n==> {title}\n    beside others; tail -f {file.relative_to(self._project.root)}", flush=True)
+        with file.open("w+b") as log:
+            result = Running(self._project, planned, self._options, log).run()
+            log.seek(0)
+            with self._printing:
+                print(f"\n<== {title}", flush=True)
+                shutil.copyfileobj(log, sys.stdout.buffer)
+                sys.stdout.flush()
+        return result
 
 
 def coverage(project: Project) -> int:
@@ -132,22 +191,15 @@ def main(arguments: Sequence[str]) -> int:
         shutil.rmtree(project.build / "coverage", ignore_errors=True)
         (project.build / "coverage").mkdir(parents=True)
         os.environ |= {"SERVED_COVERAGE": str(project.build / "coverage"), "SERVED_COVERAGE_TOOLS": _SITE}
-    suite, results, failed_builds = Suite(project, rest), list[Result](), set[str]()
-    for number, each in enumerate(chosen, 1):
-        stage = each.stage
-        print(f"\n==> [{number}/{len(chosen)}] {stage.name}: {stage.title}", flush=True)
-        if stage.pin in failed_builds:
-            results.append(Result(stage.name, reason=f"invoke patch build --pin {stage.pin} failed"))
-            continue
-        results.append(suite.run(each))
-        if stage.pin and stage.runner is Runner.COMMAND and not results[-1].is_good:
-            failed_builds.add(stage.pin)
+    began, suite = time.monotonic(), Suite(project, rest, len(chosen))
+    results = [result for turn in in_turn(chosen) for result in suite.run(turn)]
+    clock = time.monotonic() - began
     code = 0 if all(each.is_good for each in results) else 1
     if not any(each.passed or each.failed for each in results):
         code = code or 1  # an option that selects no test of any stage is a mistake
     if mode == Mode.COVERAGE and not code:
         code = coverage(project)
-    print(summary(results), flush=True)
+    print(summary(results, clock), flush=True)
     if not code and os.environ.get("CI") and any(each.reason for each in results):
         return ENVIRONMENT_FAILURE
     return code

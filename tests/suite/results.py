@@ -54,8 +54,13 @@ def counts(file: Path) -> tuple[int, int, int]:
     return total - failed - skipped, failed, skipped
 
 
-def summary(results: Iterable[Result]) -> str:
-    """Return the table of a run, and as its last line the counts over all stages."""
+def summary(results: Iterable[Result], clock: float) -> str:
+    """Return the table of a run, and as its last line the counts over all stages.
+
+    Args:
+        results: What became of the stages.
+        clock: What the run took, in seconds; less than its stages together where some ran beside each other.
+    """
     results = tuple(results)
     lines = ["", f"  {'':<33} {'clock':>8} {'busy':>8}"]
     for each in results:
@@ -67,7 +72,7 @@ def summary(results: Iterable[Result]) -> str:
             f"  {verdict:<8} {each.name:<24} {each.seconds:>6.0f} s {each.busy:>6.0f} s  "
             f"{each.passed} passed, {each.failed} failed, {each.skipped} skipped"
         )
-    clock, busy = sum(each.seconds for each in results), sum(each.busy for each in results)
+    busy = sum(each.busy for each in results)
     lines.append(f"  {'':<8} {'total':<24} {clock:>6.0f} s {busy:>6.0f} s")
     # A stage of commands has no tests; that it failed must show in the counts.
     broken = sum(1 for each in results if not each.is_good and not each.failed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -76,6 +76,7 @@ class Stage:
         needs: What it needs of the machine.
         pin: The pin whose environment it runs in, for runners that have one.
         commands: What is run first; all there is for ``Runner.COMMAND``.
+        lane: Stages that follow each other and have lanes run beside each other, those of one lane in order.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Stage:
     needs: frozenset[Need] = frozenset()
     pin: str = ""
     commands: tuple[tuple[str, ...], ...] = ()
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,17 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
     """Return all stages in the order in which they run: what fails soonest comes first.
 
     What shares nothing but processor time runs on every core: unit tests, git on small repositories, random
-    interleavings. What talks to a DataSystem, an engine or a lab runs alone: its deadlines are part of what is tested.
+    interleavings. What talks to a DataSystem or an engine keeps one core busy and runs in one of two lanes. What is
+    served by a lab runs alone: its deadlines are part of what is tested.
 
     Args:
         default_pin: The pin that every mode tests.
         other_pins: Those that ``all`` tests, too.
     """
-    elsewhere = ("connector", "vllm_ascend", "workshop/bench", "engines", *_GIT, *_GIT_LONG, "front_door")
-    no_docker = tuple(f"--ignore=tests/integration/{name}" for name in elsewhere)
+    other_pins = tuple(other_pins)
     found = [
         Stage(
-            "style", "ruff, mypy, whitespace and prose: .pre-commit-config.yaml", Runner.COMMAND, (Form(_EVER, 1),),
+            "style", "ruff, mypy, whitespace and prose: .pre-commit-config.yaml", Runner.COMMAND, (Form(_EVER, 0.5),),
             commands=(("pre-commit", "run", "--all-files", "--show-diff-on-failure"),),
         ),
         Stage(
@@ -169,37 +171,11 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             ),
             _ON_VLLM, default_pin,
         ),
-        Stage(
-            "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
-            (
-                Form(_SHORT, 2, (_CONNECTOR, *_ELSEWHERE)),
-                Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, _DATASETS, *_ELSEWHERE)),
-            ),
-            _ON_VLLM, default_pin,
-        ),
-        Stage(
-            "engines", "P and D served on the CPU", Runner.VLLM,
-            (
-                Form(_SHORT, 3, ("tests/integration/engines/test_answers.py",)),
-                Form(_ALL, 7, ("tests/integration/engines",)),
-                Form(frozenset({Mode.COVERAGE}), 10, ("tests/integration/engines",)),
-            ),
-            _ON_VLLM, default_pin,
-        ),
-        Stage(
-            "emulated", "the patched vllm-ascend on an emulated NPU", Runner.EMULATED,
-            (
-                Form(_SHORT, 3, ("tests/emulated_npu/test_served.py", "-k", "answers")),
-                Form(_ALL | {Mode.EMULATED}, 8, ("tests/emulated_npu",)),
-                Form(frozenset({Mode.COVERAGE}), 10, _SERVED),
-            ),
-            _ON_VLLM, default_pin,
-        ),
     ]  # fmt: skip
     for pin in other_pins:
         found += [
             Stage(
-                f"build-{pin}", f"invoke patch build --pin {pin}", Runner.COMMAND, (Form(_ALL, 3),), _ON_VLLM, pin,
+                f"build-{pin}", f"invoke patch build --pin {pin}", Runner.COMMAND, (Form(_ALL, 1.5),), _ON_VLLM, pin,
                 commands=(("invoke", "patch", "--pin", pin, "build", "--pin", pin),),
             ),
             Stage(
@@ -210,23 +186,80 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
                 ),
                 _ON_VLLM, pin,
             ),
-            Stage(
-                f"connector-{pin}", f"the connector on {pin}", Runner.VLLM,
-                (Form(_ALL, 1, (_CONNECTOR, _SCHEDULER, *_ELSEWHERE, *_STORES)),), _ON_VLLM, pin,
-            ),
         ]  # fmt: skip
-    found += [
+    found.append(
         Stage(
             "front-door", "the first steps against the package index of next year", Runner.TOOLS,
-            (Form(_ALL, 5, ("-n", "auto", "tests/integration/front_door")),), frozenset({Need.LIBRARIES, Need.NETWORK}),
+            (Form(_ALL, 4, ("-n", "auto", "tests/integration/front_door")),), frozenset({Need.LIBRARIES, Need.NETWORK}),
+        )
+    )  # fmt: skip
+    return (*found, *_lanes(default_pin, other_pins), *_on_engines(default_pin))
+
+
+def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
+    """Yield what keeps one core busy: the emulated NPU in one lane, and as much in the other."""
+    yield Stage(
+        "emulated", "the patched vllm-ascend on an emulated NPU", Runner.EMULATED,
+        (
+            Form(_SHORT, 3, ("tests/emulated_npu/test_served.py", "-k", "answers")),
+            Form(_ALL | {Mode.EMULATED}, 14, ("tests/emulated_npu",)),
+            Form(frozenset({Mode.COVERAGE}), 10, _SERVED),
         ),
-        Stage(
-            "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,
-            (Form(_ALL, 17, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK}, default_pin,
-            commands=(("bash", "-c", ". scripts/setup.sh; build_engine"),),
+        _ON_VLLM, default_pin, lane="npu",
+    )  # fmt: skip
+    yield Stage(
+        "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
+        (
+            Form(_SHORT, 2, (_CONNECTOR, *_ELSEWHERE)),
+            Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, _DATASETS, *_ELSEWHERE)),
         ),
-    ]  # fmt: skip
-    return tuple(found)
+        _ON_VLLM, default_pin, lane="cpu",
+    )  # fmt: skip
+    yield Stage(
+        "engines", "P and D served on the CPU", Runner.VLLM,
+        (
+            Form(_SHORT, 3, ("tests/integration/engines/test_answers.py",)),
+            Form(_ALL, 7, ("tests/integration/engines",)),
+            Form(frozenset({Mode.COVERAGE}), 10, ("tests/integration/engines",)),
+        ),
+        _ON_VLLM, default_pin, lane="cpu",
+    )  # fmt: skip
+    for pin in other_pins:
+        yield Stage(
+            f"connector-{pin}", f"the connector on {pin}", Runner.VLLM,
+            (Form(_ALL, 3, (_CONNECTOR, _SCHEDULER, *_ELSEWHERE, *_STORES)),), _ON_VLLM, pin, lane="cpu",
+        )  # fmt: skip
+
+
+def _on_engines(default_pin: str) -> Iterator[Stage]:
+    """Yield what needs Docker engines."""
+    elsewhere = ("connector", "vllm_ascend", "workshop/bench", "engines", *_GIT, *_GIT_LONG, "front_door")
+    no_docker = tuple(f"--ignore=tests/integration/{name}" for name in elsewhere)
+    yield Stage(
+        "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,
+        (Form(_ALL, 26, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK}, default_pin,
+        commands=(("bash", "-c", ". scripts/setup.sh; build_engine"),),
+    )  # fmt: skip
+
+
+def in_turn(planned: Sequence[Planned]) -> tuple[tuple[tuple[Planned, ...], ...], ...]:
+    """Return what runs after each other: for each turn the lanes that run beside each other, with their stages.
+
+    Args:
+        planned: The stages of a run, in order.
+    """
+    turns: list[dict[str, list[Planned]]] = []
+    for each in planned:
+        if not each.stage.lane or not turns or "" in turns[-1]:
+            turns.append({})
+        turns[-1].setdefault(each.stage.lane, []).append(each)
+    return tuple(tuple(map(tuple, lanes.values())) for lanes in turns)
+
+
+def minutes(planned: Iterable[Planned]) -> float:
+    """Return what they take on two cores: of lanes beside each other the longest."""
+    able = [each for each in planned if not each.lacking]
+    return sum(max(sum(each.form.minutes for each in lane) for lane in turn) for turn in in_turn(able))
 
 
 def plan(
@@ -262,8 +295,7 @@ def announcement(mode: Mode, planned: Iterable[Planned]) -> str:
     """Return what is printed before anything runs: every stage, its minutes, and what is left out and why."""
     planned = tuple(planned)
     able = [each for each in planned if not each.lacking]
-    minutes = sum(each.form.minutes for each in able)
-    lines = [f"{mode}: {len(able)} of {len(planned)} stages, about {minutes:.0f} minutes on two cores"]
+    lines = [f"{mode}: {len(able)} of {len(planned)} stages, about {minutes(planned):.0f} minutes on two cores"]
     for each in planned:
         lines.append(f"  {each.stage.name:<24} {each.form.minutes:>4g} min  {each.stage.title}")
         lines += [f"  {'':<24} not run: {reason}" for reason in each.lacking]

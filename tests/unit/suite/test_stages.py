@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.suite.results import Result, counts, summary
-from tests.suite.stages import Mode, Need, Runner, announcement, plan, stages
+from tests.suite.stages import Mode, Need, Runner, announcement, in_turn, plan, stages
+from tests.suite.stages import minutes as length
 from yrpd.project import Project
 
 EVERY = stages("v1", ["v2"])
@@ -33,7 +34,7 @@ def test_the_short_mode_needs_neither_docker_nor_root() -> None:
 
 @pytest.mark.parametrize(("mode", "minutes"), [(Mode.UNIT, 1), (Mode.SHORT, 15), (Mode.ALL, 60)])
 def test_what_is_said_of_a_modes_length_is_what_was_promised(mode: Mode, minutes: float) -> None:
-    assert sum(each.form.minutes for each in plan(EVERY, mode, {})) <= minutes
+    assert length(plan(EVERY, mode, {})) <= minutes
 
 
 def test_every_test_of_the_project_belongs_to_a_stage_of_all() -> None:
@@ -72,16 +73,15 @@ def test_an_announcement_names_every_stage_with_its_minutes() -> None:
 
 
 def test_counts_are_added_up_in_the_last_line() -> None:
-    text = summary(
-        [Result("a", 0, 1.0, 1.5, 3, 0, 1), Result("b", 1, 2.0, 2.0, 4, 2, 0), Result("c", reason="no Docker")]
-    )
+    results = [Result("a", 0, 1.0, 1.5, 3, 0, 1), Result("b", 1, 2.0, 2.0, 4, 2, 0), Result("c", reason="no Docker")]
+    text = summary(results, 2.5)
     assert text.splitlines()[-1] == "7 passed, 2 failed, 1 skipped"
     assert "not run  c" in text
 
 
 def test_a_command_that_fails_is_counted_though_it_has_no_tests() -> None:
     assert (
-        summary([Result("style", 1), Result("unit", 0, 1.0, 1.0, 5)]).splitlines()[-1]
+        summary([Result("style", 1), Result("unit", 0, 1.0, 1.0, 5)], 2.0).splitlines()[-1]
         == "5 passed, 1 failed, 0 skipped"
     )
 
@@ -107,6 +107,21 @@ def test_stages_of_one_pin_follow_its_build() -> None:
             built.add(each.stage.pin)
         elif each.stage.pin:
             assert each.stage.pin in built
+
+
+def test_lanes_run_beside_each_other_and_keep_their_order_and_nothing_else_does() -> None:
+    planned = plan(EVERY, Mode.ALL, {})
+    turns = in_turn(planned)
+    flat = [each for turn in turns for lane in turn for each in lane]
+    assert sorted(each.stage.name for each in flat) == sorted(each.stage.name for each in planned)
+    assert [len(turn) for turn in turns if len(turn) > 1] == [2]
+    for turn in turns:
+        for lane in turn:
+            numbers = [planned.index(each) for each in lane]
+            assert numbers == sorted(numbers)
+            assert len({each.stage.lane for each in lane}) == 1
+        assert len(turn) > 1 or len(turn[0]) == 1
+    assert length(planned) < sum(each.form.minutes for each in planned)
 
 
 def test_a_stage_that_is_named_runs_after_the_build_of_its_pin_and_alone() -> None:
