@@ -6,8 +6,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import trustme
@@ -22,6 +24,8 @@ from yrpd.deploying.rollout.rollout import Rollout, remove_all
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter
+
+SESSIONS = 10  # MaxSessions, sshd_config(5)
 
 
 def remote(engine: str, tls: Tls | None = None) -> Host:
@@ -55,6 +59,25 @@ def test_a_container_is_deployed_and_removed_through_ssh(
         through.close()
     assert [each["name"] for each in removed["containers"]] == [spec.name]
     assert client.containers.list(all=True, filters={"name": spec.name}) == []
+
+
+def test_more_is_asked_at_once_than_sshd_gives_one_connection_sessions(ssh: Ssh) -> None:
+    together = Barrier(SESSIONS + 5)
+    held = []
+
+    def ask(through: DockerClient) -> str:
+        held.append(through.events(decode=True))  # keeps its session as long as it is there
+        together.wait(60)
+        return str(through.version()["ApiVersion"])
+
+    through = connect(remote(ssh.engine))
+    try:
+        with ThreadPoolExecutor(together.parties) as pool:
+            answers = list(pool.map(ask, [through] * together.parties))
+    finally:
+        through.close()
+    assert len(answers) == together.parties
+    assert len(set(answers)) == 1
 
 
 def test_a_host_key_that_changed_is_refused(ssh: Ssh, tmp_path: Path) -> None:

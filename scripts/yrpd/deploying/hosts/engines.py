@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
-from paramiko.ssh_exception import SSHException
+from paramiko import Channel
+from paramiko.ssh_exception import ChannelException, SSHException
 
 from yrpd.deploying.inventory import Host, Inventory
 from yrpd.docker.sdk import APIClient, DockerClient, DockerException, TLSConfig
@@ -28,10 +31,57 @@ def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
     engine = host.engine
     try:
         client = DockerClient(base_url=engine, timeout=cast(Any, timeout_s), tls=_tls(host))
+        if engine.startswith("ssh://"):
+            _Sessions(client, lambda: DockerClient(base_url=engine, timeout=cast(Any, timeout_s)))
         client.ping()
     except (DockerException, SSHException, OSError, ImportError, TypeError) as error:
         raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(engine, error)}") from error
     return client
+
+
+class _Sessions:
+    """Opens a client's sessions on more ssh connections when sshd refuses another one on those that there are.
+
+    Every request that is under way, or was left to be used again, is a session; sshd gives a connection ten of them
+    (MaxSessions, sshd_config(5)) and refuses the eleventh.
+
+    Args:
+        client: The client; its sessions are opened here from now on.
+        more: Makes another client of the same engine.
+    """
+
+    def __init__(self, client: DockerClient, more: Callable[[], DockerClient]) -> None:
+        self._more = more
+        self._lock = Lock()
+        self._connections = [_ssh(client).ssh_client]
+        _ssh(client).ssh_client = self
+        logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)  # a refused session is no news
+
+    def get_transport(self) -> _Sessions:
+        """Return what the library opens sessions on."""
+        return self
+
+    def open_session(self) -> Channel:
+        """Open one where there is room.
+
+        Raises:
+            SSHException: There is none on a new connection either.
+        """
+        with self._lock:
+            for connection in reversed(self._connections):
+                with suppress(ChannelException):
+                    return cast(Channel, connection.get_transport().open_session())
+            self._connections.append(_ssh(self._more()).ssh_client)
+            return cast(Channel, self._connections[-1].get_transport().open_session())
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._connections:
+            connection.close()
+
+
+def _ssh(client: DockerClient) -> Any:
+    return client.api.get_adapter(client.api.base_url)
 
 
 class _OnlyThisAuthority(TLSConfig):
