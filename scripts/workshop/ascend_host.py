@@ -12,12 +12,13 @@ been given. What they print has the form of public threads, in words of our own:
   of an NPU Device"); for ``-ip -g`` and ``-link -g`` the lines that the survey reads, without a record of a real answer
 
 That ``npu-smi`` and ``hccn_tool`` count from 0, too, is taken from what the runtime does; nobody has seen it here.
-``write_driver`` writes no driver library: nothing of CANN runs on this stand-in.
+``write_driver`` writes no driver library; ``write_host`` copies those that the caller has.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,14 +68,48 @@ def device_nodes(numbers: Sequence[int], *, group: int, mode: int = 0o660) -> It
     made: list[str] = []
     try:
         for minor, path in zip(range(LAST_CONSOLE, 0, -1), paths, strict=False):
-            os.mknod(path, stat.S_IFCHR | mode, os.makedev(CONSOLE_MAJOR, minor))
+            _make_node(Path(path), minor, group, mode)
             made.append(path)
-            os.chown(path, group, group)
-            os.chmod(path, mode)
         yield tuple(made)
     finally:
         for path in made:
             os.unlink(path)
+
+
+def write_host(root: Path, npus: Sequence[Npu], libraries: Path, *, group: int, last_console: int) -> tuple[str, ...]:
+    """Write what an Ascend host has beside its system: device nodes, the driver's files and tools, ``hccn.conf``.
+
+    Args:
+        root: What lies over the host's files, as ``invoke lab.up --overlay`` takes it; made here.
+        npus: The host's NPUs.
+        libraries: What the driver's ``lib64`` holds; copied.
+        group: The device nodes' owner and group.
+        last_console: Which console stands for the first NPU; the next ones count down, so that hosts have their own.
+
+    Returns:
+        ``driver_mounts`` of such a host: what its containers need, as paths on it.
+    """
+    driver, binaries, etc, dev = root / "usr/local/Ascend/driver", root / "usr/local/bin", root / "etc", root / "dev"
+    for folder in (driver / "tools", binaries, etc, dev, root / "usr/local/dcmi"):
+        folder.mkdir(parents=True)
+    write_driver(driver, npus)
+    (driver / "npu-smi").rename(binaries / "npu-smi")
+    (driver / "hccn_tool").rename(driver / "tools" / "hccn_tool")
+    (driver / "hccn.conf").rename(etc / "hccn.conf")
+    (etc / "ascend_install.info").write_text(f"Driver_Install_Path_Param=/usr/local/Ascend\nUserGroup={group}\n")
+    shutil.copytree(libraries, driver / "lib64")
+    nodes = [*(f"davinci{number}" for number in range(len(npus))), *(Path(path).name for path in MANAGERS)]
+    for at, name in enumerate(nodes):
+        _make_node(dev / name, last_console - at, group, 0o660)
+    inside = [f"Ascend/driver/{name}" for name in ("lib64", "version.info", "tools/hccn_tool")]
+    places = [f"/usr/local/{place}" for place in ("bin/npu-smi", "dcmi", *inside)]
+    return (*places, "/etc/ascend_install.info", "/etc/hccn.conf")
+
+
+def _make_node(path: Path, minor: int, group: int, mode: int) -> None:
+    os.mknod(path, stat.S_IFCHR | mode, os.makedev(CONSOLE_MAJOR, minor))
+    os.chown(path, group, group)
+    os.chmod(path, mode)
 
 
 def write_driver(folder: Path, npus: Sequence[Npu], *, driver: str = "25.2.0", conf: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay
 from workshop.lab import machine
 from workshop.lab.engine import engine_files, major_version
 from workshop.lab.lab_record import Record, new_record, write_record
-from workshop.lab.layout import BUILDER, DEFAULT_LAB, Lab, named_lab, read_lab
+from workshop.lab.layout import BUILDER, DEFAULT_LAB, Lab, named_lab, read_lab, read_overlay
 from workshop.lab.observe import Observation, answers, observe
-from workshop.lab.plan import Step, describe, overlapping_route, plan_disk, plan_engine, plan_network
+from workshop.lab.plan import Step, describe, overlapping_route, plan_disk, plan_engine, plan_network, plan_views
 from workshop.lab.reach import prove_reach
 from workshop.lab.sweep import describe as describe_sweep
 from workshop.lab.sweep import sweep
@@ -34,6 +35,7 @@ def up(
     pin: str = "",
     dry_run: bool = False,
     disk_gb: int = 0,
+    overlay: str = "",
 ) -> dict[str, Any]:
     """Bring the lab's hosts up: keep what is there, start again what died, make what is missing.
 
@@ -44,12 +46,14 @@ def up(
         pin: Its ``cpu`` build makes the models; the default pin's when empty.
         dry_run: Only say what would be done.
         disk_gb: Give each new host a disk of its own of this size; 0 leaves all on the machine's.
+        overlay: Folder of one folder a host; a new host sees its files over the machine's own, read-only. Empty is
+            none.
 
     Returns:
         ``{lab, network, hosts: [{name, address, engine, state}], reach, steps, models}``.
 
     Raises:
-        ConfigurationError: The hosts file is wrong.
+        ConfigurationError: The hosts file is wrong, or the overlay has nothing for any host.
         EnvironmentFailure: This machine cannot hold the lab, or an engine does not come up.
         BuildError: The hosts are up, but the models to serve could not be made.
     """
@@ -57,13 +61,13 @@ def up(
     machine.require((*machine.PACKAGES, *(machine.DISK_PROGRAMS if disk_gb else ())), _UP)
     major = _engine_version()
     parts = tuple(host.name for host in lab.hosts)
+    over = read_overlay(Path(overlay), lab) if overlay else {}
     if dry_run:
-        return _said(
-            lab, parts, _plan_up(lab, _look(lab, project, reporter, dry_run), project, major, disk_gb), reporter
-        )
+        seen = _look(lab, project, reporter, dry_run)
+        return _said(lab, parts, _plan_up(lab, seen, project, major, disk_gb, over), reporter)
     with machine.held(lab, _UP):
         seen = _look(lab, project, reporter)
-        steps = _plan_up(lab, seen, project, major, disk_gb)
+        steps = _plan_up(lab, seen, project, major, disk_gb, over)
         _bring_up(lab, parts, seen, steps, project, reporter)
         with reporter.step("check that the hosts reach each other"):
             reached = prove_reach(lab)
@@ -153,7 +157,9 @@ def _lab_of(hosts_file: Path | None) -> str:
         raise
 
 
-def _plan_up(lab: Lab, seen: Observation, project: Project, major: int, disk_gb: int) -> tuple[Step, ...]:
+def _plan_up(
+    lab: Lab, seen: Observation, project: Project, major: int, disk_gb: int, over: Mapping[str, Mapping[str, Path]]
+) -> tuple[Step, ...]:
     """Return what is missing of the hosts, after checking that nothing else is in the way."""
     _refuse_foreign(lab, seen, project)
     if seen.record is not None and not set(seen.record.hosts) <= set(lab.hosts):
@@ -169,9 +175,12 @@ def _plan_up(lab: Lab, seen: Observation, project: Project, major: int, disk_gb:
             "give the hosts of a copy of lab.toml addresses of a free subnet.",
             next_command="cp lab.toml my-lab.toml && invoke lab.up --hosts my-lab.toml",
         )
-    engines = [step for host in lab.hosts for step in plan_engine(lab, host.name, seen, major=major)]
-    disks = [step for host in lab.hosts for step in plan_disk(lab, host.name, seen, disk_gb)]
-    return (*disks, *plan_network(lab, seen), *engines)
+    names = [host.name for host in lab.hosts]
+    views = plan_views(lab, seen, over)
+    new = {name for name in over if over[name] and name not in seen.namespaces}
+    engines = [step for name in names for step in plan_engine(lab, name, seen, major=major, overlaid=name in new)]
+    disks = [step for name in names for step in plan_disk(lab, name, seen, disk_gb)]
+    return (*disks, *views, *plan_network(lab, seen), *engines)
 
 
 def _bring_up(

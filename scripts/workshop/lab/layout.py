@@ -135,6 +135,15 @@ class Lab:
         """Return where the namespace is held open."""
         return NAMESPACES / self.namespace(part)
 
+    @property
+    def views(self) -> Path:
+        """Where the hosts' mount namespaces are held open; those that see the machine's own files have none."""
+        return self.run / "views"
+
+    def view(self, part: str) -> Path:
+        """Return where a host's mount namespace is held open, in which other files lie over the machine's."""
+        return self.views / part
+
     def folders(self, part: str) -> Folders:
         """Return the folders of a host's engine, or of the builder's."""
         return Folders(self.run / part, self.data / part)
@@ -189,6 +198,30 @@ def read_lab(path: Path) -> Lab:
         first = error.errors()[0]
         raise _wrong(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     return _lab_of(path, document.hosts)
+
+
+def read_overlay(folder: Path, lab: Lab) -> dict[str, dict[str, Path]]:
+    """Return what lies over each host's files: its folders of ``folder/HOST``, by their names.
+
+    Args:
+        folder: One folder a host, such as ``host1/etc/hccn.conf``.
+        lab: The lab.
+
+    Raises:
+        ConfigurationError: There is nothing for any of its hosts.
+    """
+    own = {host.name: folder.resolve() / host.name for host in lab.hosts}
+    found = {
+        name: {top.name: top for top in sorted(mine.iterdir()) if top.is_dir()}
+        for name, mine in own.items()
+        if mine.is_dir()
+    }
+    if not any(found.values()):
+        raise ConfigurationError(
+            f"{folder} has nothing that could lie over a host's files, such as {own[lab.hosts[0].name] / 'etc'}.",
+            next_command="invoke lab.up --hosts lab.toml",
+        )
+    return found
 
 
 def _lab_of(path: Path, declared: list[_Host]) -> Lab:

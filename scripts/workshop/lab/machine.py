@@ -21,10 +21,12 @@ PACKAGES = {
     "runc": "runc",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "unshare": "util-linux",
     "setsid": "util-linux",
     "umount": "mount",
+    "mount": "mount",
 }
-DISK_PROGRAMS = {"mkfs.ext4": "e2fsprogs", "mount": "mount"}
+DISK_PROGRAMS = {"mkfs.ext4": "e2fsprogs"}
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # not on every user's PATH, and su keeps the user's
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -73,11 +73,18 @@ def plan_network(lab: Lab, seen: Observation) -> tuple[Step, ...]:
     return tuple(_network_steps(lab, seen))
 
 
-def plan_engine(lab: Lab, part: str, seen: Observation, *, major: int) -> tuple[Step, ...]:
+def plan_engine(lab: Lab, part: str, seen: Observation, *, major: int, overlaid: bool = False) -> tuple[Step, ...]:
     """Return the steps that start a part's engine; none when both its processes run.
 
     When only one of the two runs, it is ended and both are started: a dockerd that lost its containerd has lost its
     containers.
+
+    Args:
+        lab: The lab.
+        part: The host's name, or the builder.
+        seen: The lab as found.
+        major: dockerd's major version.
+        overlaid: Whether a view of the host's own is made before.
     """
     folders = lab.folders(part)
     files = engine_files(folders)
@@ -85,7 +92,8 @@ def plan_engine(lab: Lab, part: str, seen: Observation, *, major: int) -> tuple[
     supervisors = [p for p in seen.processes if p.runs("containerd", files.containerd)]
     if daemons and supervisors:
         return ()
-    inside = () if part == BUILDER else ("nsenter", f"--net={lab.namespace_file(part)}")
+    view = (f"--mount={lab.view(part)}",) if overlaid or lab.view(part) in seen.mounts else ()
+    inside = () if part == BUILDER else ("nsenter", f"--net={lab.namespace_file(part)}", *view)
     steps: list[Step] = []
     if daemons or supervisors:
         steps.append(End(f"{part}: end what is left of its engine", (*daemons, *supervisors), HALF_DEAD_GRACE_S))
@@ -126,6 +134,35 @@ def plan_disk(lab: Lab, part: str, seen: Observation, gigabytes: int) -> tuple[S
         Run(f"{part}: make its file system", ("mkfs.ext4", "-q", "-m", "0", file)),
         Run(f"{part}: mount its disk", ("mount", "-o", "loop", file, str(data))),
     )
+
+
+def plan_views(lab: Lab, seen: Observation, over: Mapping[str, Mapping[str, Path]]) -> tuple[Step, ...]:
+    """Return the steps that lay files over the machine's own, each seen by one host's engine alone.
+
+    The engine's processes get a mount namespace, in which read-only overlays hide what the machine has there. A host
+    that is there already keeps what it sees.
+
+    Args:
+        lab: The lab.
+        seen: The lab as found.
+        over: By host: folders below ``/`` by name, such as ``etc``, each with the folder that lies over it.
+    """
+    new = {part: tops for part, tops in over.items() if tops and part not in seen.namespaces}
+    if not new:
+        return ()
+    steps: list[Step] = [Write(f"{part}: make the file of its view", lab.view(part), "") for part in new]
+    if lab.views not in seen.mounts:
+        # A mount namespace is only held open below a mount that tells no other of what is mounted there.
+        views = str(lab.views)
+        steps.append(Run("machine: make the views' folder a mount", ("mount", "--bind", views, views)))
+        steps.append(Run("machine: keep that mount to itself", ("mount", "--make-private", views)))
+    for part, tops in new.items():
+        view = str(lab.view(part))
+        steps.append(Run(f"{part}: make its view", ("unshare", f"--mount={view}", "--propagation", "private", "true")))
+        for name, folder in tops.items():
+            mount = ("mount", "-t", "overlay", "-o", f"ro,lowerdir={folder}:/{name}", "overlay", f"/{name}")
+            steps.append(Run(f"{part}: lay its /{name} over the machine's", ("nsenter", f"--mount={view}", *mount)))
+    return tuple(steps)
 
 
 def overlapping_route(network: IPv4Network, routes: tuple[Route, ...], own_interface: str) -> Route | None:

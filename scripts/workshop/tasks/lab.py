@@ -15,6 +15,7 @@ COMMANDS = (
             LAB_HOSTS,
             PIN,
             Option("disk_gb", "Give each new host a disk of its own of this size; all share the machine's when 0.", 0),
+            Option("overlay", "Folder with a folder of files for each host, seen there over the machine's own."),
         ),
         refuses=_BOTH_FLAVOURS,
     ),

@@ -13,10 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workshop.lab.engine import containerd_configuration, dockerd_configuration, engine_files, major_version
-from workshop.lab.layout import Lab, LabHost
+from workshop.lab.layout import Lab, LabHost, read_overlay
 from workshop.lab.observe import Link, Observation, Route, read_gateway, read_links, read_mounts, read_routes
-from workshop.lab.plan import End, Run, Start, Write, overlapping_route, plan_disk, plan_engine, plan_network
+from workshop.lab.plan import (
+    End,
+    Run,
+    Start,
+    Write,
+    overlapping_route,
+    plan_disk,
+    plan_engine,
+    plan_network,
+    plan_views,
+)
 from workshop.lab.processes import Process
+from yrpd.errors import ConfigurationError
 
 LAB = Lab("yrpd-lab", (LabHost("host1", IPv4Address("10.77.0.1")), LabHost("host2", IPv4Address("10.77.0.2"))))
 PARTS = ("switch", "host1", "host2")
@@ -92,6 +103,34 @@ def test_only_new_hosts_get_a_disk_of_their_own() -> None:
     assert {step.what.partition(":")[0] for step in steps} == {"host3"}
     mounted = replace(whole(), mounts=(grown.folders("host3").data,))
     assert plan_disk(grown, "host3", mounted, 16) == plan_disk(grown, "host3", whole(), 0) == ()
+
+
+def test_new_hosts_alone_see_other_files_and_their_engines_start_there(tmp_path: Path) -> None:
+    (tmp_path / "host1" / "etc").mkdir(parents=True)
+    (tmp_path / "host2" / "usr").mkdir(parents=True)
+    over = read_overlay(tmp_path, LAB)
+    seen = Observation(namespaces={"host2": 101})
+    steps = plan_views(LAB, seen, over)
+    argvs = [step.argv for step in steps if isinstance(step, Run)]
+    assert argvs[0][:2] == ("mount", "--bind")
+    assert {step.what.partition(":")[0] for step in steps} == {"host1", "machine"}
+    assert argvs[-1][:5] == ("nsenter", "--mount=/run/yrpd-lab/views/host1", "mount", "-t", "overlay")
+    assert argvs[-1][-1] == "/etc"
+    bound = replace(seen, mounts=(LAB.views,))
+    assert ("mount", "--bind") not in [step.argv[:2] for step in plan_views(LAB, bound, over) if isinstance(step, Run)]
+    started = [
+        step.argv for step in plan_engine(LAB, "host1", seen, major=20, overlaid=True) if isinstance(step, Start)
+    ]
+    assert all("--mount=/run/yrpd-lab/views/host1" in argv for argv in started)
+    again = replace(seen, mounts=(LAB.views, LAB.view("host1")))
+    healed = [step.argv for step in plan_engine(LAB, "host1", again, major=20) if isinstance(step, Start)]
+    assert healed == started
+
+
+def test_an_overlay_that_no_host_would_see_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "host9" / "etc").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match="host1/etc"):
+        read_overlay(tmp_path, LAB)
 
 
 def test_a_dead_name_is_removed_before_its_namespace_is_made_again() -> None:
