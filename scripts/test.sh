@@ -17,10 +17,10 @@ mode=short
 case "${1:-}" in short | unit | all | full | emulated | coverage) mode=$1 && shift ;; esac
 
 # The registry is for the tests of image.lock and of pulled images, the ssh server for those of ssh:// engines, both on loopback;
-# faketime is for two builds on two days.
+# faketime is for two builds on two days, QEMU in user mode and the compiler are for programs of aarch64.
 case $mode in
     unit) packages=() ;;
-    all | full) packages=("${DEBIAN_PACKAGES[@]}" docker-registry openssh-server faketime) ;;
+    all | full) packages=("${DEBIAN_PACKAGES[@]}" docker-registry openssh-server faketime qemu-user g++-aarch64-linux-gnu) ;;
     *) packages=(g++ gcc git libc6-dev libgomp1 libnuma1 etcd-server) ;;
 esac
 [ ${#packages[@]} -eq 0 ] || install_debian_packages "${packages[@]}" || say "       without them some stages are left out"

@@ -208,6 +208,14 @@ def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
         _ON_VLLM, default_pin, lane="npu",
     )  # fmt: skip
     yield Stage(
+        "aarch64", "the aarch64 wheels of the npu flavour, in QEMU", Runner.TOOLS,
+        (
+            Form(frozenset({Mode.ALL}), 1, ("tests/aarch64", "-m", "not full")),
+            Form(frozenset({Mode.FULL}), 7, ("tests/aarch64",)),
+        ),
+        frozenset({Need.LIBRARIES, Need.NETWORK}), lane="cpu",
+    )  # fmt: skip
+    yield Stage(
         "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
         (
             Form(_SHORT, 2, (_CONNECTOR, *_ELSEWHERE)),
