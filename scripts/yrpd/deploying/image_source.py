@@ -40,7 +40,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class BuildEngine:
-    """The engine that images are built on; ``None`` when none answers."""
+    """The engine that images are built on, or another one that may have the image; ``None`` when none answers."""
 
     client: DockerClient | None
     image: ImageRecord

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
+import platform
 import socket
+import tarfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +18,9 @@ import pytest
 from docker import DockerClient
 
 from tests.integration.one_host import one_host
+from yrpd.commands.image_sources import ReleaseTarball
 from yrpd.deploying.hosts import model_folder, transfer
-from yrpd.deploying.image_source import BuildEngine
+from yrpd.deploying.image_source import BuildEngine, ImageSource
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning import ports
 from yrpd.deploying.preflight.engine_checks import inspect
@@ -23,8 +30,13 @@ from yrpd.deploying.reconcile import Change
 from yrpd.deploying.rollout.rollout import Rollout
 from yrpd.deploying.spec import ContainerSpec, Mount
 from yrpd.documents.image_record import ImageRecord
+from yrpd.documents.manifest import Manifest, Tarball
+from yrpd.documents.release_folder import ReleaseFolder
 from yrpd.errors import EnvironmentFailure, ImageError
 from yrpd.reporting import Reporter
+
+#: In Docker's words, the kind of processor that this machine does not have.
+OTHER = "arm64" if platform.machine() == "x86_64" else "amd64"
 
 
 @pytest.fixture
@@ -50,11 +62,16 @@ def look(
     """Return ids and sentences of the findings for one container to be created."""
 
     def run(
-        spec: ContainerSpec, *, image_id: str = image, builder: DockerClient | None = client
+        spec: ContainerSpec,
+        *,
+        image_id: str = image,
+        builder: DockerClient | None = client,
+        source: ImageSource | None = None,
     ) -> tuple[list[str], list[str]]:
         record = ImageRecord(image_id, image_id, "cpu", "pin", "tree")
         change = Change("create", "here", spec.name, "it is not there", spec)
-        situation = Situation(inventory, record, str(model), [change], {"here": client}, BuildEngine(builder, record))
+        source = source or BuildEngine(builder, record)
+        situation = Situation(inventory, record, str(model), [change], {"here": client}, source)
         findings = inspect(situation)
         return [each.id for each in findings], [each.problem for each in findings]
 
@@ -114,6 +131,55 @@ def test_several_findings_come_in_one_report(
     assert "the build engine does not answer" in problems[0]
     assert "has no config.json" in problems[1]
     assert "/no/such/driver does not exist" in problems[2]
+
+
+def test_an_image_for_another_processor_is_found_on_the_host_that_has_it(
+    look: Callable[..., tuple[list[str], list[str]]], make_spec: Callable[..., ContainerSpec], client: DockerClient
+) -> None:
+    repository = f"yrpd-test-{uuid.uuid4().hex[:8]}"
+    (foreign,) = client.images.load(archive_for(OTHER, f"{repository}:1"))
+    try:
+        ids, problems = look(make_spec(), image_id=str(foreign.id))
+    finally:
+        client.images.remove(f"{repository}:1")
+    assert ids == ["architecture"]
+    assert problems == [f"it is {platform.machine()}, the image {foreign.id} {OTHER}"]
+
+
+def test_an_image_for_another_processor_is_found_before_it_is_brought(
+    look: Callable[..., tuple[list[str], list[str]]], make_spec: Callable[..., ContainerSpec], tmp_path: Path
+) -> None:
+    folder = ReleaseFolder(tmp_path)
+    folder.tarball.touch()
+    saved = Tarball.model_construct()
+    release = ReleaseTarball(
+        folder, Manifest.model_construct(release="r", platform=f"linux/{OTHER}", size_bytes=1, tarball=saved)
+    )
+    ids, problems = look(make_spec(), image_id="sha256:" + "0" * 64, source=release)
+    assert ids == ["architecture"]
+    assert problems[0].endswith(f" {OTHER}")
+
+
+def archive_for(architecture: str, name: str) -> bytes:
+    """Return an image with one empty layer, in the form that ``docker save`` writes."""
+    layer, archive = io.BytesIO(), io.BytesIO()
+    tarfile.open(fileobj=layer, mode="w").close()
+    content = layer.getvalue()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    configuration = {
+        "architecture": architecture,
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [digest]},
+    }
+    index = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    parts = {"config.json": json.dumps(configuration).encode(), "layer.tar": content}
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for file, data in {**parts, "manifest.json": json.dumps(index).encode()}.items():
+            member = tarfile.TarInfo(file)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return archive.getvalue()
 
 
 def test_a_container_of_somebody_else_with_our_name_is_found(

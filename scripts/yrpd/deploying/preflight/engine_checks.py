@@ -10,6 +10,7 @@ from typing import Any
 
 from yrpd.deploying.hosts import model_folder, transfer
 from yrpd.deploying.hosts.engines import LAB_ENGINES
+from yrpd.deploying.image_source import BuildEngine
 from yrpd.deploying.inventory import Host
 from yrpd.deploying.planning import ports
 from yrpd.deploying.preflight.findings import Finding
@@ -79,9 +80,8 @@ def is_new_enough(version: str) -> bool:
 
 
 def _image(situation: Situation, host: Host, client: DockerClient, information: Mapping[str, Any]) -> Iterator[Finding]:
-    image, source = situation.image, situation.source
-    if transfer.has_image(client, image):
-        return
+    image, there = situation.image, transfer.has_image(client, situation.image)
+    source = BuildEngine(client, image) if there else situation.source  # what a host has need not be what it can run
     why = source.lacks()
     if why:
         problem = f"it does not have the image {image.reference}, and {why}"
@@ -96,7 +96,7 @@ def _image(situation: Situation, host: Host, client: DockerClient, information: 
             f"DOCKER_HOST={host.engine} invoke image --flavour {image.flavour}   (builds it on that machine)",
         )
     root = str(information.get("DockerRootDir", ""))
-    if model_folder.is_local(host) and Path(root).is_dir():
+    if not there and model_folder.is_local(host) and Path(root).is_dir():
         needed = source.size_bytes() + DISK_RESERVE_BYTES
         free = shutil.disk_usage(root).free
         if free < needed:
