@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,28 @@ def test_below_cann_8_5_no_block_of_0_8_1_travels_and_the_trial_says_so(
     assert (told["trial"], told["saved"]) == ("error", ["error"])
     assert "KV blocks do not travel (error, transport npu)" in done.stderr
     assert re.search(cann.PLUGIN_NOT_LOADED, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("version", [version for version, _ in PAIRS])
+def test_the_worker_ends_at_once_on_pages_of_64_kib(
+    root: Path, datasystem: Datasystem, tmp_path: Path, version: str
+) -> None:
+    """What preflight's `page-size` is about."""
+    subprocess.run(
+        [COMPILER, "-fPIC", "-shared", str(HERE / "inside" / "pages.cpp"), "-o", str(tmp_path / "pages.so"), "-ldl"],
+        check=True,
+    )
+    package = datasystem(version) / "yr" / "datasystem"
+
+    def say(**preloaded: str) -> subprocess.CompletedProcess[str]:
+        guest = Guest(root, variables={"LD_LIBRARY_PATH": str(package / "lib"), **preloaded})
+        command = guest.command(str(package / "datasystem_worker"), "--version")
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+
+    assert f"version: {version}" in say().stdout
+    ended = say(LD_PRELOAD=str(tmp_path / "pages.so"))
+    assert ended.returncode == -signal.SIGABRT
+    assert "Unsupported system page size" in ended.stderr
 
 
 def move(guest: Guest, worker: Daemon) -> subprocess.CompletedProcess[str]:

@@ -214,6 +214,7 @@ def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
             Form(frozenset({Mode.FULL}), 7, ("tests/aarch64",)),
         ),
         frozenset({Need.LIBRARIES, Need.NETWORK}), lane="cpu",
+        commands=(("invoke", "patch", "--pin", default_pin),),
     )  # fmt: skip
     yield Stage(
         "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
