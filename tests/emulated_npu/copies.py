@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,22 @@ class Copies:
         log: Gets what the process writes.
         settings: The connector's.
         variables: The process's environment, beside ``engine.environment()``.
+        python: The command line of its Python; this one's when not given.
     """
 
-    def __init__(self, address: str, log: Path, settings: dict[str, Any], variables: dict[str, str]) -> None:
+    def __init__(
+        self,
+        address: str,
+        log: Path,
+        settings: dict[str, Any],
+        variables: dict[str, str],
+        python: Sequence[str] = (sys.executable,),
+    ) -> None:
         from tests.emulated_npu.engine import environment
 
         self.log = log
         self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps({"worker_address": address, **settings})],
+            [*python, __file__, json.dumps({"worker_address": address, **settings})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True,
             env=environment(**variables), cwd=Path(__file__).parents[2],
         )  # fmt: skip
