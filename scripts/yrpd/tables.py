@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
@@ -25,13 +25,8 @@ def fitted(table: Table, console: Console) -> RenderableType:
     if not console.is_terminal:
         table.box = SIMPLE_HEAD  # frames of a log cost three columns a cell and are in grep's way
     options = console.options.update(no_wrap=False, overflow="fold")
-    if _words_fit(table, console, options):
-        return table
-    return _as_lists(table)
-
-
-def _words_fit(table: Table, console: Console, options: ConsoleOptions) -> bool:
-    return Measurement.get(console, options.update(width=10_000), table).minimum <= options.max_width
+    words = Measurement.get(console, options.update(width=10_000), table).minimum
+    return table if words <= options.max_width else _as_lists(table)
 
 
 def _as_lists(table: Table) -> RenderableType:

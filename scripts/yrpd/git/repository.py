@@ -360,7 +360,7 @@ class Repository:
             self.run(
                 "format-patch", *_FORMAT_OPTIONS, "--numbered-files", f"--output-directory={out}", f"{base}..{tip}"
             )
-            return [path.read_bytes() for path in sorted(Path(out).iterdir(), key=_number)]
+            return [path.read_bytes() for path in sorted(Path(out).iterdir(), key=lambda path: int(path.stem))]
 
     def added_whitespace_errors(self, patch: Path) -> list[tuple[int, str]]:
         """Return (line of the patch, what) for each whitespace error that a patch adds; nothing is applied."""
@@ -375,7 +375,3 @@ class Repository:
     def _index(self) -> Iterator[dict[str, str]]:
         with tempfile.TemporaryDirectory() as scratch:
             yield {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
-
-
-def _number(path: Path) -> int:
-    return int(path.name.partition(".")[0])

@@ -108,12 +108,15 @@ def _settled(
         _require_distinct([patch.name for patch in wanted])
         commits, patches = normalise(scratch, wanted)
         _, again = normalise(worktree.start(Path(folder) / "again", source), patches)
-        _require_stable(patches, again)
+        for one, other in zip(patches, again, strict=True):
+            if one.content != other.content:
+                raise _message_lost(one.name)
     new_lock = make_lock(name, pin, source, commits, patches)
     text = Series(series.folder, tuple(patch.name for patch in patches), series.comments or COMMENTS).render()
     files = {patch.name: patch.content for patch in patches}
     files |= {SERIES: text.encode(), LOCK: new_lock.render().encode()}
-    changed = tuple(file for file, content in files.items() if _on_disk(series.folder / file) != content)
+    there = {path.name: path.read_bytes() for path in series.folder.glob("*") if path.is_file()}
+    changed = tuple(file for file, content in files.items() if there.get(file) != content)
     return Export(files, new_lock, changed, tuple(name for name in series.names if name not in files), ahead)
 
 
@@ -161,10 +164,6 @@ def write(export: Export, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if export.exported_tree is not None:
         Repository(export.exported_tree).update_ref(worktree.EXPORTED, "HEAD")
-
-
-def _on_disk(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
 
 
 def _require_unharmed(series: Series, lock: Lock | None, generated: str) -> None:
@@ -254,12 +253,6 @@ def _require_distinct(names: Sequence[str]) -> None:
             f"Two patches of the series would be the file {twice[0]}; a file's name follows from its subject.",
             next_command="git commit --amend   (in the work tree, with another subject)",
         )
-
-
-def _require_stable(patches: Sequence[NamedPatch], again: Sequence[NamedPatch]) -> None:
-    for one, other in zip(patches, again, strict=True):
-        if one.content != other.content:
-            raise _message_lost(one.name)
 
 
 def _message_lost(name: str) -> PatchConflictError:

@@ -267,7 +267,8 @@ def _changed_code(container: Container) -> list[str]:
         f"{row['Path']} was {'added' if row['Kind'] == ADDED else 'changed'}"
         for row in rows
         # Python keeps what it compiled beside the source.
-        if _is_code(str(row["Path"])) and row["Path"] not in parents and not _is_compiled(row)
+        if not (row["Kind"] == ADDED and "__pycache__" in str(row["Path"]).split("/"))
+        if _is_code(str(row["Path"])) and row["Path"] not in parents
     ]
     targets = [str(mount["Destination"]) for mount in container.attrs.get("Mounts") or ()]
     return sorted(changed) + [f"{target} is hidden by a mount" for target in sorted(targets) if _is_code(target)]
@@ -275,10 +276,6 @@ def _changed_code(container: Container) -> list[str]:
 
 def _is_code(path: str) -> bool:
     return any(path == top or path.startswith(f"{top}/") for top in CODE)
-
-
-def _is_compiled(row: Mapping[str, Any]) -> bool:
-    return row["Kind"] == ADDED and "__pycache__" in Path(row["Path"]).parts
 
 
 def _shown(faults: Iterable[str]) -> str:

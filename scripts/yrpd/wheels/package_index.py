@@ -81,7 +81,9 @@ class _Client(PyPIClient):
             auth=MultiDomainBasicAuth(prompting=False, index_urls=indexes),
             event_hooks={"response": [_raise_failures]},
             mounts={
-                f"all://{host}": httpx2.HTTPTransport(verify=unchecked, proxy=proxy or _proxy_of(host))
+                f"all://{host}": httpx2.HTTPTransport(
+                    verify=unchecked, proxy=proxy or (None if proxy_bypass(host) else getproxies().get("https"))
+                )
                 for host in options.get("trusted-host", "").split()
             },
         )
@@ -114,10 +116,6 @@ def _tls(options: Mapping[str, str], *, verify: bool) -> ssl.SSLContext:
     if options.get("client-cert"):
         context.load_cert_chain(options["client-cert"])
     return context
-
-
-def _proxy_of(host: str) -> str | None:
-    return None if proxy_bypass(host) else getproxies().get("https")
 
 
 class PackageIndex:

@@ -34,8 +34,8 @@ def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
         if engine.startswith("ssh://"):
             _Sessions(client, lambda: DockerClient(base_url=engine, timeout=cast(Any, timeout_s)))
         client.ping()
-    except (DockerException, SSHException, OSError, ImportError, TypeError) as error:
-        raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(engine, error)}") from error
+    except (DockerException, SSHException, OSError, TypeError) as error:
+        raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(error)}") from error
     return client
 
 
@@ -51,8 +51,7 @@ class _Sessions:
     """
 
     def __init__(self, client: DockerClient, more: Callable[[], DockerClient]) -> None:
-        self._more = more
-        self._lock = Lock()
+        self._more, self._lock = more, Lock()
         self._connections = [_ssh(client).ssh_client]
         _ssh(client).ssh_client = self
         logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)  # a refused session is no news
@@ -148,9 +147,7 @@ def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
         yield clients
 
 
-def _reason(engine: str, error: BaseException) -> str:
-    if engine.startswith("ssh://") and "paramiko" in str(error).lower():
-        return "the docker library needs paramiko for ssh:// (pip install 'docker[ssh]')"
+def _reason(error: BaseException) -> str:
     text = str(error)
     for known, sentence in (
         ("FileNotFoundError", "there is no such socket"),

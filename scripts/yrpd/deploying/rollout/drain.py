@@ -69,7 +69,8 @@ def drain(container: Container, spec: ContainerSpec, router: HttpProbe, deadline
         if before:
             for attempt in _until(LEFT_OUT_WITHIN_S):
                 with attempt:
-                    _demand_left_out(router, spec.role, before)
+                    if (now := _chosen_among(router, spec.role)[0]) >= before:
+                        raise BusyError(f"the router still chooses among {now} {spec.role}")
         for attempt in _until(deadline_s):
             with attempt:
                 _demand_empty(spec.probe)
@@ -155,11 +156,6 @@ def _until(seconds: float) -> Retrying:
         retry=retry_if_exception_type(BusyError),
         reraise=True,
     )
-
-
-def _demand_left_out(router: HttpProbe, role: Role, before: int) -> None:
-    if (now := _chosen_among(router, role)[0]) >= before:
-        raise BusyError(f"the router still chooses among {now} {role}")
 
 
 def _demand_all_chosen(router: HttpProbe, role: Role) -> None:

@@ -67,8 +67,9 @@ def logs(
         if not found:
             reporter.say(f"no such container of {inventory.name} is on its hosts; invoke deploy starts them")
         if dry_run:
+            verb = f"save to {save}" if save else "follow" if follow else "print"
             for each, _ in found:
-                reporter.say(f"would {_verb(follow, save)} the log of {each.name} on {each.host}")
+                reporter.say(f"would {verb} the log of {each.name} on {each.host}")
             return {
                 "deployment": inventory.name,
                 "state": "planned",
@@ -90,10 +91,6 @@ def logs(
                 reporter.say(f"{each.host}/{each.name} | {line}")
             entries.append({**_named(each), "log": "\n".join(lines)})
     return {"deployment": inventory.name, "containers": entries}
-
-
-def _verb(follow: bool, save: str) -> str:
-    return f"save to {save}" if save else "follow" if follow else "print"
 
 
 def selected(clients: Mapping[str, DockerClient], deployment: str, roles: str) -> list[tuple[Observed, Container]]:
@@ -158,7 +155,9 @@ def lines_of(container: Container, tail: int | Literal["all"]) -> Iterator[str]:
     rest = seen = b""
     try:
         for follow in (True, False):
-            options: dict[str, Any] = {"since": _second(seen)} if seen else {"tail": tail}
+            # A timestamp of the engine's has nine digits after its second.
+            second = int(datetime.fromisoformat(seen.decode()).timestamp()) if seen else 0
+            options: dict[str, Any] = {"since": second} if seen else {"tail": tail}
             for message in container.logs(stream=True, follow=follow, timestamps=True, **options):
                 stamp, _, text = message.partition(b" ")
                 if not follow and stamp <= seen:
@@ -170,11 +169,6 @@ def lines_of(container: Container, tail: int | Literal["all"]) -> Iterator[str]:
         return
     if rest:
         yield rest.decode("utf-8", "replace")
-
-
-def _second(stamp: bytes) -> int:
-    """Return the second of a timestamp of the engine's, which has nine digits after it."""
-    return int(datetime.fromisoformat(stamp.decode()).timestamp())
 
 
 def _named(each: Observed) -> dict[str, str]:

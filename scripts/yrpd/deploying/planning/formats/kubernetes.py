@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from yrpd.deploying.spec import PORTS, SPEC, ContainerSpec, FileProbe, HttpProbe, Mount
+from yrpd.deploying.spec import PORTS, SPEC, ContainerSpec, FileProbe, HttpProbe
 
 NPU_RESOURCE = "huawei.com/Ascend910"
 PROBE_PERIOD_S = 5
@@ -35,17 +35,14 @@ def text(deployment: str, specs: Sequence[ContainerSpec]) -> str:
 
 def documents(deployment: str, specs: Sequence[ContainerSpec]) -> list[dict[str, Any]]:
     """Return the manifests as values: a namespace, a Deployment per container, a Service for the endpoint."""
+    # Host network, host paths and added capabilities are beyond Kubernetes' own baseline.
+    labels = {"pod-security.kubernetes.io/enforce": "privileged"} if specs else {}
     found: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": deployment, "labels": _privileges(specs)}}
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": deployment, "labels": labels}}
     ]
     found += [_deployment(deployment, spec) for spec in specs]
     found += [_service(deployment, spec) for spec in specs if spec.role == "endpoint"]
     return found
-
-
-def _privileges(specs: Sequence[ContainerSpec]) -> dict[str, str]:
-    # Host network, host paths and added capabilities are beyond Kubernetes' own baseline.
-    return {"pod-security.kubernetes.io/enforce": "privileged"} if specs else {}
 
 
 def _names(spec: ContainerSpec) -> dict[str, str]:
@@ -161,9 +158,9 @@ def _volumes(spec: ContainerSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]
             ({"name": name, "mountPath": target, **({"readOnly": True} if read_only else {})}, {"name": name, **source})
         )
 
-    driver = bool(spec.devices)
+    plugins = ("/usr/local/Ascend/driver", "/usr/local/dcmi") if spec.devices else ()
     for mount in spec.mounts:
-        if not (driver and _is_the_plugins(mount)):
+        if mount.source != mount.target or not mount.source.startswith(plugins):
             add(mount.target, {"hostPath": {"path": mount.source}}, mount.read_only)
     for volume in spec.volumes:
         add(volume.target, {"hostPath": {"path": f"/run/{volume.name}", "type": "DirectoryOrCreate"}})
@@ -172,10 +169,6 @@ def _volumes(spec: ContainerSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]
         add(target, {"emptyDir": {"medium": "Memory", "sizeLimit": f"{size.upper()}i"}})
     add("/dev/shm", {"emptyDir": {"medium": "Memory", "sizeLimit": f"{spec.shm_mb}Mi"}})  # noqa: S108
     return pairs
-
-
-def _is_the_plugins(mount: Mount) -> bool:
-    return mount.source == mount.target and mount.source.startswith(("/usr/local/Ascend/driver", "/usr/local/dcmi"))
 
 
 def _service(namespace: str, spec: ContainerSpec) -> dict[str, Any]:
