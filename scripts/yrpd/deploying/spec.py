@@ -118,7 +118,6 @@ class ContainerSpec:
         user: Numbers of the user and group that it runs as; empty for the image's, root.
         groups: Numbers of more groups that it belongs to.
         reads: Identity of mounted files that it reads once, at its start; empty where they cannot be read from here.
-        extra_hosts: Names of addresses, ``NAME:ADDRESS``, in its ``/etc/hosts``.
     """
 
     host: str
@@ -147,7 +146,6 @@ class ContainerSpec:
     user: str = ""
     groups: tuple[int, ...] = ()
     reads: str = ""
-    extra_hosts: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -162,7 +160,7 @@ class ContainerSpec:
             del inputs[unrelated]
         # Empty, these count as absent: the digest is that of versions which had no such fields, so that an update of
         # this tool alone recreates no container.
-        for optional in ("user", "groups", "reads", "extra_hosts"):
+        for optional in ("user", "groups", "reads"):
             if not inputs[optional]:
                 del inputs[optional]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -186,7 +184,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = {"user": "", "groups": (), "reads": "", "after": (), "extra_hosts": (), **document}
+        given = {"user": "", "groups": (), "reads": "", "after": (), **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])
@@ -195,7 +193,7 @@ class ContainerSpec:
         given["env"] = tuple(sorted(given["env"].items()))
         given["mounts"] = tuple(Mount(**each) for each in given["mounts"])
         given["volumes"] = tuple(Volume(**each) for each in given["volumes"])
-        for name in ("argv", "ports", "devices", "capabilities", "groups", "after", "extra_hosts"):
+        for name in ("argv", "ports", "devices", "capabilities", "groups", "after"):
             given[name] = tuple(given[name])
         for name in ("tmpfs", "needs"):
             given[name] = tuple(tuple(each) for each in given[name])
@@ -227,8 +225,6 @@ def docker_line(spec: ContainerSpec) -> str:
         line += ["--user", spec.user]
     for group in spec.groups:
         line += ["--group-add", str(group)]
-    for name in spec.extra_hosts:
-        line += ["--add-host", name]
     for capability in spec.capabilities:
         line += ["--cap-add", capability]
     for name, value in spec.env:

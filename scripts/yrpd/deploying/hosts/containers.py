@@ -85,7 +85,6 @@ def creation(spec: ContainerSpec) -> dict[str, Any]:
         "devices": [f"{device}:{device}:rw" for device in spec.devices],
         "user": spec.user,
         "group_add": list(spec.groups),
-        "extra_hosts": dict(name.split(":") for name in spec.extra_hosts),
         "privileged": spec.privileged,
         "cap_drop": [] if spec.privileged else ["ALL"],
         "cap_add": list(spec.capabilities),

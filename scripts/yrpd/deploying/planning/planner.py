@@ -348,8 +348,6 @@ class _Factory:
             tmpfs=((command_lines.METRICS, "size=64m,mode=0700"),),
             devices=(*(f"/dev/davinci{number}" for number in devices), *(host.device_nodes if devices else ())),
             groups=host.device_groups if devices else (),
-            # torch.distributed asks twice for the name of its own address: 20 s where no name server answers.
-            extra_hosts=(f"{host.name}:{host.address}",),
             capabilities=tuple(sorted({*VLLM_CAPABILITIES, *containers.capabilities})),
             shm_mb=containers.shm_mb,
             privileged=containers.privileged,

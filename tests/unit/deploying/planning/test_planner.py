@@ -201,14 +201,6 @@ def test_the_ascend_scheduler_is_chosen_with_recovery(inventory: Inventory) -> N
     assert "--additional-config" not in only(plan(chosen, CPU_IMAGE, SITE), "decode").argv
 
 
-def test_p_and_d_find_the_name_of_their_own_address_without_a_name_server() -> None:
-    specs = plan(shipped("hosts.toml"), NPU_IMAGE, Site("/workspace/models/qwen2.5_7B", 2))
-    assert only(specs, "prefill").extra_hosts == ("host1:192.168.10.11",)
-    assert only(specs, "decode").extra_hosts == ("host2:192.168.10.12",)
-    assert "--add-host host1:192.168.10.11" in docker_line(only(specs, "prefill"))
-    assert only(specs, "worker", "host1").extra_hosts == ()
-
-
 def test_npus_are_handed_out_in_order_with_the_driver() -> None:
     specs = plan(shipped("hosts.toml"), NPU_IMAGE, Site("/workspace/models/qwen2.5_7B", 2))
     prefill = only(specs, "prefill")
