@@ -133,8 +133,8 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
     """Return all stages in the order in which they run: what fails soonest comes first.
 
     What shares nothing but processor time runs on every core: unit tests, git on small repositories, random
-    interleavings. What talks to a DataSystem or an engine keeps one core busy and runs in one of two lanes. What is
-    served by a lab runs alone: its deadlines are part of what is tested.
+    interleavings. The emulated NPU keeps one core busy and the connector's tests mostly wait, so they run in two lanes.
+    What is served on the CPU or by a lab runs alone: its deadlines are part of what is tested.
 
     Args:
         default_pin: The pin that every mode tests.
@@ -197,12 +197,21 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
 
 
 def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
-    """Yield what keeps one core busy: the emulated NPU in one lane, and as much in the other."""
+    """Yield what is served without Docker: faults under load alone, the emulated NPU beside what keeps no core busy."""
+    yield Stage(
+        "engines", "P and D served on the CPU", Runner.VLLM,
+        (
+            Form(_SHORT, 3, ("tests/integration/engines/test_answers.py",)),
+            Form(_ALL, 7, ("tests/integration/engines",)),
+            Form(frozenset({Mode.COVERAGE}), 10, ("tests/integration/engines",)),
+        ),
+        _ON_VLLM, default_pin,
+    )  # fmt: skip
     yield Stage(
         "emulated", "the patched vllm-ascend on an emulated NPU", Runner.EMULATED,
         (
             Form(_SHORT, 3, ("tests/emulated_npu/test_served.py", "-k", "answers")),
-            Form(_ALL | {Mode.EMULATED}, 14, ("tests/emulated_npu",)),
+            Form(_ALL | {Mode.EMULATED}, 11, ("tests/emulated_npu",)),
             Form(frozenset({Mode.COVERAGE}), 10, _SERVED),
         ),
         _ON_VLLM, default_pin, lane="npu",
@@ -221,15 +230,6 @@ def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
         (
             Form(_SHORT, 2, (_CONNECTOR, *_ELSEWHERE)),
             Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, _DATASETS, *_ELSEWHERE)),
-        ),
-        _ON_VLLM, default_pin, lane="cpu",
-    )  # fmt: skip
-    yield Stage(
-        "engines", "P and D served on the CPU", Runner.VLLM,
-        (
-            Form(_SHORT, 3, ("tests/integration/engines/test_answers.py",)),
-            Form(_ALL, 7, ("tests/integration/engines",)),
-            Form(frozenset({Mode.COVERAGE}), 10, ("tests/integration/engines",)),
         ),
         _ON_VLLM, default_pin, lane="cpu",
     )  # fmt: skip
