@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from yrpd.building.debian import mirror_of
+from yrpd.errors import EnvironmentFailure
+
 #: What Python, the wheels' libraries and vLLM's look for processors need; apt adds what they depend on.
 PACKAGES = ("python3", "libstdc++6", "libgomp1", "libnuma1")
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -27,6 +30,7 @@ def unpack(cache: Path, suite: str) -> Path:
         The root.
 
     Raises:
+        EnvironmentFailure: This machine's apt has no archive of the suite.
         subprocess.CalledProcessError: apt failed; its words are on stderr.
     """
     lists = cache / "aarch64" / "apt"
@@ -55,9 +59,10 @@ def _apt(folder: Path, suite: str) -> list[str]:
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
-    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Codename: {suite}"]
-    mirror = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.partition("\n")[0]
-    source = f"deb [signed-by={_KEYS}] {mirror or 'http://deb.debian.org/debian'} {suite} main\n"
+    mirror = mirror_of(suite)
+    if not mirror:
+        raise EnvironmentFailure(f"apt knows no archive of {suite} here.", next_command="apt-get update")
+    source = f"deb [signed-by={_KEYS}] {mirror} {suite} main\n"
     (folder / "sources.list").write_text(source, encoding="utf-8")
     options = {
         "APT::Architecture": "arm64",

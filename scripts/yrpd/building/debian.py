@@ -56,7 +56,7 @@ class Root:
     packages: tuple[str, ...]
 
 
-def _mirror(suite: str) -> str:
+def mirror_of(suite: str) -> str:
     """Return the archive address that this machine's apt uses for a suite; empty to let debootstrap choose."""
     wanted = ["Created-By: Packages", f"Codename: {suite}", "Component: main"]
     asked = subprocess.run(
@@ -72,7 +72,7 @@ def _bootstrap(folder: Path, suite: str, log: Path) -> tuple[str, ...]:
             next_command="sudo -E invoke image --flavour cpu",
         )
     command = [find_tool("debootstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(folder)]
-    mirror = _mirror(suite)
+    mirror = mirror_of(suite)
     if mirror:
         command.append(mirror)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
