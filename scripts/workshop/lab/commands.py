@@ -13,7 +13,16 @@ from workshop.lab.engine import engine_files, major_version
 from workshop.lab.lab_record import Record, new_record, write_record
 from workshop.lab.layout import BUILDER, DEFAULT_LAB, Lab, named_lab, read_lab, read_overlay
 from workshop.lab.observe import Observation, answers, observe
-from workshop.lab.plan import Step, describe, overlapping_route, plan_disk, plan_engine, plan_network, plan_views
+from workshop.lab.plan import (
+    Step,
+    describe,
+    newly_overlaid,
+    overlapping_route,
+    plan_disk,
+    plan_engine,
+    plan_network,
+    plan_views,
+)
 from workshop.lab.reach import prove_reach
 from workshop.lab.sweep import describe as describe_sweep
 from workshop.lab.sweep import sweep
@@ -177,7 +186,7 @@ def _plan_up(
         )
     names = [host.name for host in lab.hosts]
     views = plan_views(lab, seen, over)
-    new = {name for name in over if over[name] and name not in seen.namespaces}
+    new = newly_overlaid(seen, over)
     engines = [step for name in names for step in plan_engine(lab, name, seen, major=major, overlaid=name in new)]
     disks = [step for name in names for step in plan_disk(lab, name, seen, disk_gb)]
     return (*disks, *views, *plan_network(lab, seen), *engines)

@@ -136,6 +136,11 @@ def plan_disk(lab: Lab, part: str, seen: Observation, gigabytes: int) -> tuple[S
     )
 
 
+def newly_overlaid(seen: Observation, over: Mapping[str, Mapping[str, Path]]) -> dict[str, Mapping[str, Path]]:
+    """Return what of an overlay is for hosts that are not there yet."""
+    return {part: tops for part, tops in over.items() if tops and part not in seen.namespaces}
+
+
 def plan_views(lab: Lab, seen: Observation, over: Mapping[str, Mapping[str, Path]]) -> tuple[Step, ...]:
     """Return the steps that lay files over the machine's own, each seen by one host's engine alone.
 
@@ -147,7 +152,7 @@ def plan_views(lab: Lab, seen: Observation, over: Mapping[str, Mapping[str, Path
         seen: The lab as found.
         over: By host: folders below ``/`` by name, such as ``etc``, each with the folder that lies over it.
     """
-    new = {part: tops for part, tops in over.items() if tops and part not in seen.namespaces}
+    new = newly_overlaid(seen, over)
     if not new:
         return ()
     steps: list[Step] = [Write(f"{part}: make the file of its view", lab.view(part), "") for part in new]
