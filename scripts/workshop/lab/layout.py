@@ -208,7 +208,7 @@ def read_overlay(folder: Path, lab: Lab) -> dict[str, dict[str, Path]]:
         lab: The lab.
 
     Raises:
-        ConfigurationError: There is nothing for any of its hosts.
+        ConfigurationError: There is nothing for any of its hosts, or something for a host that it does not have.
     """
     own = {host.name: folder.resolve() / host.name for host in lab.hosts}
     found = {
@@ -216,11 +216,11 @@ def read_overlay(folder: Path, lab: Lab) -> dict[str, dict[str, Path]]:
         for name, mine in own.items()
         if mine.is_dir()
     }
-    if not any(found.values()):
-        raise ConfigurationError(
-            f"{folder} has nothing that could lie over a host's files, such as {own[lab.hosts[0].name] / 'etc'}.",
-            next_command="invoke lab.up --hosts lab.toml",
-        )
+    such = own[lab.hosts[0].name] / "etc"
+    strangers = sorted({entry.name for entry in folder.iterdir()} - set(own)) if folder.is_dir() else []
+    if strangers or not any(found.values()):
+        has = f"{', '.join(strangers)}, which is no host of {lab.name}" if strangers else "no host's files"
+        raise ConfigurationError(f"{folder} has {has}; expected: {such} and the like.", next_command=f"mkdir -p {such}")
     return found
 
 

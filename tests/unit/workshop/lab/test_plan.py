@@ -128,8 +128,13 @@ def test_new_hosts_alone_see_other_files_and_their_engines_start_there(tmp_path:
 
 
 def test_an_overlay_that_no_host_would_see_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="host1/etc"):
+        read_overlay(tmp_path / "none", LAB)
     (tmp_path / "host9" / "etc").mkdir(parents=True)
     with pytest.raises(ConfigurationError, match="host1/etc"):
+        read_overlay(tmp_path, LAB)
+    (tmp_path / "host1" / "etc").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match="host9, which is no host of yrpd-lab"):
         read_overlay(tmp_path, LAB)
 
 
