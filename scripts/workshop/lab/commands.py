@@ -77,6 +77,8 @@ def up(
     with machine.held(lab, _UP):
         seen = _look(lab, project, reporter)
         steps = _plan_up(lab, seen, project, major, disk_gb, over)
+        if kept := sorted(part for part in over if over[part] and part in seen.namespaces):
+            reporter.say(f"    {', '.join(kept)}: there already, and sees what it saw; the overlay is for new hosts")
         _bring_up(lab, parts, seen, steps, project, reporter)
         with reporter.step("check that the hosts reach each other"):
             reached = prove_reach(lab)
