@@ -3,7 +3,7 @@
 #   (none)    the product proved once, in 15 minutes: style, unit, git, the connector on a real DataSystem, and one
 #             prefill/decode path served on the CPU and one on the emulated NPU
 #   unit      the unit tests alone; nothing is installed but .venv
-#   all       everything, in an hour; what CI runs
+#   all       everything, in about an hour; what CI runs
 #   full      everything, with the long form of the property, fault and bench tests
 #   emulated  the patched vllm-ascend itself on the emulated NPU
 #   coverage  which lines of the series served requests execute, on the emulated NPU and on the CPU; fails below 95 %
