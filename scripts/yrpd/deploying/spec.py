@@ -118,6 +118,8 @@ class ContainerSpec:
         user: Numbers of the user and group that it runs as; empty for the image's, root.
         groups: Numbers of more groups that it belongs to.
         reads: Identity of mounted files that it reads once, at its start; empty where they cannot be read from here.
+        live: Paths and contents of files of its own that it reads again whenever they change; a change of these is made
+            while it runs.
     """
 
     host: str
@@ -146,6 +148,7 @@ class ContainerSpec:
     user: str = ""
     groups: tuple[int, ...] = ()
     reads: str = ""
+    live: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -156,7 +159,7 @@ class ContainerSpec:
     def digest(self) -> str:
         """Identity of what it would run: everything but what one waits for, how long, and how the host is reached."""
         inputs = asdict(self)
-        for unrelated in ("probe", "engine", "image", "after"):
+        for unrelated in ("probe", "engine", "image", "after", "live"):
             del inputs[unrelated]
         # Empty, these count as absent: the digest is that of versions which had no such fields, so that an update of
         # this tool alone recreates no container.
@@ -184,7 +187,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = {"user": "", "groups": (), "reads": "", "after": (), **document}
+        given = {"user": "", "groups": (), "reads": "", "after": (), "live": (), **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])
@@ -195,7 +198,7 @@ class ContainerSpec:
         given["volumes"] = tuple(Volume(**each) for each in given["volumes"])
         for name in ("argv", "ports", "devices", "capabilities", "groups", "after"):
             given[name] = tuple(given[name])
-        for name in ("tmpfs", "needs"):
+        for name in ("tmpfs", "needs", "live"):
             given[name] = tuple(tuple(each) for each in given[name])
         return cls(**{each.name: given[each.name] for each in fields(cls)})
 

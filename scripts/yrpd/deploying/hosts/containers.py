@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -59,11 +59,24 @@ def start(client: DockerClient, spec: ContainerSpec) -> Container:
     except APIError as error:
         raise DeployError(f"{spec.host} refuses to create {spec.name}: {error.explanation}.") from error
     try:
+        if spec.live:
+            container.put_archive("/", packed(spec.live))
         container.start()
     except APIError as error:
         container.remove(force=True, v=True)
         raise DeployError(f"{spec.host} refuses to start {spec.name}: {error.explanation}.") from error
     return container
+
+
+def packed(files: Sequence[tuple[str, str]]) -> bytes:
+    """Return an archive of files that everybody may read, by path from the root and content."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path, text in files:
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mode = len(content := text.encode()), 0o644
+            tar.addfile(member, io.BytesIO(content))
+    return archive.getvalue()
 
 
 def creation(spec: ContainerSpec) -> dict[str, Any]:
