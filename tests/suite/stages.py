@@ -148,7 +148,10 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
         ),
         Stage(
             "unit", "unit tests", Runner.TOOLS,
-            (Form(_EVER | {Mode.UNIT}, 0.75, ("-n", "auto", "tests/unit")),),
+            (
+                Form(_SHORT | {Mode.UNIT}, 0.75, ("-n", "auto", "tests/unit")),
+                Form(_ALL, 1, ("-n", "auto", "tests/unit"), {"YRPD_TEST_EXHAUSTIVE": "1"}),
+            ),
         ),
         Stage(
             "git", "the series on real git; what documents tell; releases and reports of this project", Runner.TOOLS,

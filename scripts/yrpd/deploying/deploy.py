@@ -11,6 +11,7 @@ from rich.table import Table
 
 from yrpd.deploying.hosts import containers, records
 from yrpd.deploying.hosts.engines import LAB_ENGINES, connect_all, connect_answering, lab_is_gone
+from yrpd.deploying.hosts.removal import remove_all
 from yrpd.deploying.image_source import SourceOf
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning.deployment import read_deployment
@@ -20,9 +21,10 @@ from yrpd.deploying.preflight.host_checks import inspect_inside
 from yrpd.deploying.preflight.situation import Situation, starting
 from yrpd.deploying.reconcile import Change, Observed, decide
 from yrpd.deploying.rollout.audit import audited, keep_copy, previous_release
-from yrpd.deploying.rollout.rollout import ENGINES, Rollout, log_folder, remove_all
+from yrpd.deploying.rollout.rollout import Rollout, log_folder
+from yrpd.deploying.rollout.steps import ENGINES, Unit
 from yrpd.docker.sdk import DockerClient, ImageNotFound
-from yrpd.errors import EnvironmentFailure, ImageError
+from yrpd.errors import DeployError, EnvironmentFailure, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour
 from yrpd.reporting import Reporter
@@ -54,12 +56,14 @@ def deploy(
     Raises:
         EnvironmentFailure: Something stands in the way; nothing was changed.
         ImageError: The image could not be brought to a host.
-        DeployError: A container did not become ready; what this run started is removed again.
+        DeployError: A container did not become ready, or a host was lost: what ran before runs there again, and what
+            was finished and can stay has stayed.
     """
     deployment = read_deployment(project, hosts_file, flavour, pin)
     name = deployment.inventory.name
     with connect_all(deployment.inventory) as clients, _held(clients, name, "deploy", reporter, dry_run=dry_run):
         changes = decide(deployment.specs, observed(name, clients))
+        rollout = _rollout(project, deployment.inventory, clients, reporter)
         with source_of(deployment.image) as source:
             situation = Situation(
                 deployment.inventory, deployment.image, deployment.site.model_folder, changes, clients, source
@@ -69,12 +73,14 @@ def deploy(
                 if not dry_run:
                     demand_nothing_in_the_way(findings)
             if dry_run:
-                reporter.render(_changes_table(changes))
+                units = rollout.plan(changes)
+                _show(reporter, changes, units)
                 for finding in findings:
                     reporter.say(f"    in the way on {finding.host}: {finding.problem}; {finding.fix}")
                 return {
                     **deployment.document(changes),
                     "state": "planned",
+                    "steps": _listed(units),
                     "findings": [finding.document() for finding in findings],
                 }
             moved = _bring_image(situation, reporter)
@@ -85,8 +91,7 @@ def deploy(
                 findings = [*findings, *again]
         for finding in findings:
             reporter.say(f"    [{finding.id}] {finding.host}: {finding.problem}; {finding.fix}")
-        rollout = Rollout(clients, name, log_folder(project.build), reporter, deployment.inventory.deadlines.drain)
-        with audited(project, clients, name, "deploy", changes, deployment.specs):
+        with audited(project, clients, name, "deploy", changes, deployment.specs, rollout.states):
             rollout.run(changes)
         untold = stranded(changes, clients)
         for line in untold:
@@ -154,11 +159,12 @@ def rollback(
         changes = decide(specs, observed(name, clients))
         document = {"deployment": name, "release": release, "changes": [change.document() for change in changes]}
         reporter.say(f"going back to release {release}")
+        rollout = _rollout(project, inventory, clients, reporter)
         if dry_run:
-            reporter.render(_changes_table(changes))
-            return {**document, "state": "planned"}
-        rollout = Rollout(clients, name, log_folder(project.build), reporter, inventory.deadlines.drain)
-        with audited(project, clients, name, "rollback", changes, specs):
+            units = rollout.plan(changes)
+            _show(reporter, changes, units)
+            return {**document, "state": "planned", "steps": _listed(units)}
+        with audited(project, clients, name, "rollback", changes, specs, rollout.states):
             rollout.run(changes)
     changed = any(change.action != "keep" for change in changes)
     return {**document, "state": "rolled back" if changed else "unchanged", "seconds": rollout.seconds}
@@ -240,8 +246,71 @@ def _bring_image(situation: Situation, reporter: Reporter) -> list[str]:
     return [host.name for host in without]
 
 
-def _changes_table(changes: Sequence[Change]) -> Table:
+def _rollout(
+    project: Project, inventory: Inventory, clients: Mapping[str, DockerClient], reporter: Reporter
+) -> Rollout:
+    addresses = {host.name: host.address for host in inventory.hosts}
+    folder = log_folder(project.build)
+    return Rollout(clients, inventory.name, folder, reporter, inventory.deadlines.drain, addresses)
+
+
+def _show(reporter: Reporter, changes: Sequence[Change], units: Sequence[Unit]) -> None:
     table = Table("host", "container", "action", "because")
     for change in changes:
         table.add_row(change.host, change.name, change.action, change.reason)
-    return table
+    reporter.render(table)
+    reporter.say("steps, in order; those of one number stand or fall together:")
+    for number, unit in enumerate(_listed(units), 1):
+        for line in unit["steps"]:
+            reporter.say(f"  {number:>3}. {line}")
+
+
+def _listed(units: Sequence[Unit]) -> list[dict[str, Any]]:
+    return [{"apart": unit.apart, "steps": [", ".join(map(str, batch)) for batch in unit.batches]} for unit in units]
+
+
+def unlock(
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour = "npu",
+    pin: str = "",
+    owner: str = "",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Remove the locks of a command that no longer runs, and of a named owner.
+
+    Args:
+        project: The checkout.
+        reporter: Says what is done.
+        hosts_file: The inventory.
+        flavour: ``npu`` or ``cpu``; a lock has none.
+        pin: The same.
+        owner: Whose lock is removed although nobody here can tell whether the command still runs: ``user@machine``.
+        dry_run: Say who holds what, and change nothing.
+
+    Raises:
+        DeployError: Somebody else holds a lock; the message says who, and since when.
+    """
+    inventory = load_inventory(hosts_file)
+    removed, held = [], []
+    with connect_answering(inventory) as (clients, silent):
+        for host, why in silent.items():
+            reporter.say(f"    {host} is left out: {why}")
+        for host, (holder, lock) in records.holders(clients, inventory.name).items():
+            who = str(holder) if holder else "somebody who is not named"
+            if (holder is None and owner == "unknown") or (holder and (holder.is_gone() or holder.owner == owner)):
+                reporter.say(f"    the lock on {host} {'would be' if dry_run else 'is'} removed: {who}")
+                removed.append({"host": host, "holder": who})
+                if not dry_run:
+                    lock.remove(force=True)
+            else:
+                held.append(f"{host}: {who}")
+    if held:
+        raise DeployError(
+            f"{inventory.name} is locked on {'; '.join(held)}.",
+            next_command="invoke deploy.unlock --owner USER@MACHINE   (only if that command no longer runs)",
+        )
+    if not removed:
+        reporter.say(f"{inventory.name} is not locked")
+    return {"deployment": inventory.name, "state": "unlocked" if removed else "unchanged", "removed": removed}

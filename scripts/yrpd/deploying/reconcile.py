@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from yrpd.deploying.spec import ContainerSpec
+from yrpd.deploying.spec import ContainerSpec, restart_text
 
-Action = Literal["create", "keep", "replace", "remove"]
+Action = Literal["create", "keep", "update", "replace", "remove"]
 OTHER_IMAGE = "it runs another image"
 
 
@@ -25,6 +25,11 @@ class Observed:
         spec: Digest of the spec it was made from.
         image_id: The image it runs.
         started_at: When, as Docker writes it.
+        restart: Its restart policy now, as docker writes it: ``no``, ``on-failure:3``, ...
+        settled: The fields that it was made with of those which change without making it anew; ``None`` when it does
+            not tell, as containers of earlier versions.
+        live: Paths and contents of the files that it reads again whenever they change.
+        ports: Ports that it was made for.
     """
 
     host: str
@@ -35,6 +40,10 @@ class Observed:
     spec: str
     image_id: str
     started_at: str = ""
+    restart: str = ""
+    settled: Mapping[str, Any] | None = None
+    live: tuple[tuple[str, str], ...] = ()
+    ports: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -53,6 +62,8 @@ class Change:
         reason: Why, a half sentence.
         spec: What it becomes; ``None`` when it is removed.
         same_but_image: It runs and is replaced by the same of another image.
+        role: What it does.
+        ports: Ports that what is there holds now.
     """
 
     action: Action
@@ -61,14 +72,34 @@ class Change:
     reason: str
     spec: ContainerSpec | None
     same_but_image: bool = False
+    role: str = ""
+    ports: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies the container among all hosts."""
+        return self.host, self.name
+
+    @property
+    def title(self) -> str:
+        """What people read of it."""
+        return f"{self.name} on {self.host}"
 
     def document(self) -> dict[str, Any]:
         """Return the change as JSON values."""
         return {"action": self.action, "host": self.host, "name": self.name, "reason": self.reason}
 
 
-def differences(spec: ContainerSpec, observed: Observed | None) -> tuple[str, ...]:
-    """Return why a container is not what the spec says; nothing when it is exactly that, and runs."""
+def differences(
+    spec: ContainerSpec, observed: Observed | None, needs: tuple[tuple[str, str], ...] | None = None
+) -> tuple[str, ...]:
+    """Return why a container is to be made anew; nothing when it is what the spec says, and runs.
+
+    Args:
+        spec: What is wanted.
+        observed: What is there.
+        needs: What it needs, as that was before; ``None`` when that is not known.
+    """
     if observed is None:
         return ("it is not there",)
     reasons = []
@@ -76,13 +107,28 @@ def differences(spec: ContainerSpec, observed: Observed | None) -> tuple[str, ..
         reasons.append(f"it is {observed.status}" + (f" with code {observed.exit_code}" if observed.exit_code else ""))
     if observed.image_id != spec.image_id:
         reasons.append(OTHER_IMAGE)
-    if observed.spec not in (spec.digest, _digest_with_image_of(spec, observed)):
-        reasons.append("its configuration changed")
+    if observed.spec != spec.digest:
+        as_made = as_observed(spec, observed)
+        renewed = replace(as_made, needs=spec.needs if needs is None else needs)
+        if observed.spec not in (as_made.digest, renewed.digest):
+            reasons.append("its configuration changed")
     return tuple(reasons)
 
 
-def _digest_with_image_of(spec: ContainerSpec, observed: Observed) -> str:
-    return replace(spec, image_id=observed.image_id).digest
+def as_observed(spec: ContainerSpec, observed: Observed) -> ContainerSpec:
+    """Return a spec with the image that runs, and with what it was made with of the fields that change in place."""
+    return replace(spec, image_id=observed.image_id, **(observed.settled or {}))
+
+
+def in_place(spec: ContainerSpec, observed: Observed) -> tuple[str, ...]:
+    """Return what differs of a container that is changed while it runs."""
+    reasons = []
+    if observed.restart and observed.restart != restart_text(spec.restart, spec.restart_attempts):
+        reasons.append(f"its restart policy is {observed.restart}")
+    names = [path.rpartition("/")[2] for path, text in spec.live if dict(observed.live).get(path) != text]
+    if names:
+        reasons.append(f"its {' and '.join(names)} changed")
+    return tuple(reasons)
 
 
 def decide(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> tuple[Change, ...]:
@@ -94,21 +140,30 @@ def decide(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> tupl
     there = {each.key: each for each in observed}
     renewed: set[tuple[str, str]] = set()
     changes: list[Change] = []
-    needed_by_digest = {(spec.name, spec.digest): spec.key for spec in specs}
+    names = {name for spec in specs for name, _ in spec.needs}
+    needed = {spec.need: spec for spec in specs if spec.name in names}
     for spec in specs:
         present = there.get(spec.key)
-        reasons = list(differences(spec, present))
-        needs = [needed_by_digest[need] for need in spec.needs if need in needed_by_digest]
-        if not reasons and (restarted := [name for host, name in needs if (host, name) in renewed]):
+        needs = [needed[need] for need in spec.needs if need in needed]
+        before = tuple(as_observed(each, there[each.key]).need for each in needs if each.key in there)
+        reasons = list(differences(spec, present, before))
+        if not reasons and (restarted := [each.name for each in needs if each.key in renewed]):
             reasons = [f"{restarted[0]} is started anew"]
-        action: Action = "keep" if not reasons else "create" if present is None else "replace"
-        if action != "keep":
+        action: Action = "replace" if reasons else "keep"
+        if present is None:
+            action = "create"
+        elif not reasons and (reasons := list(in_place(spec, present))):
+            action = "update"
+        if action in ("create", "replace"):
             renewed.add(spec.key)
-        because = " and ".join(reasons) or "unchanged and running"
         image_alone = present is not None and reasons == [OTHER_IMAGE]
-        changes.append(Change(action, spec.host, spec.name, because, spec, image_alone))
+        because = " and ".join(reasons) or "unchanged and running"
+        changes.append(
+            Change(action, *spec.key, because, spec, image_alone, spec.role, present.ports if present else ())
+        )
     wanted = {spec.key for spec in specs}
     for extra in observed:
         if extra.key not in wanted:
-            changes.append(Change("remove", extra.host, extra.name, "the inventory no longer has it", None))
+            reason = "the inventory no longer has it"
+            changes.append(Change("remove", *extra.key, reason, None, role=extra.role, ports=extra.ports))
     return tuple(changes)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 Role = Literal["etcd", "worker", "prefill", "decode", "router", "endpoint", "reference"]
@@ -17,6 +18,10 @@ ROLE = f"{LABEL_PREFIX}role"
 SPEC = f"{LABEL_PREFIX}spec"
 IMAGE_ID = f"{LABEL_PREFIX}image"
 PORTS = f"{LABEL_PREFIX}ports"
+SETTLED = f"{LABEL_PREFIX}settled"
+LIVE = f"{LABEL_PREFIX}live"
+# What changes without making a container anew, as inventories have it that say nothing of it.
+IN_PLACE: Mapping[str, Any] = {"restart": "no", "restart_attempts": 0, "stop_seconds": 60}
 
 # Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time; router
 # and endpoint do, since the router is asked through the endpoint.
@@ -155,7 +160,7 @@ class ContainerSpec:
         """What identifies the container among all hosts."""
         return self.host, self.name
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identity of what it would run: everything but what one waits for, how long, and how the host is reached."""
         inputs = asdict(self)
@@ -169,6 +174,16 @@ class ContainerSpec:
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     @property
+    def title(self) -> str:
+        """What people read of it."""
+        return f"{self.name} on {self.host}"
+
+    @property
+    def need(self) -> tuple[str, str]:
+        """What those refer to it by that are restarted with it: a change in place restarts nothing."""
+        return self.name, replace(self, **IN_PLACE).digest
+
+    @property
     def labels(self) -> dict[str, str]:
         """Labels that a later run recognises it by."""
         return {
@@ -177,6 +192,8 @@ class ContainerSpec:
             SPEC: self.digest,
             IMAGE_ID: self.image_id,
             PORTS: ",".join(map(str, self.ports)),
+            SETTLED: json.dumps({name: getattr(self, name) for name in IN_PLACE}),
+            LIVE: ",".join(path for path, _ in self.live),
         }
 
     @classmethod
@@ -211,15 +228,16 @@ class ContainerSpec:
         return document
 
 
-def restart_text(spec: ContainerSpec) -> str:
-    """Return the restart policy as docker writes it."""
-    return f"{spec.restart}:{spec.restart_attempts}" if spec.restart_attempts else spec.restart
+def restart_text(policy: str, attempts: int) -> str:
+    """Return a restart policy as docker writes it."""
+    return f"{policy}:{attempts}" if attempts else policy
 
 
 def docker_line(spec: ContainerSpec) -> str:
     """Return the line a person would type to start the same container."""
     line = ["docker", "-H", spec.engine, "run", "--detach", "--name", spec.name, "--network", "host", "--init"]
-    line += ["--restart", restart_text(spec), "--stop-timeout", str(spec.stop_seconds), "--shm-size", f"{spec.shm_mb}m"]
+    line += ["--restart", restart_text(spec.restart, spec.restart_attempts), "--stop-timeout", str(spec.stop_seconds)]
+    line += ["--shm-size", f"{spec.shm_mb}m"]
     if spec.privileged:
         line.append("--privileged")
     else:

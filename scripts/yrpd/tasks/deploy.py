@@ -69,6 +69,15 @@ COMMANDS = (
         _WHERE,
     ),
     Command(
+        "deploy.unlock",
+        "Remove the locks of a command that no longer runs; says whose they are.",
+        "yrpd.deploying.deploy:unlock",
+        (
+            *_WHERE,
+            Option("owner", "Whose locks go although nobody here can tell whether the command runs: USER@MACHINE."),
+        ),
+    ),
+    Command(
         "deploy.clean",
         "Stop and remove everything that deploy started.",
         "yrpd.deploying.deploy:clean",

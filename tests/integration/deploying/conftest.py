@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from docker import DockerClient
 
-from yrpd.deploying.rollout.rollout import remove_all
+from yrpd.deploying.hosts.removal import remove_all
 from yrpd.deploying.spec import ContainerSpec, HttpProbe, Mount, Volume
 from yrpd.reporting import Reporter
 

@@ -36,7 +36,7 @@ def _started_again(container: Container) -> int:
 def test_one_that_crashed_before_and_serves_is_ready(client: DockerClient, spec: ContainerSpec) -> None:
     container = containers.start(client, spec)
     _started_again(container)
-    assert wait_until_ready(spec, container) >= 0
+    assert wait_until_ready(spec.title, spec.probe, container) >= 0
 
 
 def test_one_that_keeps_crashing_is_given_up_at_once(client: DockerClient, spec: ContainerSpec) -> None:
@@ -44,4 +44,4 @@ def test_one_that_keeps_crashing_is_given_up_at_once(client: DockerClient, spec:
     container = containers.start(client, broken)
     _started_again(container)
     with pytest.raises(DeployError, match="ended with code"):
-        wait_until_ready(broken, container)
+        wait_until_ready(broken.title, broken.probe, container)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -16,8 +19,9 @@ from docker import DockerClient
 from yrpd.deploying.hosts import containers, records
 from yrpd.deploying.reconcile import Change, decide
 from yrpd.deploying.rollout.audit import audited, previous_release, release_id
-from yrpd.deploying.rollout.rollout import ASIDE, Rollout
-from yrpd.deploying.spec import ContainerSpec, HttpProbe
+from yrpd.deploying.rollout.rollout import Rollout
+from yrpd.deploying.rollout.steps import ASIDE
+from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status import logs as log_reading
 from yrpd.errors import DeployError
 from yrpd.project import Project
@@ -39,7 +43,7 @@ def roll_out(
     def run(*specs: ContainerSpec, command: str = "deploy") -> list[str]:
         changes = decide(specs, [each for each, _ in containers.listed(clients[HOST], HOST, deployment)])
         rollout = Rollout(clients, deployment, tmp_path / "logs", reporter)
-        with audited(Project(tmp_path), clients, deployment, command, changes, specs):
+        with audited(Project(tmp_path), clients, deployment, command, changes, specs, rollout.states):
             rollout.run(changes)
         return [change.action for change in changes]
 
@@ -62,7 +66,7 @@ def test_a_second_deployment_is_told_who_holds_the_lock_and_since_when(
     ):
         pytest.fail("two held one lock")
     assert caught.value.exit_code == 7
-    assert f"docker -H ENGINE rm {deployment}-lock" in caught.value.next_command
+    assert caught.value.next_command.startswith(f"invoke deploy.unlock --owner {getpass.getuser()}@")
     with records.locked(clients, deployment, "deploy", reporter):
         pass
 
@@ -181,20 +185,69 @@ def test_instances_are_exchanged_one_by_one_and_decode_goes_first(
     assert all(state["Running"] for state in ended.values())
 
 
-def test_a_failed_exchange_brings_back_the_instances_that_were_exchanged_already(
+def test_what_is_new_and_healthy_stays_when_the_next_fails_and_a_rollback_knows_of_both(
     client: DockerClient,
+    clients: dict[str, DockerClient],
     deployment: str,
     make_spec: Callable[..., ContainerSpec],
     roll_out: Callable[..., list[str]],
 ) -> None:
-    specs = [make_spec(role="decode", name=f"{deployment}-decode-{n}") for n in range(2)]
+    specs = [make_spec(role="decode", name=f"{deployment}-decode-{n}") for n in range(3)]
     roll_out(*specs)
     before = there(client, deployment)
-    good = replace(specs[0], env=(("VERSION", "2"),))
-    bad = replace(specs[1], argv=("sleep", "3600"), probe=HttpProbe("http://127.0.0.1:9/", deadline_s=1))
-    with pytest.raises(DeployError, match="was not ready within 1 s"):
-        roll_out(good, bad)
-    assert there(client, deployment) == before
+    new = [replace(spec, env=(("VERSION", "2"),)) for spec in specs]
+    new[2] = replace(new[2], argv=("sleep", "3600"), probe=replace(new[2].probe, deadline_s=2))
+    with pytest.raises(DeployError, match="was not ready within 2 s") as caught:
+        roll_out(*new)
+    assert caught.value.next_command.startswith("less ")
+    after = there(client, deployment)
+    assert {status for _, status in after.values()} == {"running"}
+    assert [after[spec.name] == before[spec.name] for spec in specs] == [False, False, True]
+    entry = records.recall(client, deployment)["entries"][-1]
+    assert {each["name"]: each["state"] for each in entry["changes"]} == {
+        specs[0].name: "done", specs[1].name: "done", specs[2].name: "failed"
+    }  # fmt: skip
+    assert previous_release(clients, deployment) == (release_id(specs), tuple(specs))
+    assert roll_out(*specs, command="rollback") == ["replace", "replace", "keep"]
+
+
+def test_a_release_that_a_host_has_forgotten_is_not_gone_back_to(
+    client: DockerClient,
+    clients: dict[str, DockerClient],
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., list[str]],
+) -> None:
+    spec = make_spec()
+    elsewhere = replace(make_spec(role="router"), host="elsewhere")
+    entry = {"time": "now", "release": release_id([spec, elsewhere]), "changes": [], "outcome": "done"}
+    records.remember(client, deployment, entry, [spec.document()])
+    roll_out(spec)
+    with pytest.raises(DeployError, match="in part only"):
+        previous_release(clients, deployment)
+
+
+def test_a_lock_in_another_pid_namespace_is_not_taken_over_and_its_owner_can_be_named(
+    client: DockerClient, clients: dict[str, DockerClient], deployment: str, reporter: Reporter
+) -> None:
+    here = records.Holder.here("deploy")
+    assert not here.is_gone()
+    ended = replace(here, pid=2**22 + 1, began="1")
+    assert ended.is_gone()
+    assert not replace(ended, space="another boot pid:[1]").is_gone()
+    assert not replace(ended, space="").is_gone(), "an earlier version's lock does not tell"
+    with records.locked(clients, deployment, "deploy", reporter):
+        ((holder, _),) = records.holders(clients, deployment).values()
+        assert holder is not None
+        assert (holder.pid, holder.owner) == (os.getpid(), f"{getpass.getuser()}@{socket.gethostname()}")
+    assert records.holders(clients, deployment) == {}
+
+
+def test_a_user_without_a_name_can_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: (_ for _ in ()).throw(KeyError("no such user")))
+    assert records.Holder.here("deploy").user == str(os.getuid())
 
 
 def test_logs_are_filtered_by_role_and_saved_to_one_archive(

@@ -18,9 +18,10 @@ from docker import DockerClient
 from tests.integration.deploying.conftest import HOST
 from tests.integration.sshd import Ssh, make_key, sshd, wait_for_port
 from yrpd.deploying.hosts.engines import connect
+from yrpd.deploying.hosts.removal import remove_all
 from yrpd.deploying.inventory import Host, Tls
 from yrpd.deploying.reconcile import decide
-from yrpd.deploying.rollout.rollout import Rollout, remove_all
+from yrpd.deploying.rollout.rollout import Rollout
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.errors import EnvironmentFailure
 from yrpd.reporting import Reporter

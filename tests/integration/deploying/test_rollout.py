@@ -14,10 +14,12 @@ from tenacity import Retrying, stop_after_delay, wait_fixed
 from tests.integration.deploying.conftest import SERVER
 from yrpd.deploying.deploy import NOT_TRAVELLING, stranded
 from yrpd.deploying.hosts import containers
+from yrpd.deploying.hosts.removal import remove_all
 from yrpd.deploying.planning.ports import answers
 from yrpd.deploying.reconcile import Change, decide
 from yrpd.deploying.rollout.drain import drain
-from yrpd.deploying.rollout.rollout import ASIDE, Rollout, remove_all
+from yrpd.deploying.rollout.rollout import Rollout
+from yrpd.deploying.rollout.steps import ASIDE
 from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec, FileProbe, HttpProbe, Mount
 from yrpd.errors import DeployError
 from yrpd.project import Project
@@ -204,7 +206,7 @@ def test_another_image_exchanges_what_vllm_stands_on_then_d_and_p_one_by_one_and
     one_by_one = [f"{deployment}-{role}-{number}{on}" for role in ("decode", "prefill") for number in range(2)]
     below, above = [f"{etcd.name}{on}", f"{worker.name}{on}"], [f"{spec.name}{on}" for spec in front]
     assert said == [
-        f"--> stopping {', '.join(below)}",
+        *(f"--> stopping {each}" for each in reversed(below)),
         *(f"--> starting {each}" for each in below),
         *(f"--> {verb} {each}" for each in one_by_one for verb in ("stopping", "starting")),
         f"--> stopping {', '.join(above)}",
@@ -213,6 +215,27 @@ def test_another_image_exchanges_what_vllm_stands_on_then_d_and_p_one_by_one_and
     running = [container for _, container in containers.listed(client, HOST, deployment)]
     assert {container.attrs["Image"] for container in running} == {newer_image}
     assert len(running) == 8
+
+
+def test_a_restart_policy_and_a_file_that_is_read_again_are_changed_in_a_container_that_runs_on(
+    client: DockerClient,
+    deployment: str,
+    make_spec: Callable[..., ContainerSpec],
+    roll_out: Callable[..., tuple[Change, ...]],
+) -> None:
+    path = "/var/lib/told/endpoints.json"
+    spec = replace(make_spec(role="endpoint"), live=((path, "old"),))
+    roll_out(spec)
+    before, container = _ids(client, deployment), client.containers.get(spec.name)
+    assert container.exec_run(["cat", path]).output == b"old"
+    new = replace(spec, restart="on-failure", restart_attempts=3, stop_seconds=31, live=((path, "new"),))
+    (change,) = roll_out(new)
+    assert (change.action, change.reason) == ("update", "its restart policy is no and its endpoints.json changed")
+    container.reload()
+    assert container.attrs["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+    assert container.exec_run(["cat", path]).output == b"new"
+    assert _ids(client, deployment) == before
+    assert _actions(roll_out(new)) == ["keep"]
 
 
 def test_what_does_not_serve_anyway_is_started_together_before_another_is_stopped(
@@ -295,7 +318,7 @@ def test_a_d_that_does_not_listen_yet_is_not_waited_for(
     spec = make_spec(role="decode", argv=("sleep", "3600"))
     container = containers.start(client, spec)
     assert isinstance(spec.probe, HttpProbe)
-    assert drain(container, spec, spec.probe, deadline_s=3600) == ""
+    assert drain(container, spec.role, spec.probe, spec.probe, deadline_s=3600) == ""
     assert container.exec_run(["test", "-e", DRAINING]).exit_code == 1
 
 

@@ -40,7 +40,7 @@ def test_the_command_is_deploy_unless_another_is_named_and_options_may_come_firs
 
 def test_it_has_the_commands_and_options_of_invoke_but_for_flavour_and_pin() -> None:
     found = actions()
-    assert list(found) == ["deploy", "plan", "status", "logs", "verify", "rollback", "clean"]
+    assert list(found) == ["deploy", "plan", "status", "logs", "verify", "rollback", "unlock", "clean"]
     for command, invoked in zip(found.values(), COMMANDS, strict=True):
         expected = [one.name for one in invoked.options if one.name not in ("flavour", "pin")]
         assert [one.name for one in command.options] == expected

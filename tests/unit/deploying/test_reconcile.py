@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.deploying.inventories import CPU_IMAGE, SITE, shipped
 from yrpd.deploying.planning.planner import plan
-from yrpd.deploying.reconcile import OTHER_IMAGE, Change, Observed, decide
-from yrpd.deploying.rollout.rollout import one_at_a_time
-from yrpd.deploying.spec import ContainerSpec
+from yrpd.deploying.reconcile import OTHER_IMAGE, Observed, decide
+from yrpd.deploying.spec import IN_PLACE, ContainerSpec
 
 SPECS = plan(shipped("lab.toml"), CPU_IMAGE, SITE)
 
 
 def running(spec: ContainerSpec) -> Observed:
-    return Observed(spec.host, spec.name, spec.role, "running", 0, spec.digest, spec.image_id)
+    made = {name: getattr(spec, name) for name in IN_PLACE}
+    return Observed(
+        *(spec.host, spec.name, spec.role, "running", 0, spec.digest, spec.image_id),
+        restart=spec.restart,
+        settled=made,
+        live=spec.live,
+        ports=spec.ports,
+    )
 
 
 def actions(observed: list[Observed]) -> dict[tuple[str, str], str]:
@@ -76,32 +81,40 @@ def test_another_memory_of_the_workers_leaves_vllm_as_it_is() -> None:
     assert {change.spec.role for change in changes if change.action == "replace" and change.spec} == {"worker"}
 
 
-ROLES: dict[str, Change] = {
-    spec.role: Change("replace", spec.host, spec.name, OTHER_IMAGE, spec, same_but_image=True) for spec in SPECS
-}
+def test_a_restart_policy_and_a_grace_are_changed_in_place_and_restart_nothing_that_needs_it() -> None:
+    observed = [running(spec) for spec in SPECS]
+    specs = [replace(spec, restart="unless-stopped", stop_seconds=61) for spec in SPECS]
+    etcd = next(spec for spec in specs if spec.role == "etcd")
+    specs = [replace(spec, needs=(etcd.need,)) if spec.needs else spec for spec in specs]
+    changes = decide(specs, observed)
+    assert {(change.action, change.reason) for change in changes} == {("update", "its restart policy is no")}
+    done = [replace(each, restart="unless-stopped") for each in observed]
+    assert {change.action for change in decide(specs, done)} == {"keep"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, True),
-        ({"router": replace(ROLES["router"], same_but_image=False)}, False),
-        ({"endpoint": replace(ROLES["endpoint"], same_but_image=False)}, False),
-        ({"prefill": replace(ROLES["prefill"], action="create")}, False),
-        ({"decode": replace(ROLES["decode"], action="remove", spec=None)}, False),
-        ({"worker": replace(ROLES["worker"], action="create")}, True),
-        ({role: replace(change, action="keep") for role, change in ROLES.items()}, False),
-        ({role: replace(ROLES[role], action="keep") for role in ("router", "endpoint", "etcd", "worker")}, True),
-    ],
-    ids=[
-        "every image", "another router", "another endpoint", "a new P", "a D less", "a new worker", "nothing",
-        "P and D",
-    ],
-)  # fmt: skip
-def test_p_and_d_are_exchanged_one_by_one_where_the_router_would_choose_among_the_same(
-    changes: dict[str, Change], expected: bool
-) -> None:
-    assert one_at_a_time(list({**ROLES, **changes}.values())) is expected
+def test_a_grace_alone_is_nothing_to_do() -> None:
+    changes = decide([replace(spec, stop_seconds=99) for spec in SPECS], [running(spec) for spec in SPECS])
+    assert {change.action for change in changes} == {"keep"}
+
+
+def test_a_container_that_does_not_tell_what_it_was_made_with_is_made_anew() -> None:
+    observed = [replace(running(spec), settled=None) for spec in SPECS]
+    changes = decide([replace(spec, restart="always") for spec in SPECS], observed)
+    assert {change.action for change in changes} == {"replace"}
+
+
+def test_another_file_of_those_that_are_read_again_is_changed_in_place() -> None:
+    spec = replace(SPECS[-1], live=(("/var/lib/a.json", "{}"), ("/var/lib/b.json", "[]")))
+    observed = replace(running(spec), live=(("/var/lib/a.json", "{}"), ("/var/lib/b.json", "[1]")))
+    (change,) = decide([spec], [observed])
+    assert (change.action, change.reason) == ("update", "its b.json changed")
+
+
+def test_a_worker_is_the_same_but_for_its_image_when_its_etcd_is() -> None:
+    newer = [replace(spec, image_id="sha256:newer") for spec in SPECS]
+    etcd = next(spec for spec in newer if spec.role == "etcd")
+    newer = [replace(spec, needs=(etcd.need,)) if spec.needs else spec for spec in newer]
+    assert all(change.same_but_image for change in decide(newer, [running(spec) for spec in SPECS]))
 
 
 def test_what_the_inventory_no_longer_has_is_removed_last() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from requests import RequestException
 
+from yrpd.deploying.hosts.model_folder import read_file
 from yrpd.deploying.reconcile import Observed
-from yrpd.deploying.spec import DEPLOYMENT, ROLE, SPEC, ContainerSpec
+from yrpd.deploying.spec import DEPLOYMENT, LIVE, PORTS, ROLE, SETTLED, SPEC, ContainerSpec, restart_text
 from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, LogConfig, Mount, NotFound
 from yrpd.errors import DeployError
 from yrpd.serving.command_lines import WORKER_LOGS
@@ -34,6 +36,8 @@ def observe(container: Container, host: str) -> Observed:
     """Return what the engine says of a container."""
     attributes: dict[str, Any] = container.attrs
     labels, state = attributes["Config"].get("Labels") or {}, attributes["State"]
+    policy = attributes["HostConfig"].get("RestartPolicy") or {}
+    paths = [path for path in labels.get(LIVE, "").split(",") if path]
     return Observed(
         host=host,
         name=str(container.name),
@@ -43,6 +47,10 @@ def observe(container: Container, host: str) -> Observed:
         spec=labels.get(SPEC, ""),
         image_id=str(attributes["Image"]),
         started_at=str(state.get("StartedAt") or ""),
+        restart=restart_text(str(policy.get("Name") or "no"), int(policy.get("MaximumRetryCount") or 0)),
+        settled=json.loads(labels[SETTLED]) if SETTLED in labels else None,
+        live=tuple((path, (read_file(container, path) or b"").decode()) for path in paths),
+        ports=tuple(int(port) for port in labels.get(PORTS, "").split(",") if port),
     )
 
 
@@ -112,6 +120,21 @@ def creation(spec: ContainerSpec) -> dict[str, Any]:
         # Proxies of whoever deploys are no business of the service.
         "use_config_proxy": False,
     }
+
+
+def update(container: Container, policy: str, attempts: int, live: Sequence[tuple[str, str]]) -> None:
+    """Change a container while it runs: Docker's restart policy, and the files that it reads again.
+
+    Raises:
+        DeployError: A file could not be replaced; it is as before.
+    """
+    container.update(restart_policy=cast(Any, {"Name": policy, "MaximumRetryCount": attempts}))
+    for path, text in live:
+        # Whoever watches the folder sees a whole file take the place of a whole file.
+        container.put_archive("/", packed([(f"{path}.new", text)]))
+        code, said = container.exec_run(["mv", "-f", f"{path}.new", path], user="0")
+        if code != 0:
+            raise DeployError(f"{path} of {container.name} could not be replaced: {said!r}.")
 
 
 def end(container: Container, grace_s: int) -> None:

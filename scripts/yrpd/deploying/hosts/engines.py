@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -11,15 +12,38 @@ from typing import Any, cast
 
 from paramiko import Channel
 from paramiko.ssh_exception import ChannelException, SSHException
+from requests import RequestException
 
 from yrpd.deploying.inventory import Host, Inventory
 from yrpd.docker.sdk import APIClient, DockerClient, DockerException, TLSConfig
 from yrpd.errors import EnvironmentFailure
 
+# What it looks like when an engine vanishes, or refuses; requests' own failures are OSErrors.
+LOST = (DockerException, SSHException, OSError, EOFError)
 # For one answer. Moving an image uses a connection of its own with more patience.
 TIMEOUT_S = 60
+AT_A_TIME = 32
 # Where `invoke lab.up` puts the engines of the hosts that it makes.
 LAB_ENGINES = "unix:///run/yrpd-"
+
+
+class EngineLostError(RequestException, DockerException):
+    """A host's engine did not answer; the text names the host."""
+
+
+@contextmanager
+def naming(host: str) -> Iterator[None]:
+    """Name the host whose engine does not answer.
+
+    Raises:
+        EngineLostError: It does not.
+    """
+    try:
+        yield
+    except DockerException:
+        raise  # it has answered
+    except (RequestException, SSHException, OSError, EOFError) as error:
+        raise EngineLostError(f"the Docker engine of {host} does not answer: {reason(error)}") from error
 
 
 def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
@@ -34,8 +58,15 @@ def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:
         if engine.startswith("ssh://"):
             _Sessions(client, lambda: DockerClient(base_url=engine, timeout=cast(Any, timeout_s)))
         client.ping()
-    except (DockerException, SSHException, OSError, TypeError) as error:
-        raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {_reason(error)}") from error
+    except (*LOST, TypeError) as error:
+        raise EnvironmentFailure(f"the Docker engine {engine} does not answer: {reason(error)}") from error
+    ask = client.api.request
+
+    def named(*arguments: Any, **options: Any) -> Any:
+        with naming(host.name):
+            return ask(*arguments, **options)
+
+    cast(Any, client.api).request = named
     return client
 
 
@@ -117,18 +148,31 @@ def connect_answering(inventory: Inventory) -> Iterator[tuple[Mapping[str, Docke
 
     Yields:
         Clients by host, and for every host that does not answer the reason.
+
+    Raises:
+        EnvironmentFailure: An engine vanished or failed, and nobody made another failure of it.
     """
     silent: dict[str, str] = {}
+    clients: dict[str, DockerClient] = {}
+
+    def reach(host: Host) -> None:
+        try:
+            clients[host.name] = connect(host)
+        except EnvironmentFailure as error:
+            silent[host.name] = error.message
+
     with ExitStack() as stack:
-        clients: dict[str, DockerClient] = {}
-        for host in inventory.hosts:
-            try:
-                clients[host.name] = connect(host)
-            except EnvironmentFailure as error:
-                silent[host.name] = error.message
-            else:
-                stack.callback(clients[host.name].close)
-        yield clients, silent
+        with ThreadPoolExecutor(max_workers=AT_A_TIME) as pool:
+            list(pool.map(reach, inventory.hosts))
+        for client in clients.values():
+            stack.callback(client.close)
+        order = [host.name for host in inventory.hosts]
+        try:
+            yield {name: clients[name] for name in order if name in clients}, silent
+        except DockerException as error:
+            raise EnvironmentFailure(
+                f"A host's engine failed: {reason(error)}.", next_command="invoke deploy.status"
+            ) from error
 
 
 @contextmanager
@@ -147,8 +191,9 @@ def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
         yield clients
 
 
-def _reason(error: BaseException) -> str:
-    text = str(error)
+def reason(error: BaseException) -> str:
+    """Return why an engine did not answer, or what it answered, a half sentence."""
+    text = str(getattr(error, "explanation", None) or error)
     for known, sentence in (
         ("FileNotFoundError", "there is no such socket"),
         ("No such file", "there is no such socket"),

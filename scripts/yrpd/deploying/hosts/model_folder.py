@@ -79,7 +79,7 @@ def read_file(container: Container, path: str) -> bytes | None:
             member = archive.next()
             extracted = archive.extractfile(member) if member and member.isfile() else None
             return extracted.read() if extracted else None
-    except (NotFound, APIError, tarfile.TarError):
+    except (NotFound, tarfile.TarError):
         return None
 
 

@@ -11,12 +11,14 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from yrpd.deploying.hosts.containers import log_text
 from yrpd.deploying.hosts.direct import DirectSession
-from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Probe
+from yrpd.deploying.hosts.engines import EngineLostError
+from yrpd.deploying.spec import FileProbe, HttpProbe, Probe
 from yrpd.docker.sdk import APIError, Container, NotFound
 from yrpd.errors import DeployError
 
 INTERVAL_S = 0.5
 REQUEST_TIMEOUT_S = 5.0
+LOST_FOR_S = 15.0  # one lost connection is no lost host
 LOG_TAIL = 30
 READY_STATUS = 200
 
@@ -37,12 +39,13 @@ def check_once(probe: Probe, container: Container) -> None:
         _check_file(probe, container)
 
 
-def wait_until_ready(spec: ContainerSpec, container: Container, abandoned: Event | None = None) -> float:
-    """Ask until the container is ready.
+def wait_until_ready(title: str, probe: Probe, container: Container, abandoned: Event | None = None) -> float:
+    """Ask until a container is ready.
 
     Args:
-        spec: What was started.
-        container: The container.
+        title: What people read of it.
+        probe: How it is asked.
+        container: It, started.
         abandoned: Set by others when waiting makes no sense any more.
 
     Returns:
@@ -50,55 +53,48 @@ def wait_until_ready(spec: ContainerSpec, container: Container, abandoned: Event
 
     Raises:
         DeployError: It died (at once) or its deadline passed; the log's tail is attached.
+        EngineLostError: Its engine did not answer for longer than :data:`LOST_FOR_S`.
     """
-    began = time.monotonic()
+    began = answered = time.monotonic()
+    # What crashed last week, was started again by its engine, and serves is fine.
+    restarts = int(container.attrs.get("RestartCount") or 0)
     try:
-        before = restarts(container)
         for attempt in Retrying(
-            stop=stop_after_delay(spec.probe.deadline_s),
+            stop=stop_after_delay(probe.deadline_s),
             wait=wait_fixed(INTERVAL_S),
             retry=retry_if_exception_type(NotReadyError),
             reraise=True,
         ):
             with attempt:
                 if abandoned is not None and abandoned.is_set():
-                    raise DeployError(f"{spec.name} on {spec.host} is no longer waited for: another container failed.")
-                fail_if_ended(spec, container, before)
-                check_once(spec.probe, container)
+                    raise DeployError(f"{title} is no longer waited for: another container failed.")
+                try:
+                    _demand_running(title, container, restarts)
+                    answered = time.monotonic()
+                    check_once(probe, container)
+                except EngineLostError as error:
+                    if time.monotonic() - answered > LOST_FOR_S:
+                        raise
+                    raise NotReadyError(str(error)) from error
     except NotReadyError as error:
         raise DeployError(
-            f"{spec.name} on {spec.host} was not ready within {spec.probe.deadline_s} s: {error}.",
+            f"{title} was not ready within {probe.deadline_s} s: {error}.",
             detail=log_text(container, LOG_TAIL),
         ) from error
     return time.monotonic() - began
 
 
-def restarts(container: Container) -> int:
-    """Return how often the engine had to start a container again since it was created."""
-    return int(container.attrs.get("RestartCount") or 0)
-
-
-def fail_if_ended(spec: ContainerSpec, container: Container, before: int) -> None:
-    """Raise when a container no longer runs, or the engine had to start it again.
-
-    Args:
-        spec: What it is.
-        container: The container.
-        before: How often it had been started again when the waiting began. What crashed last week and serves is fine.
-
-    Raises:
-        DeployError: It ended; the log's tail is attached.
-    """
+def _demand_running(title: str, container: Container, restarts: int) -> None:
     try:
         container.reload()
     except NotFound as error:
-        raise DeployError(f"{spec.name} on {spec.host} was removed by somebody else while it started.") from error
+        raise DeployError(f"{title} was removed by somebody else while it started.") from error
     state = container.attrs["State"]
-    if state["Status"] in ("running", "restarting") and restarts(container) <= before:
+    if state["Status"] in ("running", "restarting") and int(container.attrs.get("RestartCount") or 0) <= restarts:
         return
     killed = " (out of memory)" if state.get("OOMKilled") else ""
     raise DeployError(
-        f"{spec.name} on {spec.host} ended with code {state.get('ExitCode')}{killed} before it was ready.",
+        f"{title} ended with code {state.get('ExitCode')}{killed} before it was ready.",
         detail=log_text(container, LOG_TAIL),
     )
 

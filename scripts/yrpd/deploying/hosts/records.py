@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from yrpd.deploying.hosts.engines import LOST, reason
 from yrpd.deploying.hosts.model_folder import EMPTY_TAR, read_file
 from yrpd.deploying.spec import LABEL_PREFIX
 from yrpd.docker.sdk import APIError, Container, DockerClient, NotFound
@@ -33,6 +35,9 @@ EMPTY_IMAGE = "yrpd-remembers:empty"
 CONFLICT_STATUS = 409
 KEPT_ENTRIES = 200
 KEPT_RELEASES = 5
+# What puts things back is tried again: what failed may have been the connection.
+ATTEMPTS = 5
+PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,13 @@ class Holder:
     """Who holds a host's lock.
 
     Attributes:
-        user: Login name.
+        user: Login name, or its number where it has none.
         machine: The machine that the command runs on.
         pid: The command's process there.
         began: When that process began, in clock ticks since its machine's boot: tells a reused pid.
         since: When the lock was taken, ISO 8601.
         command: What is being done.
+        space: The boot and the pid namespace that the pid counts in: a container may have its host's name.
     """
 
     user: str
@@ -54,20 +60,30 @@ class Holder:
     began: str
     since: str
     command: str
+    space: str = ""
 
     @classmethod
     def here(cls, command: str) -> Holder:
         """Return this process as a holder."""
         now = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        return cls(getpass.getuser(), socket.gethostname(), os.getpid(), _began(os.getpid()), now, command)
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = str(os.getuid())
+        return cls(user, socket.gethostname(), os.getpid(), _began(os.getpid()), now, command, _space())
+
+    @property
+    def owner(self) -> str:
+        """Who, as ``deploy.unlock --owner`` wants it."""
+        return f"{self.user}@{self.machine}"
 
     def is_gone(self) -> bool:
-        """Return whether it was a process of this machine that no longer runs."""
-        return self.machine == socket.gethostname() and _began(self.pid) != self.began
+        """Return whether it was a process that could be seen from here, and no longer runs."""
+        return self.machine == socket.gethostname() and self.space == _space() and _began(self.pid) != self.began
 
     def __str__(self) -> str:
         """Return a half sentence."""
-        return f"{self.command} of {self.user}@{self.machine} (pid {self.pid}) since {self.since}"
+        return f"{self.command} of {self.owner} (pid {self.pid}) since {self.since}"
 
 
 def _began(pid: int) -> str:
@@ -75,6 +91,11 @@ def _began(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+def _space() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
 @contextmanager
@@ -87,26 +108,42 @@ def locked(clients: Mapping[str, DockerClient], deployment: str, command: str, r
         DeployError: Somebody else works there; the message says who, and since when.
     """
     holder = Holder.here(command)
-    held: list[Container] = []
+    asked: list[str] = []
     try:
         # Always in the same order, so that two that want all hosts cannot each hold one and wait.
         for host in sorted(clients):
-            held.append(_take(clients[host], host, deployment, holder, reporter))
+            asked.append(host)
+            _take(clients[host], host, deployment, holder, reporter)
         yield
     finally:
-        for container in reversed(held):
-            with suppress(NotFound):
-                container.remove(force=True)
-        for host in clients:
-            _forget_image(clients[host])
+        for host in reversed(asked):
+            _let_go(clients[host], host, deployment, holder, reporter)
 
 
-def _take(client: DockerClient, host: str, deployment: str, holder: Holder, reporter: Reporter) -> Container:
-    name = f"{deployment}-lock"
-    labels = {LOCK: deployment, HOLDER: json.dumps(vars(holder))}
-    for _ in range(2):
+def _let_go(client: DockerClient, host: str, deployment: str, holder: Holder, reporter: Reporter) -> None:
+    """Give a lock back; asked of the engine, since one whose answer was lost may have been taken all the same."""
+    for left in reversed(range(ATTEMPTS)):
         try:
-            return _never_started(client, name, labels)
+            with suppress(NotFound):
+                container = client.containers.get(f"{deployment}-lock")
+                if _holder(container) == holder:
+                    container.remove(force=True)
+            _forget_image(client)
+            return
+        except (*LOST, KeyboardInterrupt) as error:
+            if not left:
+                reporter.say(f"    the lock on {host} stays ({reason(error)}); `invoke deploy.unlock` removes it")
+            elif not isinstance(error, KeyboardInterrupt):
+                time.sleep(PAUSE_S)
+
+
+def _take(client: DockerClient, host: str, deployment: str, holder: Holder, reporter: Reporter) -> None:
+    name, other = f"{deployment}-lock", None
+    labels = {LOCK: deployment, HOLDER: json.dumps(vars(holder))}
+    for _ in range(3):
+        try:
+            _never_started(client, name, labels)
+            return
         except APIError as error:
             if error.status_code != CONFLICT_STATUS:
                 raise DeployError(f"{host} cannot be locked: {error.explanation}.") from error
@@ -121,9 +158,20 @@ def _take(client: DockerClient, host: str, deployment: str, holder: Holder, repo
         with suppress(NotFound):
             present.remove(force=True)
     raise DeployError(
-        f"{host} is locked: {other or 'by a container that this tool did not make'} works on {deployment} there.",
-        next_command=f"docker -H ENGINE rm {name}  # on {host}, only if that command no longer runs",
+        f"{host} is locked: {other or 'somebody'} works on {deployment} there.",
+        next_command=f"invoke deploy.unlock --owner {other.owner if other else 'unknown'}"
+        "   (only if that command no longer runs)",
     )
+
+
+def holders(clients: Mapping[str, DockerClient], deployment: str) -> dict[str, tuple[Holder | None, Container]]:
+    """Return who holds the lock of each host that is locked; ``None`` where it does not say."""
+    found = {}
+    for host, client in clients.items():
+        with suppress(NotFound):
+            container = client.containers.get(f"{deployment}-lock")
+            found[host] = (_holder(container), container)
+    return found
 
 
 def _holder(container: Container) -> Holder | None:

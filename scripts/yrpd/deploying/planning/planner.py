@@ -154,7 +154,7 @@ class _Factory:
             volumes=(self._sockets(),),
             tmpfs=((command_lines.WORKER_HOME, "size=64m,mode=0755"),),
             capabilities=WORKER_CAPABILITIES,
-            needs=((master.name, master.digest),) if master else (),
+            needs=(master.need,) if master else (),
         )
 
     def etcd(self) -> ContainerSpec:
@@ -210,7 +210,7 @@ class _Factory:
             mounts=private_files.worker_mounts(self.inventory),
             volumes=(self._sockets(),),
             capabilities=WORKER_CAPABILITIES,
-            needs=((etcd.name, etcd.digest),),
+            needs=(etcd.need,),
         )
 
     def vllm(self, role: _Kind, index: int, instance: Instance, worker: ContainerSpec) -> ContainerSpec:

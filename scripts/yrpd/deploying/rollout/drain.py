@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from threading import Event
 from urllib.parse import urlsplit
 
 import requests
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    stop_any,
+    stop_never,
+    stop_when_event_set,
+    wait_fixed,
+)
 
 from yrpd.deploying.hosts.direct import DirectSession
 from yrpd.deploying.planning import ports
-from yrpd.deploying.spec import ContainerSpec, HttpProbe, Role
-from yrpd.docker.sdk import APIError, Container
+from yrpd.deploying.spec import ContainerSpec, HttpProbe
+from yrpd.docker.sdk import APIError, Container, NotFound
 from yrpd.serving.command_lines import DRAINING
 from yrpd.serving.draining import HEALTH
 from yrpd.serving.envoy import Settings as Endpoint
@@ -41,50 +50,58 @@ class BusyError(Exception):
     """It is still chosen, or still has requests; the text says which."""
 
 
-def drain(container: Container, spec: ContainerSpec, router: HttpProbe, deadline_s: int) -> str:
+def drain(
+    container: Container,
+    role: str,
+    probe: HttpProbe,
+    router: HttpProbe,
+    deadline_s: int,
+    abandoned: Event | None = None,
+) -> str:
     """Wait until a P or D has no requests and gets none; what does not run or does not answer has none to lose.
 
     Args:
         container: It, running.
-        spec: What it runs, or what will replace it on the same port.
+        role: ``prefill`` or ``decode``.
+        probe: How it is asked; its port counts.
         router: Whose answer counts the P and D that are chosen among.
         deadline_s: How long requests may take to end.
+        abandoned: Set by others when waiting makes no sense any more.
 
     Returns:
         Why it was not waited for to the end; empty when it was.
     """
-    if not isinstance(spec.probe, HttpProbe):
-        return f"{spec.name} has no HTTP port"
-    here = urlsplit(spec.probe.url)
+    here = urlsplit(probe.url)
     if not ports.answers(here.hostname or "", here.port or 0):
         return ""  # nothing listens, such as one that a killed run had only begun to start
     try:
-        before, _ = _chosen_among(router, spec.role)
+        before, _ = _chosen_among(router, role)
         code, _ = container.exec_run(["touch", DRAINING])
     except (APIError, BusyError) as error:
-        return f"{spec.name} on {spec.host} could not be drained: {error}"
+        return f"it could not be drained: {error}"
     if code != 0:
-        return f"{spec.name} on {spec.host} could not be drained: it has no {DRAINING.rpartition('/')[0]}"
+        return f"it could not be drained: it has no {DRAINING.rpartition('/')[0]}"
     try:
         if before:
-            for attempt in _until(LEFT_OUT_WITHIN_S):
+            for attempt in _until(LEFT_OUT_WITHIN_S, abandoned):
                 with attempt:
-                    if (now := _chosen_among(router, spec.role)[0]) >= before:
-                        raise BusyError(f"the router still chooses among {now} {spec.role}")
-        for attempt in _until(deadline_s):
+                    if (now := _chosen_among(router, role)[0]) >= before:
+                        raise BusyError(f"the router still chooses among {now} {role}")
+        for attempt in _until(deadline_s, abandoned):
             with attempt:
-                _demand_empty(spec.probe)
+                _demand_empty(probe)
     except BusyError as error:
-        return f"{spec.name} on {spec.host} is stopped although {error}"
+        return f"it is stopped although {error}"
     return ""
 
 
-def drain_endpoint(container: Container, deadline_s: int) -> str:
+def drain_endpoint(container: Container, deadline_s: int, abandoned: Event | None = None) -> str:
     """Wait until the endpoint has answered what it was asked, and let it take nothing new.
 
     Args:
         container: It, running.
         deadline_s: How long requests may take to end.
+        abandoned: Set by others when waiting makes no sense any more.
 
     Returns:
         Why it was not waited for to the end; empty when it was.
@@ -93,13 +110,13 @@ def drain_endpoint(container: Container, deadline_s: int) -> str:
         for path in _CLOSING:
             _administer(container, "POST", path)
     except (APIError, BusyError) as error:
-        return f"{container.name} could not be drained: {error}"
+        return f"it could not be drained: {error}"
     try:
-        for attempt in _until(deadline_s):
+        for attempt in _until(deadline_s, abandoned):
             with attempt:
                 _demand_answered(container)
     except (APIError, BusyError) as error:
-        return f"{container.name} is stopped although {error}"
+        return f"it is stopped although {error}"
     return ""
 
 
@@ -132,7 +149,7 @@ def _administer(container: Container, method: str, path: str) -> str:
     return said.decode().strip() if isinstance(said, bytes) else ""
 
 
-def wait_until_chosen(router: HttpProbe, role: Role) -> str:
+def wait_until_chosen(router: HttpProbe, role: str) -> str:
     """Wait until the router chooses among all P or all D; return why it was not waited for to the end."""
     try:
         for attempt in _until(CHOSEN_WITHIN_S):
@@ -144,21 +161,30 @@ def wait_until_chosen(router: HttpProbe, role: Role) -> str:
 
 
 def resume(container: Container) -> None:
-    """Let a P or D serve again that was being drained; one that does not run needs nothing."""
-    with suppress(APIError):
+    """Let a P or D serve again that was being drained; one that does not run needs nothing.
+
+    Raises:
+        NotFound: It is gone.
+    """
+    try:
         container.exec_run(["rm", "-f", DRAINING])
+    except NotFound:
+        raise
+    except APIError:
+        return
 
 
-def _until(seconds: float) -> Retrying:
+def _until(seconds: float, abandoned: Event | None = None) -> Retrying:
+    given_up = stop_when_event_set(abandoned) if abandoned else stop_never
     return Retrying(
-        stop=stop_after_delay(seconds),
+        stop=stop_any(stop_after_delay(seconds), given_up),
         wait=wait_fixed(INTERVAL_S),
         retry=retry_if_exception_type(BusyError),
         reraise=True,
     )
 
 
-def _demand_all_chosen(router: HttpProbe, role: Role) -> None:
+def _demand_all_chosen(router: HttpProbe, role: str) -> None:
     chosen, there = _chosen_among(router, role)
     if chosen < there:
         raise BusyError(f"the router chooses among {chosen} of {there} {role}")
@@ -174,7 +200,7 @@ def _demand_empty(probe: HttpProbe) -> None:
         raise BusyError(f"{left} requests are left")
 
 
-def _chosen_among(router: HttpProbe, role: Role) -> tuple[int, int]:
+def _chosen_among(router: HttpProbe, role: str) -> tuple[int, int]:
     """Return how many P or D the router thinks healthy, and how many it has; it answers 503 when none is healthy."""
     try:
         counted = json.loads(_get(router.url))[role]

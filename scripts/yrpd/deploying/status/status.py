@@ -11,7 +11,7 @@ from rich.table import Table
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.hosts.probing import NotReadyError, check_once
 from yrpd.deploying.planning.deployment import Deployment
-from yrpd.deploying.reconcile import Observed, differences
+from yrpd.deploying.reconcile import Observed, differences, in_place
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status.metrics import cluster_nodes, read_cache_figures
 from yrpd.docker.sdk import Container, DockerClient
@@ -37,7 +37,7 @@ def status_document(
     entries = []
     for spec in deployment.specs:
         observed, container = there.pop(spec.key, (None, None))
-        reasons = differences(spec, observed)
+        reasons = [*differences(spec, observed), *(in_place(spec, observed) if observed else ())]
         entries.append(
             {
                 "host": spec.host,
@@ -45,7 +45,7 @@ def status_document(
                 "name": spec.name,
                 "health": "unknown" if spec.host in silent else _health(spec, observed, container),
                 "release_matches": not reasons,
-                "reasons": [silent[spec.host]] if spec.host in silent else list(reasons),
+                "reasons": [silent[spec.host]] if spec.host in silent else reasons,
                 **_cache(deployment, spec, observed),
                 **_facts(observed, now),
             }

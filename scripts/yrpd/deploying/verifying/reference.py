@@ -68,7 +68,7 @@ def answers_of_plain_vllm(
                 containers.end(container, GRACE_S)
             container = containers.start(client, spec)
             try:
-                wait_until_ready(spec, container)
+                wait_until_ready(spec.title, spec.probe, container)
             except BaseException:
                 containers.end(container, GRACE_S)
                 raise

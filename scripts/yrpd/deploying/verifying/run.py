@@ -271,17 +271,18 @@ class _Verification:
         container = self.clients[spec.host].containers.get(spec.name)
         (router,) = (each.probe for each in self.deployment.specs if each.role == "router")
         assert isinstance(router, HttpProbe)  # noqa: S101 - the planner gives it no other
-        with self.reporter.step(f"draining {spec.name} on {spec.host}, whose turn plain vLLM takes"):
-            if problem := drain.drain(container, spec, router, self.inventory.deadlines.drain):
-                self.reporter.say(f"    {problem}")
+        assert isinstance(spec.probe, HttpProbe)  # noqa: S101
+        with self.reporter.step(f"draining {spec.title}, whose turn plain vLLM takes"):
+            if problem := drain.drain(container, spec.role, spec.probe, router, self.inventory.deadlines.drain):
+                self.reporter.say(f"    {spec.title}: {problem}")
             container.stop(timeout=spec.stop_seconds)
         try:
             yield
         finally:
-            with self.reporter.step(f"starting {spec.name} on {spec.host} again"):
+            with self.reporter.step(f"starting {spec.title} again"):
                 container.start()
                 drain.resume(container)
-                wait_until_ready(spec, container)
+                wait_until_ready(spec.title, spec.probe, container)
                 if problem := drain.wait_until_chosen(router, spec.role):
                     self.reporter.say(f"    {problem}")
 
