@@ -56,7 +56,18 @@ def test_the_same_command_again_keeps_everything_and_says_so(report: dict[str, A
     again = command("bash", "scripts/quickstart.sh")
     assert again.code == 0, tail(again)
     said = again.out + again.err
-    made = ("making", "applying", "install", "debootstrap", "assemble", "build", "moving", "starting yrpd", "stopping")
+    made = (
+        "making",
+        "applying",
+        "install",
+        "debootstrap",
+        "assemble",
+        "build",
+        "moving",
+        "starting yrpd",
+        "waiting for yrpd",
+        "stopping",
+    )
     assert [line for line in said.splitlines() if line.startswith(tuple(f"--> {verb} " for verb in made))] == []
     assert "nothing had to change" in said
 
