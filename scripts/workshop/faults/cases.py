@@ -9,7 +9,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from workshop.lab.layout import SWITCH
 from yrpd.deploying.spec import Role
 from yrpd.errors import DeployError, EnvironmentFailure
 
+MINUTES = 360.0
 VARIABLE = "YRPD_FAULT"  # nothing reads it, and `deploy` exchanges what it was changed for
 
 
@@ -34,11 +35,13 @@ class Fault:
         name: What it is called in the table.
         happens: Makes it happen, and mends it.
         applies: Whether it can happen on a site.
+        lasts_s: How long it lasts, whatever is answered meanwhile; 0 until enough is.
     """
 
     name: str
     happens: Callable[[Site], AbstractContextManager[None]]
     applies: Callable[[Site], bool] = lambda _: True
+    lasts_s: float = 0.0
 
 
 def killed(role: Role, index: int = 0) -> Callable[[Site], AbstractContextManager[None]]:
@@ -120,6 +123,38 @@ def cut_off(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
             machine.run((*cable, "up"))
 
     return happens
+
+
+@contextmanager
+def powered_off(site: Site) -> Iterator[None]:
+    """Every process of both hosts is gone at once; then they boot, and nobody types a command."""
+    for host in site.clients:
+        while numbers := machine.run(("ip", "netns", "pids", site.lab.namespace(host))).split():
+            for number in numbers:
+                with suppress(ProcessLookupError):
+                    os.kill(int(number), signal.SIGKILL)
+    yield
+    up(site.deployment.project, site.reporter, site.deployment.hosts_file, site.deployment.pin)
+
+
+def gone(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
+    """A container is stopped, and started again later."""
+
+    @contextmanager
+    def happens(site: Site) -> Iterator[None]:
+        _, container = site.container(role)
+        container.stop()
+        try:
+            yield
+        finally:
+            container.start()
+
+    return happens
+
+
+def restarts_by_itself(site: Site) -> bool:
+    """Return whether Docker starts again what ended, also after a boot."""
+    return site.deployment.inventory.containers.restart in ("unless-stopped", "always")
 
 
 def disk_full(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
@@ -277,4 +312,10 @@ FAULTS = (
     Fault("rolling update of the endpoint", exchanged(another_endpoint)),
     Fault("`deploy` killed half way, and run again", deploy_killed),
     Fault("two `deploy` at once", two_deploys),
+    # The DataSystem's worker ends itself after 300 s without etcd. Nobody mends these.
+    Fault("network cut for 6 minutes, D's host", cut_off("decode"), restarts_by_itself, MINUTES),
+    Fault("network cut for 6 minutes, P's and etcd's host", cut_off("etcd"), restarts_by_itself, MINUTES),
+    Fault("SIGSTOP of D's worker for 6 minutes", stopped("worker", -1), restarts_by_itself, MINUTES),
+    Fault("etcd gone for 6 minutes", gone("etcd"), restarts_by_itself, MINUTES),
+    Fault("both hosts powered off and on", powered_off, restarts_by_itself),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 HEAD = (
     "| fault | sent | right | 503, Retry-After | no connection | cut off | wrong | hung | other error | left behind "
-    "| slowest right answer, s | fault, s | mending, s |"
+    "| slowest right answer, s | fault, s | mending, s | shared memory, MB |"
 )
 BEGIN, END = "<!-- table: invoke lab.faults -->", "<!-- end of table -->"
 
@@ -19,9 +19,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         cells = [row["fault"], *(row[name] for name in counts), len(row["left"])]
         cells += [row["slowest_right_s"], row["fault_s"], row["mending_s"]]
+        cells.append(" → ".join(map(str, row.get("shared_mb", []))))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     sums = [sum(row[name] for row in rows) for name in counts]
-    lines.append(f"| **all** | {' | '.join(map(str, [*sums, sum(len(row['left']) for row in rows)]))} | | | |")
+    lines.append(f"| **all** | {' | '.join(map(str, [*sums, sum(len(row['left']) for row in rows)]))} | | | | |")
     return "\n".join(lines) + "\n"
 
 

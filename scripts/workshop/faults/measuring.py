@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay, wait_fixed
@@ -37,6 +40,7 @@ class Row:
         mended: When all was mended.
         loaded: Blocks that D loaded after it was mended.
         left: What is left behind.
+        shared_mb: Shared memory of the machine, which pools are made of, before the fault and after all of it.
     """
 
     fault: str
@@ -46,6 +50,7 @@ class Row:
     mended: float
     loaded: int
     left: tuple[str, ...]
+    shared_mb: tuple[int, int] = (0, 0)
 
     def while_it_lasted(self) -> tuple[Sent, ...]:
         """Return requests that were under way while the fault lasted, before mending began."""
@@ -77,6 +82,7 @@ class Row:
             "mending_s": round(self.mended - self.mending, 1),
             "right_again_s": round(self.right_again_s, 1),
             "loaded_after": self.loaded,
+            "shared_mb": list(self.shared_mb),
             "problems": sorted({f"{e.verdict}: {e.name}: {e.problem}" for e in self.sent if e.verdict != "right"})[:20],
             "good": self.is_good,
         }
@@ -91,9 +97,12 @@ def measure(fault: Fault, site: Site, known: Known) -> Row:
     with Stream(known) as stream:
         if not stream.wait_for(BEFORE, stream.now(), RIGHT_AGAIN_S):
             raise DeployError(f"The deployment does not answer right before {fault.name!r}.")
-        began = stream.now()
+        shared, began = _shared_mb(), stream.now()
         with fault.happens(site):
-            stream.wait_for(DURING, stream.now(), LASTS_S)
+            if fault.lasts_s:
+                Event().wait(fault.lasts_s)
+            else:
+                stream.wait_for(DURING, stream.now(), LASTS_S)
             mending = stream.now()
         mended = stream.now()
         before = _loaded(site)
@@ -107,7 +116,14 @@ def measure(fault: Fault, site: Site, known: Known) -> Row:
         mended,
         loaded,
         tuple(leftovers(site.deployment, site.lab, site.clients)),
+        (shared, _shared_mb()),
     )
+
+
+def _shared_mb() -> int:
+    """Return ``Shmem`` of proc(5): pages of pools count once, however many processes have mapped them."""
+    found = re.search(r"^Shmem:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+    return int(found[1]) // 1000 if found else 0
 
 
 def _loaded_since(site: Site, before: float) -> int:
