@@ -18,7 +18,7 @@ from yrpd.deploying.hosts.probing import NotReadyError, check_once, wait_until_r
 from yrpd.deploying.hosts.records import ATTEMPTS, PAUSE_S
 from yrpd.deploying.reconcile import Change, Observed
 from yrpd.deploying.rollout.drain import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
-from yrpd.deploying.rollout.steps import ASIDE, ENGINES, Batch, Key, Step, Unit, Verb, steps
+from yrpd.deploying.rollout.steps import ASIDE, ENGINES, FRONT, Batch, Key, Step, Unit, Verb, steps
 from yrpd.deploying.spec import ContainerSpec, HttpProbe, Probe
 from yrpd.docker.sdk import Container, DockerClient, NotFound
 from yrpd.errors import DeployError, YrpdError
@@ -67,6 +67,7 @@ class Rollout:
     _before: dict[Key, tuple[Observed, Container]] = field(default_factory=dict)
     _kept_logs: list[Path] = field(default_factory=list)
     _router: HttpProbe | None = None
+    _front_stays: bool = True
 
     def plan(self, changes: Sequence[Change]) -> tuple[Unit, ...]:
         """Return what :meth:`run` would do now.
@@ -122,6 +123,7 @@ class Rollout:
         failures: dict[Key, BaseException] = {}
         done: list[Batch] = []
         changes = {step.change.key: step.change for batch in unit.batches for step in batch}
+        self._front_stays = not any(each.role in FRONT and each.action != "keep" for each in changes.values())
         try:
             for batch in unit.batches:
                 done.append(tuple(step for step in batch if step.change.key not in failures))
@@ -202,8 +204,7 @@ class Rollout:
                 case "await":
                     self._await(change, abandoned)
                 case "await choice of":
-                    if self._router and (problem := wait_until_chosen(self._router, change.role)):
-                        self.reporter.say(f"    {problem}")
+                    self._await_choice(change)
                 case "update":
                     if change.spec and not container:
                         raise DeployError(f"{change.title} was removed by somebody else.")
@@ -306,7 +307,11 @@ class Rollout:
         self.reporter.say(f"    {change.title} runs again as before")
         if probe := self._probe_of(change):
             wait_until_ready(change.title, probe, before)
-        if change.role in ENGINES and self._router and (problem := wait_until_chosen(self._router, change.role)):
+        if change.role in ENGINES and self._front_stays:
+            self._await_choice(change)
+
+    def _await_choice(self, change: Change) -> None:
+        if self._router and (problem := wait_until_chosen(self._router, change.role)):
             self.reporter.say(f"    {problem}")
 
     def _made_again(self, change: Change, seen: Observed) -> Container:

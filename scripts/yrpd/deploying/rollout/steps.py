@@ -144,7 +144,9 @@ def _out(going: Sequence[Change]) -> list[Batch]:
 
 
 def _in(coming: Sequence[Change], *, chosen: bool = True) -> list[Batch]:
+    """Start and await, what others need first; a front that comes last counts all P and D when it is ready."""
     batches: list[Batch] = []
+    chosen = chosen and not any(each.role in FRONT for each in coming)
     for position in range(len(WAVES)):
         here = [each for each in coming if each.spec and _position(each) == position]
         engines = [each for each in here if each.role in ENGINES]
