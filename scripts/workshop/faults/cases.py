@@ -99,15 +99,18 @@ def engine_killed(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
 
     @contextmanager
     def happens(site: Site) -> Iterator[None]:
-        file = engine_files(site.lab.folders(site.host_of(role))).dockerd
-        daemons = [each for each in processes.snapshot() if each.runs("dockerd", file)]
-        for daemon in daemons:
-            os.kill(daemon.pid, signal.SIGKILL)
+        _kill_engine(site, site.host_of(role))
         yield
         up(site.deployment.project, site.reporter, site.deployment.hosts_file, site.deployment.pin)
         site.deployed()
 
     return happens
+
+
+def _kill_engine(site: Site, host: str) -> None:
+    file = engine_files(site.lab.folders(host)).dockerd
+    for daemon in [each for each in processes.snapshot() if each.runs("dockerd", file)]:
+        os.kill(daemon.pid, signal.SIGKILL)
 
 
 def cut_off(role: Role) -> Callable[[Site], AbstractContextManager[None]]:
@@ -273,6 +276,37 @@ def deploy_killed(site: Site) -> Iterator[None]:
 
 
 @contextmanager
+def engine_killed_in_rollout(site: Site) -> Iterator[None]:
+    """The dockerd of D's host gets SIGKILL when a ``deploy`` has set a D aside; it says so, and the rest serves."""
+    running = site.deploy(site.changed_inventory("lost", another_d("lost")))
+    assert running.stdout is not None  # noqa: S101  (it was asked for)
+    seen = next((line for line in running.stdout if line.startswith("--> starting")), "")
+    _kill_engine(site, site.host_of("decode"))
+    said, _ = running.communicate()
+    if not seen or running.returncode != DeployError.exit_code:
+        raise DeployError(f"`deploy` without an engine ended with {running.returncode}.", detail=said)
+    yield
+    up(site.deployment.project, site.reporter, site.deployment.hosts_file, site.deployment.pin)
+    site.deployed()
+
+
+@contextmanager
+def last_d_broken(site: Site) -> Iterator[None]:
+    """A ``deploy`` whose last D cannot start: what is new and healthy stays, the last is the old one again."""
+
+    def change(inventory: TOMLDocument) -> None:
+        another_d("broken")(inventory)
+        inventory["decode"][-1]["environment"]["VLLM_LOGGING_LEVEL"] = "NO SUCH LEVEL"
+
+    running = site.deploy(site.changed_inventory("broken", change))
+    said, _ = running.communicate()
+    if running.returncode != DeployError.exit_code or "runs again as before" not in said:
+        raise DeployError(f"`deploy` of a D that cannot start ended with {running.returncode}.", detail=said)
+    yield
+    site.deployed()
+
+
+@contextmanager
 def two_deploys(site: Site) -> Iterator[None]:
     """Two ``deploy`` at once, of different inventories: one works, the other says who holds the lock."""
     both = [site.deploy(site.changed_inventory(name, another_d(name))) for name in ("first", "second")]
@@ -312,6 +346,8 @@ FAULTS = (
     Fault("rolling update of the endpoint", exchanged(another_endpoint)),
     Fault("`deploy` killed half way, and run again", deploy_killed),
     Fault("two `deploy` at once", two_deploys),
+    Fault("`deploy` whose last D cannot start", last_d_broken),
+    Fault("kill -9 of dockerd, D's host, in the middle of `deploy`", engine_killed_in_rollout),
     # The DataSystem's worker ends itself after 300 s without etcd. Nobody mends these.
     Fault("network cut for 6 minutes, D's host", cut_off("decode"), restarts_by_itself, MINUTES),
     Fault("network cut for 6 minutes, P's and etcd's host", cut_off("etcd"), restarts_by_itself, MINUTES),
