@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from yrpd.building.image_engine import ImageEngine
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.openyuanrong import LAUNCHER, OpenYuanrong, openyuanrong_wheels
 from yrpd.building.runtime import Locks, runtime_wheels
+from yrpd.documents.image_record import STORES
+from yrpd.documents.inputs import digest_of
 from yrpd.documents.patched import Patched, archive
 from yrpd.project import Project, hash_file
 from yrpd.release import Flavour, Release
@@ -91,7 +94,19 @@ def openyuanrong_part(project: Project, yuanrong: OpenYuanrong, reporter: Report
     return Part(f"{OPENYUANRONG}: yr, its etcd and the DataSystem's worker", layer)
 
 
-def release_labels(release: Release, patched: Patched, flavour: Flavour) -> dict[str, str]:
+def stores_digest(project: Project, inputs: Mapping[str, str]) -> str:
+    """Return the identity of all that etcd and the DataSystem's workers run of an image.
+
+    Args:
+        project: The checkout.
+        inputs: What is below this project's own code.
+    """
+    serving = project.root / "scripts" / "yrpd" / "serving"
+    programs = {name: hash_file(serving / name) for name in ("worker.py", "cluster.py", "secrets.py")}
+    return digest_of({**inputs, **programs})
+
+
+def release_labels(release: Release, patched: Patched, flavour: Flavour, stores: str) -> dict[str, str]:
     """Return the OCI labels of an image, and the pin's."""
     oci = "org.opencontainers.image"
     return {
@@ -107,6 +122,7 @@ def release_labels(release: Release, patched: Patched, flavour: Flavour) -> dict
         "yrpd.pin-tree": patched.pin.tree,
         "yrpd.tree": patched.tree,
         "yrpd.series": patched.series_digest,
+        STORES: stores,
     }
 
 
@@ -167,7 +183,7 @@ def plan_stack(
             dockerfile.name: hash_file(dockerfile),
             "context": context.digest,
         },
-        release_labels(release, patched, "cpu"),
+        release_labels(release, patched, "cpu", stores_digest(project, {"openYuanrong": openyuanrong.digest})),
     )
     return CpuStack(base, runtime, openyuanrong, final, context)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yrpd.building.context import Context
-from yrpd.building.cpu_image import release_labels, serving_context
+from yrpd.building.cpu_image import release_labels, serving_context, stores_digest
 from yrpd.building.layers import Layer, tag_version
 from yrpd.building.openyuanrong import DATASYSTEM, LAUNCHER, OpenYuanrong, client_wheels, openyuanrong_wheels
 from yrpd.docker.sdk import DockerClient
@@ -69,7 +69,9 @@ def plan_layer(project: Project, release: Release, patched: Patched, yuanrong: O
         "context": sources(project, patched, dockerfile).digest,
     }
     prefix = f"{tag_version(patched.version)}-npu-"
-    return Layer("npu", release.release.name, prefix, inputs, release_labels(release, patched, "npu"))
+    below = ("base", "cann", "npu.lock", "datasystem", "openYuanrong environment", LAUNCHER)
+    stores = stores_digest(project, {name: inputs[name] for name in below})
+    return Layer("npu", release.release.name, prefix, inputs, release_labels(release, patched, "npu", stores))
 
 
 def build_arguments(release: Release, patched: Patched, base: str) -> dict[str, str]:

@@ -30,6 +30,7 @@ class Observed:
             not tell, as containers of earlier versions.
         live: Paths and contents of the files that it reads again whenever they change.
         ports: Ports that it was made for.
+        runs: Identity of what it runs of its image; empty is all of it.
     """
 
     host: str
@@ -44,6 +45,7 @@ class Observed:
     settled: Mapping[str, Any] | None = None
     live: tuple[tuple[str, str], ...] = ()
     ports: tuple[int, ...] = ()
+    runs: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -105,7 +107,7 @@ def differences(
     reasons = []
     if observed.status != "running":
         reasons.append(f"it is {observed.status}" + (f" with code {observed.exit_code}" if observed.exit_code else ""))
-    if observed.image_id != spec.image_id:
+    if observed.image_id != spec.image_id and not (spec.runs and spec.runs == observed.runs):
         reasons.append(OTHER_IMAGE)
     if observed.spec != spec.digest:
         as_made = as_observed(spec, observed)

@@ -20,6 +20,7 @@ IMAGE_ID = f"{LABEL_PREFIX}image"
 PORTS = f"{LABEL_PREFIX}ports"
 SETTLED = f"{LABEL_PREFIX}settled"
 LIVE = f"{LABEL_PREFIX}live"
+RUNS = f"{LABEL_PREFIX}runs"
 # What changes without making a container anew, as inventories have it that say nothing of it.
 IN_PLACE: Mapping[str, Any] = {"restart": "no", "restart_attempts": 0, "stop_seconds": 60}
 
@@ -125,6 +126,8 @@ class ContainerSpec:
         reads: Identity of mounted files that it reads once, at its start; empty where they cannot be read from here.
         live: Paths and contents of files of its own that it reads again whenever they change; a change of these is made
             while it runs.
+        runs: Identity of what it runs of its image; empty is all of it. Another image with the same is no reason to
+            make it anew: a worker's pool would be lost.
     """
 
     host: str
@@ -154,6 +157,7 @@ class ContainerSpec:
     groups: tuple[int, ...] = ()
     reads: str = ""
     live: tuple[tuple[str, str], ...] = ()
+    runs: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -164,7 +168,7 @@ class ContainerSpec:
     def digest(self) -> str:
         """Identity of what it would run: everything but what one waits for, how long, and how the host is reached."""
         inputs = asdict(self)
-        for unrelated in ("probe", "engine", "image", "after", "live"):
+        for unrelated in ("probe", "engine", "image", "after", "live", "runs"):
             del inputs[unrelated]
         # Empty, these count as absent: the digest is that of versions which had no such fields, so that an update of
         # this tool alone recreates no container.
@@ -194,6 +198,7 @@ class ContainerSpec:
             PORTS: ",".join(map(str, self.ports)),
             SETTLED: json.dumps({name: getattr(self, name) for name in IN_PLACE}),
             LIVE: ",".join(path for path, _ in self.live),
+            RUNS: self.runs,
         }
 
     @classmethod
@@ -204,7 +209,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = {"user": "", "groups": (), "reads": "", "after": (), "live": (), **document}
+        given = {"user": "", "groups": (), "reads": "", "after": (), "live": (), "runs": "", **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])

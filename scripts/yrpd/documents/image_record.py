@@ -27,6 +27,7 @@ class ImageRecord:
         flavour: ``npu`` or ``cpu``.
         pin: The pin it was made from.
         tree: Id of the patched tree in it.
+        stores: Identity of all that etcd and workers run of it; empty in images of earlier versions.
     """
 
     reference: str
@@ -34,6 +35,11 @@ class ImageRecord:
     flavour: Flavour
     pin: str
     tree: str
+    stores: str = ""
+
+
+#: The label of an image that says :attr:`ImageRecord.stores`.
+STORES = "yrpd.stores"
 
 
 def record_file(project: Project, flavour: Flavour, pin: str) -> Path:
@@ -64,7 +70,8 @@ def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> Imag
     """
     if project.released is not None:
         manifest = read_manifest(ReleaseFolder(project.released))
-        return ImageRecord(manifest.image, manifest.id, manifest.flavour, manifest.pin, manifest.tree)
+        known = (manifest.image, manifest.id, manifest.flavour, manifest.pin, manifest.tree)
+        return ImageRecord(*known, manifest.config.labels.get(STORES, ""))
     path = record_file(project, flavour, pin)
     again = f"invoke image --flavour {flavour}" + (f" --pin {pin}" if pin else "")
     try:
@@ -75,6 +82,7 @@ def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> Imag
             flavour=document["flavour"],
             pin=document["pin"],
             tree=document["tree"],
+            stores=document.get("labels", {}).get(STORES, ""),
         )
     except FileNotFoundError as error:
         raise ImageError(

@@ -148,7 +148,7 @@ def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> 
         context.add_archive("vllm-ascend", archive(patched))
         context.add_bytes("Dockerfile", DOCKERFILE.encode())
         inputs = {"context": context.digest, "series": patched.series_digest, "patched tree": patched.tree}
-        layer = Layer("cpu", repository, "1.0-cpu-", inputs, release_labels(release, patched, "cpu"))
+        layer = Layer("cpu", repository, "1.0-cpu-", inputs, release_labels(release, patched, "cpu", "s" * 64))
         built = engine.build(layer, context, "Dockerfile", {"BASE": base.image})
         write_record(project, "cpu", patched, layer, image_id=built, base=base.image, state="built", reasons=[])
         record = read_record(project, "cpu", "v1")

@@ -23,6 +23,7 @@ def running(spec: ContainerSpec) -> Observed:
         settled=made,
         live=spec.live,
         ports=spec.ports,
+        runs=spec.runs,
     )
 
 
@@ -108,6 +109,20 @@ def test_another_file_of_those_that_are_read_again_is_changed_in_place() -> None
     observed = replace(running(spec), live=(("/var/lib/a.json", "{}"), ("/var/lib/b.json", "[1]")))
     (change,) = decide([spec], [observed])
     assert (change.action, change.reason) == ("update", "its b.json changed")
+
+
+def test_another_image_of_which_a_worker_runs_the_same_leaves_its_pool_and_what_is_cached_there() -> None:
+    old = plan(shipped("lab.toml"), replace(CPU_IMAGE, stores="s1"), SITE)
+    observed = [running(spec) for spec in old]
+
+    def replaced(stores: str) -> set[str]:
+        newer = replace(CPU_IMAGE, id="sha256:" + "f" * 64, stores=stores)
+        changes = decide(plan(shipped("lab.toml"), newer, SITE), observed)
+        return {change.role for change in changes if change.action == "replace"}
+
+    assert replaced("s1") == {"prefill", "decode", "router", "endpoint"}
+    assert replaced("s2") == replaced("") == {"etcd", "worker", "prefill", "decode", "router", "endpoint"}
+    assert {change.action for change in decide(plan(shipped("lab.toml"), CPU_IMAGE, SITE), observed)} == {"keep"}
 
 
 def test_a_worker_is_the_same_but_for_its_image_when_its_etcd_is() -> None:

@@ -13,7 +13,7 @@ from requests import RequestException
 
 from yrpd.deploying.hosts.model_folder import read_file
 from yrpd.deploying.reconcile import Observed
-from yrpd.deploying.spec import DEPLOYMENT, LIVE, PORTS, ROLE, SETTLED, SPEC, ContainerSpec, restart_text
+from yrpd.deploying.spec import DEPLOYMENT, LIVE, PORTS, ROLE, RUNS, SETTLED, SPEC, ContainerSpec, restart_text
 from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, LogConfig, Mount, NotFound
 from yrpd.errors import DeployError
 from yrpd.serving.command_lines import WORKER_LOGS
@@ -50,6 +50,7 @@ def observe(container: Container, host: str) -> Observed:
         restart=restart_text(str(policy.get("Name") or "no"), int(policy.get("MaximumRetryCount") or 0)),
         settled=json.loads(labels[SETTLED]) if SETTLED in labels else None,
         live=tuple((path, (read_file(container, path) or b"").decode()) for path in paths),
+        runs=labels.get(RUNS, ""),
         ports=tuple(int(port) for port in labels.get(PORTS, "").split(",") if port),
     )
 

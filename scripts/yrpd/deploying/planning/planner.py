@@ -408,4 +408,5 @@ class _Factory:
             restart_attempts=containers.restart_attempts,
             shm_mb=64,
             stop_seconds=containers.stop_seconds,
+            runs=self.image.stores if role in ("etcd", "worker") else "",
         )
