@@ -15,7 +15,7 @@ import requests
 from tests.emulated_npu.engine import environment
 from tests.integration.engines import rig
 from workshop.datasystem import Daemon, free_ports, running
-from yrpd.serving.command_lines import KvTransfer, VllmServe, router, vllm_serve
+from yrpd.serving.command_lines import KvTransfer, VllmServe, option_words, router, vllm_serve
 
 #: Announces a load before it begins, and is otherwise the connector (tests/integration/engines/inside).
 GATE = Path(rig.__file__).with_name("inside")
@@ -72,7 +72,7 @@ def serving(
     }
     serve = VllmServe(
         str(model), rig.NAME, "127.0.0.1", port, "float32", MAX_LEN, BLOCK, 1, cpu=False,
-        options=tuple({**common, **options}.items()),
+        options=option_words({name: value or True for name, value in {**common, **options}.items()}),
     )  # fmt: skip
     _, *arguments = vllm_serve(serve, transfer)
     variables = environment(

@@ -16,6 +16,7 @@ from yrpd.building.rebuild import execute_build, plan_build
 from yrpd.building.record import previous_inputs, write_record
 from yrpd.building.runtime import Locks
 from yrpd.docker.connection import connect
+from yrpd.docker.images import content_on
 from yrpd.documents.patched import Patched, load_patched
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.project import Project
@@ -117,11 +118,11 @@ def _image_cpu(
     engine = _engine(project, patched, "cpu", reporter)
     found = engine.find(stack.final)
     if found:
-        return _recorded(project, reporter, "cpu", patched, stack.final, found, stack.base.image)
+        return _recorded(project, reporter, "cpu", patched, stack.final, found, stack.base.image, engine)
     _say(reporter, explain(previous, stack.final.inputs))
     made, image_id = make_stack(project, release, patched, locks, yuanrong, engine, reporter)
     reasons = explain(previous, made.final.inputs)
-    return _recorded(project, reporter, "cpu", patched, made.final, image_id, made.base.image, reasons)
+    return _recorded(project, reporter, "cpu", patched, made.final, image_id, made.base.image, engine, reasons)
 
 
 def _image_npu(
@@ -145,14 +146,14 @@ def _image_npu(
     layer = plan_layer(project, release, patched, yuanrong, base_id)
     found = engine.find(layer)
     if found:
-        return _recorded(project, reporter, "npu", patched, layer, found, base)
+        return _recorded(project, reporter, "npu", patched, layer, found, base, engine)
     reasons = explain(previous, layer.inputs)
     _say(reporter, reasons)
     reporter.say(f"    {patched.kernels}")
     context = make_context(project, patched, table, yuanrong, machine_of(engine.client), reporter)
     with reporter.step(f"build {layer.image}"):
         image_id = engine.build(layer, context, "Dockerfile", build_arguments(release, patched, base_id))
-    return _recorded(project, reporter, "npu", patched, layer, image_id, base, reasons)
+    return _recorded(project, reporter, "npu", patched, layer, image_id, base, engine, reasons)
 
 
 def _missing_base(table: FlavourTable, pin: str, reporter: Reporter) -> list[dict[str, str]]:
@@ -177,6 +178,7 @@ def _recorded(
     layer: Layer,
     image_id: str,
     base: str,
+    engine: ImageEngine,
     reasons: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Record an image that was built for these reasons, or is as it was where there are none."""
@@ -188,6 +190,7 @@ def _recorded(
         patched,
         layer,
         image_id=image_id,
+        content=content_on(engine.client.images.get(image_id)),
         base=base,
         state="built" if reasons else "unchanged",
         reasons=list(reasons) or [same],

@@ -27,6 +27,7 @@ def write_record(
     layer: Layer,
     *,
     image_id: str,
+    content: str,
     base: str,
     state: str,
     reasons: list[str],
@@ -35,6 +36,7 @@ def write_record(
     document = {
         "image": layer.image,
         "id": image_id,
+        "content": content,
         "inputs_digest": layer.digest,
         "inputs": dict(layer.inputs),
         "flavour": flavour,

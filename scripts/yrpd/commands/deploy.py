@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from yrpd.commands.image_sources import image_source
 from yrpd.deploying import deploy as deploying
 from yrpd.deploying.hosts.engines import connect_answering
 from yrpd.deploying.planning.deployment import read_deployment
+from yrpd.deploying.preflight.fingerprints import fingerprinted
 from yrpd.deploying.status.status import status_document, status_tables
 from yrpd.project import Project
 from yrpd.release import Flavour
@@ -36,6 +38,7 @@ def status(
     """Say for each container: role, health, and whether it runs what this checkout would run."""
     deployment = read_deployment(project, hosts_file, flavour, pin)
     with connect_answering(deployment.inventory) as (clients, silent):
+        deployment = replace(deployment, specs=fingerprinted(deployment.specs, clients))
         document = status_document(deployment, clients, silent, datetime.now(tz=UTC))
     for table in status_tables(document):
         reporter.render(table)

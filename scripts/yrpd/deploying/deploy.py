@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ from yrpd.deploying.image_source import SourceOf
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning.deployment import read_deployment
 from yrpd.deploying.preflight import engine_checks as preflight
+from yrpd.deploying.preflight import host_survey
 from yrpd.deploying.preflight.findings import demand_nothing_in_the_way
+from yrpd.deploying.preflight.fingerprints import fingerprinted
 from yrpd.deploying.preflight.host_checks import inspect_inside
 from yrpd.deploying.preflight.situation import Situation, starting
 from yrpd.deploying.reconcile import Change, Observed, decide
 from yrpd.deploying.rollout.audit import audited, keep_copy, previous_release
 from yrpd.deploying.rollout.rollout import Rollout, log_folder
 from yrpd.deploying.rollout.steps import ENGINES, Unit
-from yrpd.docker.sdk import DockerClient, ImageNotFound
+from yrpd.docker.images import find
+from yrpd.docker.sdk import DockerClient
 from yrpd.errors import DeployError, EnvironmentFailure, ImageError
 from yrpd.project import Project
 from yrpd.release import Flavour
@@ -62,6 +66,7 @@ def deploy(
     deployment = read_deployment(project, hosts_file, flavour, pin)
     name = deployment.inventory.name
     with connect_all(deployment.inventory) as clients, _held(clients, name, "deploy", reporter, dry_run=dry_run):
+        deployment = replace(deployment, specs=fingerprinted(deployment.specs, clients))
         changes = decide(deployment.specs, observed(name, clients))
         rollout = _rollout(project, deployment.inventory, clients, reporter)
         with source_of(deployment.image) as source:
@@ -84,7 +89,10 @@ def deploy(
                     "findings": [finding.document() for finding in findings],
                 }
             moved = _bring_image(situation, reporter)
-            if moved:
+            if moved:  # what P and D would read there can be told only now
+                deployment = replace(deployment, specs=fingerprinted(deployment.specs, clients))
+                changes = decide(deployment.specs, observed(name, clients))
+                situation = replace(situation, changes=changes)
                 with reporter.step(f"looking again, from inside {', '.join(moved)}"):
                     again = inspect_inside(situation, [host for host, _ in starting(situation)])
                     demand_nothing_in_the_way(again)
@@ -149,13 +157,12 @@ def rollback(
     with connect_all(inventory) as clients, _held(clients, name, "rollback", reporter, dry_run=dry_run):
         release, specs = previous_release(clients, name)
         for spec in specs:
-            try:
-                clients[spec.host].images.get(spec.image_id)
-            except ImageNotFound:
+            if find(clients[spec.host], spec.image, spec.image_id, spec.content) is None:
                 raise ImageError(
                     f"{spec.host} no longer has {spec.image} ({spec.image_id[:19]}), which release {release} ran.",
                     next_command=f"docker -H {spec.engine} load -i IMAGE.tar",
-                ) from None
+                )
+        specs = fingerprinted(specs, clients)
         changes = decide(specs, observed(name, clients))
         document = {"deployment": name, "release": release, "changes": [change.document() for change in changes]}
         reporter.say(f"going back to release {release}")
@@ -208,6 +215,7 @@ def clean(
             for host, client in clients.items():
                 keep_copy(project, name, host, client)
                 records.forget(client, name)
+                host_survey.forget(client, name)
     state = "removed" if removed["containers"] or removed["volumes"] else "unchanged"
     if state == "unchanged":
         reporter.say(f"nothing of {name} is on its hosts")

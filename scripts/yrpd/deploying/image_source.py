@@ -58,7 +58,7 @@ class BuildEngine:
 
     def architecture(self) -> str:
         """Return the image's architecture."""
-        return str(self._present().images.get(self.image.id).attrs.get("Architecture", ""))
+        return transfer.architecture(self._present(), self.image)
 
     def size_bytes(self) -> int:
         """Return the image's unpacked size."""

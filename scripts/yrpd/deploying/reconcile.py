@@ -10,6 +10,8 @@ from yrpd.deploying.spec import ContainerSpec, restart_text
 
 Action = Literal["create", "keep", "update", "replace", "remove"]
 OTHER_IMAGE = "it runs another image"
+UNCHANGED = "unchanged and running"
+OTHER_FILES = "it has loaded other files of the model or an adapter"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Observed:
         live: Paths and contents of the files that it reads again whenever they change.
         ports: Ports that it was made for.
         runs: Identity of what it runs of its image; empty is all of it.
+        reads: Identity of the files that were there for it to read at its start; empty when nobody looked.
     """
 
     host: str
@@ -46,6 +49,7 @@ class Observed:
     live: tuple[tuple[str, str], ...] = ()
     ports: tuple[int, ...] = ()
     runs: str = ""
+    reads: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -114,6 +118,8 @@ def differences(
         renewed = replace(as_made, needs=spec.needs if needs is None else needs)
         if observed.spec not in (as_made.digest, renewed.digest):
             reasons.append("its configuration changed")
+    if spec.reads and observed.reads and spec.reads != observed.reads:
+        reasons.append(OTHER_FILES)
     return tuple(reasons)
 
 
@@ -131,6 +137,15 @@ def in_place(spec: ContainerSpec, observed: Observed) -> tuple[str, ...]:
     if names:
         reasons.append(f"its {' and '.join(names)} changed")
     return tuple(reasons)
+
+
+def not_compared(spec: ContainerSpec, observed: Observed | None) -> str:
+    """Return why it is not known whether a container has loaded the files that are there now; empty when it is."""
+    if observed is None or bool(spec.reads) == bool(observed.reads):
+        return ""
+    if spec.reads:
+        return "which files of the model it has loaded is not known, since nobody looked when it was made"
+    return "the files of its model cannot be read now"
 
 
 def decide(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> tuple[Change, ...]:
@@ -159,7 +174,7 @@ def decide(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> tupl
         if action in ("create", "replace"):
             renewed.add(spec.key)
         image_alone = present is not None and reasons == [OTHER_IMAGE]
-        because = " and ".join(reasons) or "unchanged and running"
+        because = " and ".join(reasons) or "; ".join(filter(None, (UNCHANGED, not_compared(spec, present))))
         changes.append(
             Change(action, *spec.key, because, spec, image_alone, spec.role, present.ports if present else ())
         )

@@ -23,6 +23,8 @@ LIVE = f"{LABEL_PREFIX}live"
 RUNS = f"{LABEL_PREFIX}runs"
 # What changes without making a container anew, as inventories have it that say nothing of it.
 IN_PLACE: Mapping[str, Any] = {"restart": "no", "restart_attempts": 0, "stop_seconds": 60}
+READS = f"{LABEL_PREFIX}reads"
+LOOK = f"{LABEL_PREFIX}look"  # what only looks at a host, for a moment
 
 # Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time; router
 # and endpoint do, since the router is asked through the endpoint.
@@ -104,7 +106,7 @@ class ContainerSpec:
         role: What it does.
         name: The container's name, unique on its host.
         image: Name of the image.
-        image_id: The image itself.
+        image_id: The image itself, by its id on the engine that built it.
         argv: The command, complete; an image's entry point, such as one that sets CANN's variables, gets it.
         probe: How its readiness is asked.
         ports: Ports it listens on, on the host's network.
@@ -123,11 +125,13 @@ class ContainerSpec:
         after: Names of containers that it is started after, and finds again when they are started anew.
         user: Numbers of the user and group that it runs as; empty for the image's, root.
         groups: Numbers of more groups that it belongs to.
-        reads: Identity of mounted files that it reads once, at its start; empty where they cannot be read from here.
+        reads: Identity of mounted files that it reads once, at its start; empty where nobody has looked. It has a label
+            of its own, so that what is not known counts as equal.
         live: Paths and contents of files of its own that it reads again whenever they change; a change of these is made
             while it runs.
         runs: Identity of what it runs of its image; empty is all of it. Another image with the same is no reason to
             make it anew: a worker's pool would be lost.
+        content: The image's identity on engines that have another id for it; empty where it is not known.
     """
 
     host: str
@@ -158,6 +162,7 @@ class ContainerSpec:
     reads: str = ""
     live: tuple[tuple[str, str], ...] = ()
     runs: str = ""
+    content: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -168,11 +173,11 @@ class ContainerSpec:
     def digest(self) -> str:
         """Identity of what it would run: everything but what one waits for, how long, and how the host is reached."""
         inputs = asdict(self)
-        for unrelated in ("probe", "engine", "image", "after", "live", "runs"):
+        for unrelated in ("probe", "engine", "image", "after", "live", "runs", "reads", "content"):
             del inputs[unrelated]
         # Empty, these count as absent: the digest is that of versions which had no such fields, so that an update of
         # this tool alone recreates no container.
-        for optional in ("user", "groups", "reads"):
+        for optional in ("user", "groups"):
             if not inputs[optional]:
                 del inputs[optional]
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -199,6 +204,7 @@ class ContainerSpec:
             SETTLED: json.dumps({name: getattr(self, name) for name in IN_PLACE}),
             LIVE: ",".join(path for path, _ in self.live),
             RUNS: self.runs,
+            **({READS: self.reads} if self.reads else {}),
         }
 
     @classmethod
@@ -209,7 +215,7 @@ class ContainerSpec:
             KeyError: A field is missing.
             TypeError: A field is of another kind.
         """
-        given = {"user": "", "groups": (), "reads": "", "after": (), "live": (), "runs": "", **document}
+        given = {"user": "", "groups": (), "reads": "", "after": (), "live": (), "runs": "", "content": "", **document}
         probe = dict(given["probe"])
         if "url" in probe:
             given["probe"] = HttpProbe(probe["url"], tuple(probe["contains"]), probe["deadline_s"])

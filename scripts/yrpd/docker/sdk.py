@@ -5,6 +5,7 @@ from __future__ import annotations
 from docker import APIClient, DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
+from docker.models.images import Image
 from docker.tls import TLSConfig
 from docker.types import LogConfig, Mount
 from docker.utils import parse_repository_tag
@@ -15,6 +16,7 @@ __all__ = [
     "Container",
     "DockerClient",
     "DockerException",
+    "Image",
     "ImageNotFound",
     "LogConfig",
     "Mount",

@@ -23,11 +23,12 @@ class ImageRecord:
 
     Attributes:
         reference: ``repository:tag``.
-        id: The image's content, ``sha256:...``.
+        id: The image's id on the engine that built it, ``sha256:...``.
         flavour: ``npu`` or ``cpu``.
         pin: The pin it was made from.
         tree: Id of the patched tree in it.
         stores: Identity of all that etcd and workers run of it; empty in images of earlier versions.
+        content: Its identity on every engine; empty in older records.
     """
 
     reference: str
@@ -36,6 +37,7 @@ class ImageRecord:
     pin: str
     tree: str
     stores: str = ""
+    content: str = ""
 
 
 #: The label of an image that says :attr:`ImageRecord.stores`.
@@ -69,9 +71,9 @@ def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> Imag
         ImageError: No image was made, or the record is not one.
     """
     if project.released is not None:
-        manifest = read_manifest(ReleaseFolder(project.released))
-        known = (manifest.image, manifest.id, manifest.flavour, manifest.pin, manifest.tree)
-        return ImageRecord(*known, manifest.config.labels.get(STORES, ""))
+        found = read_manifest(ReleaseFolder(project.released))
+        known = (found.image, found.id, found.flavour, found.pin, found.tree)
+        return ImageRecord(*known, found.config.labels.get(STORES, ""), found.content)
     path = record_file(project, flavour, pin)
     again = f"invoke image --flavour {flavour}" + (f" --pin {pin}" if pin else "")
     try:
@@ -83,6 +85,7 @@ def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> Imag
             pin=document["pin"],
             tree=document["tree"],
             stores=document.get("labels", {}).get(STORES, ""),
+            content=document.get("content", ""),
         )
     except FileNotFoundError as error:
         raise ImageError(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from yrpd.docker.images import content_of
 from yrpd.documents.release_folder import MANIFEST, ReleaseFolder
 from yrpd.errors import ImageError
 from yrpd.release import Flavour, GitId, Sha256
@@ -144,6 +145,13 @@ class Manifest(_Table):
     versions: dict[str, str] = {}
     tarball: Tarball | None = None
     deploy: Standalone | None = None
+
+    @property
+    def content(self) -> str:
+        """The image's identity on every engine."""
+        config = self.config
+        named = {"Env": config.env, "Entrypoint": config.entrypoint, "Cmd": config.cmd, "Labels": config.labels}
+        return content_of(self.diff_ids, {**named, "WorkingDir": config.workdir, "User": config.user})
 
     def render(self) -> bytes:
         """Return the file's bytes; equal manifests give equal bytes."""

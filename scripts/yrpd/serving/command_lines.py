@@ -25,6 +25,10 @@ DRAINING = f"{METRICS}/draining"  # see yrpd.serving.draining
 SPILL = "/var/lib/yuanrong-spill"
 SECRETS = "/run/secrets"
 MEBI = 1 << 20
+# Of vLLM's options, those that take a list as JSON, and those that are given once for each value; all others with
+# several values take them as words. tests/integration/connector/test_command_lines.py holds this against vLLM's parser.
+JSON_LISTS = ("allowed-headers", "allowed-methods", "allowed-origins")
+REPEATED = ("middleware",)
 
 CONNECTOR = "YuanRongConnector"
 CONNECTOR_MODULE = "vllm_ascend.distributed.yuanrong"
@@ -51,7 +55,7 @@ class VllmServe:
         expert_parallel: Spread experts over all NPUs.
         cpu: The CPU backend, which runs without graph capture.
         drainable: Whether it can be taken out of the router's choice (see :mod:`yrpd.serving.draining`).
-        options: More options, without dashes.
+        options: More options, as words.
     """
 
     model: str
@@ -66,7 +70,7 @@ class VllmServe:
     data_parallel: int = 1
     expert_parallel: bool = False
     drainable: bool = False
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -220,9 +224,7 @@ def vllm_serve(serve: VllmServe, transfer: KvTransfer | None) -> tuple[str, ...]
         line += ["--kv-transfer-config", json.dumps(_kv_transfer_config(transfer), separators=(",", ":"))]
     if serve.drainable:
         line += ["--middleware", "yrpd.serving.draining.Draining"]
-    for name, value in serve.options:
-        line += [f"--{name}"] if value == "" else [f"--{name}", value]
-    return tuple(line)
+    return (*line, *serve.options)
 
 
 def _kv_transfer_config(transfer: KvTransfer) -> dict[str, Any]:
@@ -234,19 +236,24 @@ def _kv_transfer_config(transfer: KvTransfer) -> dict[str, Any]:
     return config
 
 
-def options_as_text(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return options as ``(name, value)`` pairs; an empty value is a switch, ``False`` becomes ``no-<name>``."""
-    pairs: list[tuple[str, str]] = []
+def option_words(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return options as vLLM's parser reads them: ``False`` is ``--no-NAME``, a table is JSON, a list several words."""
+    words: list[str] = []
     for name, value in sorted(options.items()):
-        if value is True:
-            pairs.append((name, ""))
-        elif value is False:
-            pairs.append((f"no-{name}", ""))
-        elif isinstance(value, dict | list):
-            pairs.append((name, json.dumps(value, separators=(",", ":"), sort_keys=True)))
+        several = isinstance(value, list) and name not in JSON_LISTS
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif several and name in REPEATED:
+            for each in value:
+                words += [f"--{name}", as_word(each)]
         else:
-            pairs.append((name, str(value)))
-    return tuple(pairs)
+            words += [f"--{name}", *map(as_word, value if several else [value])]
+    return tuple(words)
+
+
+def as_word(value: object) -> str:
+    """Return a value as one word of a command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
 def endpoint(settings: Settings) -> tuple[str, ...]:

@@ -132,6 +132,8 @@ def tls_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsEngine]:
         finally:
             server.terminate()
             server.wait(60)
+            # Where a container of it was on the host's network.
+            subprocess.run(["umount", f"{folder}/exec/netns/default"], check=False, capture_output=True)
 
 
 def test_an_engine_behind_tls_answers_to_our_certificate(

@@ -150,7 +150,9 @@ def released(client: DockerClient, tmp_path_factory: pytest.TempPathFactory) -> 
         inputs = {"context": context.digest, "series": patched.series_digest, "patched tree": patched.tree}
         layer = Layer("cpu", repository, "1.0-cpu-", inputs, release_labels(release, patched, "cpu", "s" * 64))
         built = engine.build(layer, context, "Dockerfile", {"BASE": base.image})
-        write_record(project, "cpu", patched, layer, image_id=built, base=base.image, state="built", reasons=[])
+        write_record(
+            project, "cpu", patched, layer, image_id=built, content="", base=base.image, state="built", reasons=[]
+        )
         record = read_record(project, "cpu", "v1")
         assert record is not None
         with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ from yrpd.documents.image_record import ImageRecord
 ROOT = Path(__file__).resolve().parents[3]
 CPU_IMAGE = ImageRecord("yrpd:1-cpu", "sha256:" + "a" * 64, "cpu", "v0.10.0rc1", "b" * 40)
 NPU_IMAGE = ImageRecord("yrpd:1-npu", "sha256:" + "c" * 64, "npu", "v0.10.0rc1", "b" * 40)
-SITE = Site("/srv/models/tiny", 2, "d" * 64)
+SITE = Site("/srv/models/tiny", 2)
 
 GOOD = """\
 name = "lab"

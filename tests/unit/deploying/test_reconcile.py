@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.unit.deploying.inventories import CPU_IMAGE, SITE, shipped
 from yrpd.deploying.planning.planner import plan
-from yrpd.deploying.reconcile import OTHER_IMAGE, Observed, decide
+from yrpd.deploying.reconcile import OTHER_FILES, OTHER_IMAGE, UNCHANGED, Observed, decide
 from yrpd.deploying.spec import IN_PLACE, ContainerSpec
 
-SPECS = plan(shipped("lab.toml"), CPU_IMAGE, SITE)
+SPECS = list(plan(shipped("lab.toml"), CPU_IMAGE, SITE))
 
 
 def running(spec: ContainerSpec) -> Observed:
@@ -24,6 +24,7 @@ def running(spec: ContainerSpec) -> Observed:
         live=spec.live,
         ports=spec.ports,
         runs=spec.runs,
+        reads=spec.reads,
     )
 
 
@@ -54,6 +55,25 @@ def test_another_image_alone_is_told_from_another_configuration() -> None:
     assert (alone.action, alone.reason, alone.same_but_image) == ("replace", OTHER_IMAGE, True)
     both = next(each for each in decide([router], [running(replace(old, env=(("A", "b"),)))]))
     assert (both.reason, both.same_but_image) == (f"{OTHER_IMAGE} and its configuration changed", False)
+
+
+READ = [replace(spec, reads="1" * 64) if spec.role in ("prefill", "decode") else spec for spec in SPECS]
+
+
+def test_other_files_of_a_model_exchange_what_has_loaded_it_on_that_host_like_a_new_image() -> None:
+    changed = [replace(spec, reads="2" * 64) if spec.role == "decode" else spec for spec in READ]
+    changes = decide(changed, [running(spec) for spec in READ])
+    assert [(each.name, each.reason) for each in changes if each.action != "keep"] == [("yrpd-decode-0", OTHER_FILES)]
+
+
+@pytest.mark.parametrize(("before", "now"), [(READ, SPECS), (SPECS, READ)])
+def test_files_that_nobody_could_read_then_or_now_exchange_nothing_and_that_is_said(
+    before: list[ContainerSpec], now: list[ContainerSpec]
+) -> None:
+    changes = decide(now, [running(spec) for spec in before])
+    assert {change.action for change in changes} == {"keep"}
+    told = {change.name.split("-")[1] for change in changes if change.reason != UNCHANGED}
+    assert told == {"prefill", "decode"}
 
 
 def test_a_worker_that_died_is_started_anew_and_nothing_else_is() -> None:

@@ -46,17 +46,21 @@ def test_etcd_listens_on_one_address_only() -> None:
 
 
 def test_options_become_switches_values_and_json() -> None:
-    options = {"a": True, "b": False, "c": 0.9, "d": {"x": [1]}, "e": "text"}
-    assert command_lines.options_as_text(options) == (
-        ("a", ""),
-        ("no-b", ""),
-        ("c", "0.9"),
-        ("d", '{"x":[1]}'),
-        ("e", "text"),
-    )
-    line = command_lines.vllm_serve(serve(options=command_lines.options_as_text(options)), None)
+    options = {"a": True, "b": False, "c": 0.9, "d": {"x": [1]}, "e": "text", "f": ""}
+    words = ("--a", "--no-b", "--c", "0.9", "--d", '{"x":[1]}', "--e", "text", "--f", "")
+    assert command_lines.option_words(options) == words
+    line = command_lines.vllm_serve(serve(options=command_lines.option_words(options)), None)
     assert line[line.index("--c") + 1] == "0.9"
     assert "--no-b" in line
+
+
+def test_a_list_becomes_several_words_or_what_vllm_takes_in_their_place() -> None:
+    adapters = ["a=/p", {"name": "b", "path": "/q"}]
+    options = {"lora-modules": adapters, "cuda-graph-sizes": [1, 2], "allowed-origins": ["*"], "middleware": ["m", "n"]}
+    assert command_lines.option_words(options) == (
+        *("--allowed-origins", '["*"]', "--cuda-graph-sizes", "1", "2"),
+        *("--lora-modules", "a=/p", '{"name":"b","path":"/q"}', "--middleware", "m", "--middleware", "n"),
+    )
 
 
 def test_the_connectors_configuration_is_json_without_blanks() -> None:

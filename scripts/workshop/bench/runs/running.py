@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import tempfile
@@ -37,7 +38,6 @@ from workshop.bench.runs.servers import SETTINGS, Engine, command_lines, engines
 from workshop.bench.runs.tiers import TierLog, worker_flags
 from workshop.datasystem import etcd
 from workshop.datasystem import worker as datasystem_worker
-from yrpd.deploying.hosts.model_folder import local_digest
 from yrpd.errors import ConfigurationError
 from yrpd.project import Project
 from yrpd.reporting import Reporter
@@ -126,7 +126,7 @@ def configuration(project: Project, profile: Profile, model: Path, dtype: str) -
         "datasystem_mb": profile.datasystem_mb,
         "datasystem_disk_mb": profile.datasystem_disk_mb,
         "model": json.loads((model / "config.json").read_text(encoding="utf-8")),
-        "model_digest": local_digest(model),
+        "model_digest": _digest(model),
         "kv_bytes_per_token": model_sizes(model).bytes_per_token,
         # By the model's name: where the checkout is decides nothing, and reports are published.
         "engines": {arm: command_lines(profile, arm, Path(model.name), dtype, (0, 0), "", "") for arm in profile.arms},
@@ -134,6 +134,15 @@ def configuration(project: Project, profile: Profile, model: Path, dtype: str) -
         "processor": _processor(),
         **seen,
     }
+
+
+def _digest(folder: Path) -> str:
+    """Return the identity of a model's files."""
+    digest = hashlib.sha256()
+    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 class _Session:

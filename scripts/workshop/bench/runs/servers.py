@@ -93,9 +93,9 @@ def command_lines(
             tensor_parallel=1,
             cpu=True,
             options=(
-                ("num-gpu-blocks-override", str(blocks)),
-                ("max-num-batched-tokens", str(profile.step_tokens)),
-                ("disable-log-requests", ""),
+                *("--num-gpu-blocks-override", str(blocks)),
+                *("--max-num-batched-tokens", str(profile.step_tokens)),
+                "--disable-log-requests",
             ),
         )
         if role:

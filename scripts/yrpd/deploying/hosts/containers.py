@@ -13,8 +13,21 @@ from requests import RequestException
 
 from yrpd.deploying.hosts.model_folder import read_file
 from yrpd.deploying.reconcile import Observed
-from yrpd.deploying.spec import DEPLOYMENT, LIVE, PORTS, ROLE, RUNS, SETTLED, SPEC, ContainerSpec, restart_text
-from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, LogConfig, Mount, NotFound
+from yrpd.deploying.spec import (
+    DEPLOYMENT,
+    IMAGE_ID,
+    LIVE,
+    PORTS,
+    READS,
+    ROLE,
+    RUNS,
+    SETTLED,
+    SPEC,
+    ContainerSpec,
+    restart_text,
+)
+from yrpd.docker.images import find
+from yrpd.docker.sdk import APIError, Container, DockerClient, LogConfig, Mount, NotFound
 from yrpd.errors import DeployError
 from yrpd.serving.command_lines import WORKER_LOGS
 
@@ -45,13 +58,15 @@ def observe(container: Container, host: str) -> Observed:
         status=str(state["Status"]),
         exit_code=int(state.get("ExitCode") or 0),
         spec=labels.get(SPEC, ""),
-        image_id=str(attributes["Image"]),
+        # Engines name one image in different ways, and the label is what the plan calls it.
+        image_id=labels.get(IMAGE_ID) or str(attributes["Image"]),
         started_at=str(state.get("StartedAt") or ""),
         restart=restart_text(str(policy.get("Name") or "no"), int(policy.get("MaximumRetryCount") or 0)),
         settled=json.loads(labels[SETTLED]) if SETTLED in labels else None,
         live=tuple((path, (read_file(container, path) or b"").decode()) for path in paths),
         runs=labels.get(RUNS, ""),
         ports=tuple(int(port) for port in labels.get(PORTS, "").split(",") if port),
+        reads=labels.get(READS, ""),
     )
 
 
@@ -61,10 +76,11 @@ def start(client: DockerClient, spec: ContainerSpec) -> Container:
     Raises:
         DeployError: The engine refuses; nothing of it is left.
     """
+    image = find(client, spec.image, spec.image_id, spec.content)
+    if image is None:
+        raise DeployError(f"{spec.host} has no image {spec.image} ({spec.image_id}).")
     try:
-        container = client.containers.create(**creation(spec))
-    except ImageNotFound as error:
-        raise DeployError(f"{spec.host} has no image {spec.image} ({spec.image_id}).") from error
+        container = client.containers.create(**{**creation(spec), "image": str(image.id)})
     except APIError as error:
         raise DeployError(f"{spec.host} refuses to create {spec.name}: {error.explanation}.") from error
     try:

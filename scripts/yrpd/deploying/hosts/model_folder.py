@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -16,7 +15,6 @@ from yrpd.docker.sdk import APIError, Container, DockerClient, Mount, NotFound
 
 CONFIG = "config.json"
 WEIGHTS = (".safetensors", ".bin", ".pt")
-HASHED_WHOLE = 1 << 30  # larger files count by name, size and time
 EMPTY_TAR = b"\0" * 1024
 EMPTY_IMAGE = "yrpd-looks-at-folders"
 LOOK_AT = "/seen"
@@ -36,21 +34,6 @@ def local_problem(folder: Path) -> str:
     if not any(entry.suffix in WEIGHTS for entry in folder.iterdir()):
         return f"the model folder {folder} has no weights ({', '.join(WEIGHTS)})"
     return ""
-
-
-def local_digest(folder: Path) -> str:
-    """Return the identity of a model's files, or empty when the folder is not one of this machine."""
-    if not folder.is_dir():
-        return ""
-    digest = hashlib.sha256()
-    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
-        status = path.stat()
-        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0".encode())
-        if status.st_size < HASHED_WHOLE:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        else:
-            digest.update(str(status.st_mtime_ns).encode())
-    return digest.hexdigest()
 
 
 def remote_problems(client: DockerClient, folder: str, mounts: tuple[str, ...]) -> list[str]:

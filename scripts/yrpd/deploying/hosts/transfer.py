@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from yrpd.deploying.hosts.engines import connect
 from yrpd.deploying.inventory import Host
-from yrpd.docker.sdk import DockerClient, DockerException, ImageNotFound
+from yrpd.docker.images import find
+from yrpd.docker.sdk import DockerClient, DockerException, Image
 from yrpd.documents.image_record import ImageRecord
 from yrpd.errors import ImageError
 from yrpd.reporting import Advance, Reporter
@@ -23,16 +24,23 @@ PATIENCE_S = 0.5  # how often a slow reader is looked at for having gone
 
 def has_image(client: DockerClient, image: ImageRecord) -> bool:
     """Return whether an engine has exactly this image."""
-    try:
-        client.images.get(image.id)
-    except ImageNotFound:
-        return False
-    return True
+    return _found(client, image) is not None
 
 
 def image_bytes(client: DockerClient, image: ImageRecord) -> int:
     """Return the unpacked size of an image that the engine has."""
-    return int(client.images.get(image.id).attrs.get("Size") or 0)
+    found = _found(client, image)
+    return int(found.attrs.get("Size") or 0) if found else 0
+
+
+def architecture(client: DockerClient, image: ImageRecord) -> str:
+    """Return the architecture of an image that the engine has, in Docker's words."""
+    found = _found(client, image)
+    return str(found.attrs.get("Architecture", "")) if found else ""
+
+
+def _found(client: DockerClient, image: ImageRecord) -> Image | None:
+    return find(client, image.reference, image.id, image.content)
 
 
 def move(source: DockerClient, hosts: Sequence[Host], image: ImageRecord, reporter: Reporter) -> None:
@@ -53,7 +61,10 @@ def move(source: DockerClient, hosts: Sequence[Host], image: ImageRecord, report
     title = f"moving {image.reference} to {names}"
     try:
         with reporter.step(title), reporter.progress(title, image_bytes(source, image), in_bytes=True) as advance:
-            stream = source.images.get(image.id).save(chunk_size=CHUNK, named=image.reference)
+            found = _found(source, image)
+            if found is None:
+                raise ImageError(f"The engine has no {image.reference} ({image.id}).", next_command="invoke image")
+            stream = found.save(chunk_size=CHUNK, named=image.reference)
             readers = [_Reader() for _ in hosts]
             with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
                 loads = [pool.submit(_load, *pair, image) for pair in zip(hosts, readers, strict=True)]
@@ -118,12 +129,13 @@ def _load(host: Host, reader: _Reader, image: ImageRecord) -> None:
         try:
             # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
             target.images.load(cast(Any, reader.read()))
-            if not has_image(target, image):
+            arrived = _found(target, image)
+            if arrived is None:
                 raise ImageError(
                     f"What arrived on {host.name} is not {image.reference} ({image.id}).",
                     next_command=f"invoke image --flavour {image.flavour}",
                 )
-            target.images.get(image.id).tag(image.reference)
+            arrived.tag(image.reference)
         finally:
             target.close()
     finally:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yrpd.deploying.hosts import model_folder
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning.planner import Site
 from yrpd.deploying.planning.planner import plan as make_plan
@@ -76,10 +75,5 @@ def read_deployment(project: Project, hosts_file: Path, flavour: Flavour, pin: s
     image = load_image_record(project, flavour, pin)
     folder = (project.root / inventory.model.path).resolve() if not inventory.model.path.startswith("/") else None
     model = str(folder) if folder else inventory.model.path.rstrip("/") or "/"
-    local = all(model_folder.is_local(host) for host in inventory.serving_hosts())
-    site = Site(
-        model_folder=model,
-        cores=len(os.sched_getaffinity(0)),
-        model_digest=model_folder.local_digest(Path(model)) if local else "",
-    )
+    site = Site(model_folder=model, cores=len(os.sched_getaffinity(0)))
     return Deployment(project, hosts_file, inventory, image, site, make_plan(inventory, image, site), pin)

@@ -30,13 +30,10 @@ class Site:
     Attributes:
         model_folder: The model's folder on the hosts, absolute.
         cores: CPU cores of this machine; bounds the bindings of hosts whose engine is on this machine.
-        model_digest: Identity of the model's files, where they can be read from here: P and D that have loaded others
-            under the same path are recreated.
     """
 
     model_folder: str
     cores: int
-    model_digest: str = ""
 
 
 def _user(mounts: tuple[Mount, ...]) -> str:
@@ -242,7 +239,6 @@ class _Factory:
             mounts=(*spec.mounts, *mounts),
             volumes=(self._sockets(),),
             after=(worker.name,),
-            reads=self.site.model_digest,
         )
 
     def reference(self, instance: Instance) -> ContainerSpec:
@@ -338,12 +334,14 @@ class _Factory:
         host, containers = self.host(instance.host), self.inventory.containers
         devices = self.devices.get((role, index), ())
         name = f"{role}-{index}" if role != "reference" else role
+        adapters = vllm_settings.adapter_folders(self.inventory, instance, self.model_in_container)
         return replace(
             self._spec(host, role, name, argv, probe, (instance.port,)),
             env=vllm_settings.environment(self.inventory, self.image, host, instance, devices, self.site.cores),
             mounts=(
                 Mount(self.site.model_folder, self.model_in_container),
                 *(Mount(path, path) for path in (host.driver_mounts if devices else ())),
+                *(Mount(path, path) for path in adapters if path not in host.driver_mounts),
             ),
             tmpfs=((command_lines.METRICS, "size=64m,mode=0700"),),
             devices=(*(f"/dev/davinci{number}" for number in devices), *(host.device_nodes if devices else ())),
@@ -401,6 +399,7 @@ class _Factory:
             name=f"{self.inventory.name}-{name}",
             image=self.image.reference,
             image_id=self.image.id,
+            content=self.image.content,
             argv=argv,
             probe=probe,
             ports=ports,

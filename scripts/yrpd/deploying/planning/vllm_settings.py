@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from yrpd.deploying.inventory import Host, Instance, Inventory
@@ -62,10 +63,8 @@ def environment(
     return tuple(sorted({**found, **inventory.containers.environment, **instance.environment}.items()))
 
 
-def options(
-    inventory: Inventory, image: ImageRecord, instance: Instance, *, connected: bool
-) -> tuple[tuple[str, str], ...]:
-    """Return the ``vllm serve`` options that the inventory sets; the instance's own win over the model's.
+def options(inventory: Inventory, image: ImageRecord, instance: Instance, *, connected: bool) -> tuple[str, ...]:
+    """Return the ``vllm serve`` options that the inventory sets, as words; the instance's own win over the model's.
 
     Args:
         inventory: What is wanted.
@@ -78,4 +77,25 @@ def options(
         additional = dict(found.get("additional-config") or {})
         additional["ascend_scheduler_config"] = {"enabled": True, **additional.get("ascend_scheduler_config", {})}
         found["additional-config"] = additional
-    return command_lines.options_as_text(found)
+    return command_lines.option_words(found)
+
+
+def adapter_folders(inventory: Inventory, instance: Instance, model: str) -> tuple[str, ...]:
+    """Return the host's folders of the LoRA adapters that ``lora-modules`` names, but those in the model's folder.
+
+    Args:
+        inventory: What is wanted.
+        instance: Which P or D.
+        model: The model's folder inside of containers.
+    """
+    given = {**inventory.model.options, **instance.options}.get("lora-modules", [])
+    paths = []
+    for each in given if isinstance(given, list) else [given]:
+        try:
+            table = each if isinstance(each, dict) else json.loads(str(each))
+            path = str(table["path"])
+        except (ValueError, KeyError, TypeError):
+            path = str(each).partition("=")[2]  # vLLM's short form, NAME=PATH
+        if path.startswith("/") and not path.startswith(f"{model}/"):
+            paths.append(path)
+    return tuple(dict.fromkeys(paths))

@@ -24,7 +24,7 @@ MEBI = 1 << 20
 # Host memory that HeteroClient pins for each NPU at its first transfer, where it copies by FFTS and not "direct".
 PINNED_MB = 2560
 COPY_POLICIES = ("DS_D2H_MEMCPY_POLICY", "DS_H2D_MEMCPY_POLICY")
-MOUNT_FIX = "correct driver_mounts, or the paths of keys, certificates and spill, in the inventory"
+MOUNT_FIX = "correct driver_mounts, lora-modules, or the paths of keys, certificates and spill, in the inventory"
 # Before it, Docker's default seccomp profile refuses clone3 in a way that glibc 2.34 and newer take for "no more
 # threads" (https://github.com/moby/moby/issues/42681).
 MINIMUM_VERSION = (20, 10, 10)

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from requests import RequestException
 
 from yrpd.deploying.inventory import Host
 from yrpd.deploying.preflight.npus import HCCL_PORTS
-from yrpd.deploying.spec import DEPLOYMENT, ContainerSpec
+from yrpd.deploying.spec import LOOK, ContainerSpec
+from yrpd.docker.images import find
 from yrpd.docker.sdk import APIError, Container, DockerClient, ImageNotFound, Mount
 from yrpd.errors import EnvironmentFailure
 from yrpd.serving.command_lines import SPILL
@@ -27,6 +28,7 @@ LOOK_S = 600  # hashing both ends of every file of a large model on a cold disk
 PLUGIN = "/opt/yuanrong/yr/datasystem/lib/libacl_plugin.so"
 _NPU = re.compile(r"/dev/davinci(\d+)")
 DIAL_S = 60
+LEFT_OVER = "20m"
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def look(
         "hccl_ports": list(HCCL_PORTS) if any(len(numbered_inside([spec])) > 1 for spec in specs) else [],
     }
     before = time.time()
-    with _running(client, host, image, specs, {"look": asked}) as container:
-        report = _answer(container, host, LOOK_S)
+    with running(client, host.name, image, specs, {"look": asked}) as container:
+        report = answer(container, host.name, LOOK_S)
     return Survey(host.name, report, before, time.time())
 
 
@@ -133,18 +135,18 @@ def try_ways(
 
         def dial(host: Host) -> Ways:
             asked = {"targets": [list(each) for each in needed[host.name]]}
-            with _running(clients[host.name], host, image, specs[host.name], {"dial": asked}) as dialer:
-                answer = _answer(dialer, host, DIAL_S)
-            return Ways(host.name, [(str(each[0]), int(each[1]), str(each[2])) for each in answer["unreachable"]])
+            with running(clients[host.name], host.name, image, specs[host.name], {"dial": asked}) as dialer:
+                told = answer(dialer, host.name, DIAL_S)
+            return Ways(host.name, [(str(each[0]), int(each[1]), str(each[2])) for each in told["unreachable"]])
 
         return list(pool.map(dial, hosts))
 
 
 def _start_listening(client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec]) -> Container:
     ports = sorted({port for spec in specs for port in spec.ports})
-    container = _create(client, host, image, specs, {"listen": {"address": host.address, "ports": ports}})
+    container = _create(client, host.name, image, specs, {"listen": {"address": host.address, "ports": ports}})
     try:
-        _start(container, host)
+        _start(container, host.name)
         # Its first line says that it listens, so nobody has to guess how long that takes.
         first = next(iter(container.logs(stream=True, follow=True)), b"")
         if b"listening" not in first:
@@ -175,9 +177,14 @@ def look_at_all(
 
 
 @contextmanager
-def _running(
-    client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec], asked: Mapping[str, Any]
+def running(
+    client: DockerClient, host: str, image: str, specs: Sequence[ContainerSpec], asked: Mapping[str, Any]
 ) -> Iterator[Container]:
+    """Run the program in a container of an image, with the mounts, devices and rights of some specs.
+
+    Raises:
+        EnvironmentFailure: It could not be run.
+    """
     container = _create(client, host, image, specs, asked)
     try:
         _start(container, host)
@@ -187,25 +194,29 @@ def _running(
 
 
 def _create(
-    client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec], asked: Mapping[str, Any]
+    client: DockerClient, host: str, image: str, specs: Sequence[ContainerSpec], asked: Mapping[str, Any]
 ) -> Container:
     mounts = {mount.target: mount for spec in specs for mount in spec.mounts}
     devices = sorted({device for spec in specs for device in spec.devices})
+    found = find(client, specs[0].image, image, specs[0].content)
     try:
+        # What a look that was killed has left; it ended by itself.
+        with suppress(APIError):  # somebody else is pruning
+            client.containers.prune(filters={"label": f"{LOOK}={specs[0].deployment}", "until": LEFT_OVER})
         return client.containers.create(
-            image,
+            str(found.id) if found else image,
             ["python3", "-I", "-c", PROGRAM.read_text(encoding="utf-8"), json.dumps(asked)],
             detach=True,
             network_mode="host",
             init=True,
             mounts=[Mount(each.target, each.source, type="bind", read_only=each.read_only) for each in mounts.values()],
             devices=[f"{device}:{device}:rw" for device in devices],
-            labels={DEPLOYMENT: specs[0].deployment} if specs else {},
+            labels={LOOK: specs[0].deployment},  # not the deployment's own: other commands may list these meanwhile
             **_rights(specs),
             use_config_proxy=False,
         )
     except (APIError, ImageNotFound) as error:
-        raise EnvironmentFailure(f"{host.name} cannot be looked at from inside: {error.explanation}.") from error
+        raise EnvironmentFailure(f"{host} cannot be looked at from inside: {error.explanation}.") from error
 
 
 def _rights(specs: Sequence[ContainerSpec]) -> dict[str, Any]:
@@ -221,21 +232,32 @@ def _rights(specs: Sequence[ContainerSpec]) -> dict[str, Any]:
     }
 
 
-def _start(container: Container, host: Host) -> None:
+def _start(container: Container, host: str) -> None:
     try:
         container.start()
     except APIError as error:
-        raise EnvironmentFailure(f"{host.name} cannot be looked at from inside: {error.explanation}.") from error
+        raise EnvironmentFailure(f"{host} cannot be looked at from inside: {error.explanation}.") from error
 
 
-def _answer(container: Container, host: Host, patience_s: int) -> dict[str, Any]:
+def forget(client: DockerClient, deployment: str) -> None:
+    """Remove what looks that were killed have left on a host."""
+    for container in client.containers.list(all=True, filters={"label": f"{LOOK}={deployment}"}, ignore_removed=True):
+        container.remove(force=True, v=True)
+
+
+def answer(container: Container, host: str, patience_s: int) -> dict[str, Any]:
+    """Return what the program printed.
+
+    Raises:
+        EnvironmentFailure: It took too long, failed, or said nothing.
+    """
     try:
         code = container.wait(timeout=patience_s)["StatusCode"]
     except (APIError, RequestException) as error:
-        raise EnvironmentFailure(f"{host.name} did not answer within {patience_s} s.") from error
+        raise EnvironmentFailure(f"{host} did not answer within {patience_s} s.") from error
     said = bytes(container.logs(stdout=True, stderr=False)).decode("utf-8", "replace").strip()
     if code != 0 or not said:
         why = bytes(container.logs(stdout=False, stderr=True)).decode("utf-8", "replace").strip()
-        raise EnvironmentFailure(f"{host.name} cannot be looked at from inside: code {code}, {why[-200:]}.")
-    answer = json.loads(said.splitlines()[-1])
-    return answer if isinstance(answer, dict) else {}
+        raise EnvironmentFailure(f"{host} cannot be looked at from inside: code {code}, {why[-200:]}.")
+    told = json.loads(said.splitlines()[-1])
+    return told if isinstance(told, dict) else {}

@@ -1,6 +1,7 @@
 """What a host looks like from inside a container of the image. Runs there by its text alone: imports nothing of ours.
 
-``python3 -c TEXT '{"look": {...}}'`` prints one JSON report; ``listen`` and ``dial`` try the ways between hosts.
+``python3 -c TEXT '{"look": {...}}'`` prints one JSON report, ``read`` what files hold; ``listen`` and ``dial`` try the
+ways between hosts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import sys
 import threading
 import time
 
-SAMPLE = 1 << 20  # of large files, the beginning and the end are hashed
+SAMPLE = 1 << 20  # of large files, the beginning and the end are hashed, and pieces at equal distances between them
+PIECES, PIECE = 256, 4096
+# What no engine loads: a change of it is no other model. Names that begin with a dot (``.git``, ``.cache``) neither.
+NO_MODEL_FOLDERS = ("__pycache__", "cache", "logs")
+NO_MODEL_FILES = (".lock", ".log", ".md", ".pyc", ".tmp")
 PATIENCE_S = 20.0
 CONNECT_S = 3.0
 LISTENING_S = 600
@@ -74,30 +79,46 @@ def why_not(address: str, port: int) -> str:
     return ""
 
 
+def read(asked: dict[str, object]) -> dict[str, object]:
+    """Return the files of each folder, or the file itself, that is asked for."""
+    return {str(path): files(str(path)) for path in asked["paths"]}  # type: ignore[attr-defined]
+
+
 def files(folder: str) -> dict[str, list[object]]:
-    """Return every file of the model: path to size and digest; large files are sampled at both ends.
+    """Return every file of the model: path to size and digest; large files are sampled.
 
     What cannot be read has no bytes and its reason in place of the digest: a link whose target is gone, or a folder
-    (NFS, SELinux).
+    (NFS, SELinux). Folders that links lead to are entered, once each.
     """
     found: dict[str, list[object]] = {}
+    entered = set()
 
     def unreadable(failure: OSError) -> None:
         found[os.path.relpath(failure.filename, folder)] = [0, os.strerror(failure.errno or 0)]
 
-    for root, folders, names in os.walk(folder, onerror=unreadable):
-        folders.sort()
+    if os.path.isfile(folder):
+        return {"": list(size_and_digest(folder))}
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        place = os.path.realpath(root)
+        if place in entered:
+            folders.clear()
+            continue
+        entered.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_MODEL_FOLDERS)
         for name in sorted(names):
             path = os.path.join(root, name)
+            if name.startswith(".") or name.endswith(NO_MODEL_FILES):
+                continue
             try:
-                found[os.path.relpath(path, folder)] = list(size_and_digest(path))
+                if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for whoever writes
+                    found[os.path.relpath(path, folder)] = list(size_and_digest(path))
             except OSError as failure:
                 found[os.path.relpath(path, folder)] = [0, os.strerror(failure.errno or 0)]
     return found
 
 
 def size_and_digest(path: str) -> tuple[int, str]:
-    """Return a file's bytes, and the sha256 of all or of both ends."""
+    """Return a file's bytes, and the sha256 of all or of samples."""
     size = os.path.getsize(path)
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -105,6 +126,9 @@ def size_and_digest(path: str) -> tuple[int, str]:
             digest.update(stream.read())
         else:
             digest.update(stream.read(SAMPLE))
+            for offset in range(SAMPLE, size - SAMPLE, max(PIECE, size // PIECES)):
+                stream.seek(offset)
+                digest.update(stream.read(PIECE))
             stream.seek(-SAMPLE, os.SEEK_END)
             digest.update(stream.read(SAMPLE))
     return size, digest.hexdigest()
@@ -203,6 +227,6 @@ def dial(asked: dict[str, object]) -> dict[str, object]:
 if __name__ == "__main__":
     ((what, given),) = json.loads(sys.argv[1]).items()
     try:
-        print(json.dumps({"look": look, "listen": listen, "dial": dial}[what](given)), flush=True)
+        print(json.dumps({"look": look, "read": read, "listen": listen, "dial": dial}[what](given)), flush=True)
     except OSError as failure:
         sys.exit(str(failure))

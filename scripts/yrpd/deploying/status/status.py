@@ -11,7 +11,7 @@ from rich.table import Table
 from yrpd.deploying.hosts import containers
 from yrpd.deploying.hosts.probing import NotReadyError, check_once
 from yrpd.deploying.planning.deployment import Deployment
-from yrpd.deploying.reconcile import Observed, differences, in_place
+from yrpd.deploying.reconcile import Observed, differences, in_place, not_compared
 from yrpd.deploying.spec import ContainerSpec
 from yrpd.deploying.status.metrics import cluster_nodes, read_cache_figures
 from yrpd.docker.sdk import Container, DockerClient
@@ -46,6 +46,7 @@ def status_document(
                 "health": "unknown" if spec.host in silent else _health(spec, observed, container),
                 "release_matches": not reasons,
                 "reasons": [silent[spec.host]] if spec.host in silent else reasons,
+                "not_compared": not_compared(spec, observed),
                 **_cache(deployment, spec, observed),
                 **_facts(observed, now),
             }
@@ -83,6 +84,8 @@ def status_tables(document: Mapping[str, Any]) -> list[Table]:
     caching = Table("container", "cache used", "prefix hits", "from DataSystem", "of these by tier", title="KV caches")
     for entry in document["containers"]:
         matches = "yes" if entry["release_matches"] else "no: " + ", ".join(entry["reasons"])
+        if note := entry.get("not_compared"):
+            matches += f"; {note}"
         up = "-" if entry["uptime_s"] is None else str(timedelta(seconds=entry["uptime_s"]))
         standing.add_row(entry["name"], entry["host"], entry["health"], up, matches)
         shares = [entry.get(name) for name in ("cache_usage", "hit_rate", "external_hit_rate")]

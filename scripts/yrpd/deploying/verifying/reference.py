@@ -25,15 +25,15 @@ GRACE_S = 20
 ANSWERS = TypeAdapter(dict[str, Answer])
 
 
-def cache_file(build: Path, spec: ContainerSpec, model_digest: str, questions: dict[str, Question]) -> Path | None:
-    """Return where these answers are kept; ``None`` when the model's files cannot be read from here.
+def cache_file(build: Path, spec: ContainerSpec, reads: str, questions: dict[str, Question]) -> Path | None:
+    """Return where these answers are kept; ``None`` when the files that it reads are not known.
 
     The name holds the identity of all that the answers depend on: image, command line, environment, model files and
     questions.
     """
-    if not model_digest:
+    if not reads:
         return None
-    inputs = [spec.image_id, spec.argv, spec.env, model_digest, questions_digest(questions)]
+    inputs = [spec.image_id, spec.argv, spec.env, reads, questions_digest(questions)]
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return build / "verify" / f"reference-{name[:32]}.json"
 

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from yrpd.deploying.hosts.engines import connect_all
 from yrpd.deploying.hosts.model_folder import read_file
 from yrpd.deploying.hosts.probing import wait_until_ready
 from yrpd.deploying.planning import planner, ports
+from yrpd.deploying.preflight.fingerprints import fingerprinted
 from yrpd.deploying.rollout import drain
 from yrpd.deploying.spec import ContainerSpec, HttpProbe
 from yrpd.deploying.status.metrics import tier_figures
@@ -128,7 +129,7 @@ class _Verification:
         *,
         in_turn: bool = False,
     ) -> None:
-        self.deployment = deployment
+        self.deployment = deployment = replace(deployment, specs=fingerprinted(deployment.specs, clients))
         self.in_turn = in_turn
         self.clients = clients
         self.reporter = reporter
@@ -247,9 +248,8 @@ class _Verification:
     def _references(self, questions: dict[str, Question]) -> tuple[dict[str, Answer], bool]:
         spec = self._plain(self._reference_port())
         kept_under = self._plain(REFERENCE_PORTS.start)
-        path = reference.cache_file(
-            self.deployment.project.build, kept_under, self.deployment.site.model_digest, questions
-        )
+        reads = next((each.reads for each in (*self.decode, *self.prefill) if each.host == spec.host), "")
+        path = reference.cache_file(self.deployment.project.build, kept_under, reads, questions)
         cached = reference.load_cached(path)
         if cached:
             self.reporter.say("    plain vLLM's answers are those of an earlier run: same image, model and questions")

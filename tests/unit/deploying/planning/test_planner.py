@@ -69,20 +69,34 @@ def test_what_names_a_block_does_not_depend_on_the_image_or_on_who_can_read_the_
         return {option(only(specs, role), "--kv-transfer-config") for role in ("prefill", "decode")}
 
     rebuilt = replace(CPU_IMAGE, reference="yrpd:2-cpu", id="sha256:" + "e" * 64, tree="f" * 40)
-    assert transfers(CPU_IMAGE, SITE) == transfers(rebuilt, replace(SITE, model_digest=""))
+    assert transfers(CPU_IMAGE, SITE) == transfers(rebuilt, SITE)
     assert all("tag" not in json.loads(each)["kv_connector_extra_config"] for each in transfers(CPU_IMAGE, SITE))
 
 
-def test_prefill_and_decode_are_recreated_when_the_weights_under_their_path_are_others(inventory: Inventory) -> None:
-    def digests(model_digest: str) -> dict[str, str]:
-        return {s.name: s.digest for s in plan(inventory, CPU_IMAGE, replace(SITE, model_digest=model_digest))}
-
-    old, new = digests("d" * 64), digests("e" * 64)
-    assert {name for name in old if old[name] != new[name]} == {
-        spec.name for spec in plan(inventory, CPU_IMAGE, SITE) if spec.role in ("prefill", "decode")
-    }
+def test_what_a_container_reads_is_a_label_and_no_part_of_its_configuration(inventory: Inventory) -> None:
     spec = only(plan(inventory, CPU_IMAGE, SITE), "prefill")
-    assert ContainerSpec.from_document(spec.document()) == spec
+    told = replace(spec, reads="d" * 64)
+    assert told.digest == spec.digest
+    assert told.labels == {**spec.labels, "io.yuanrong.yrpd.reads": "d" * 64}
+    assert ContainerSpec.from_document(told.document()) == told
+
+
+def test_folders_of_adapters_come_in_under_their_own_path(inventory: Inventory) -> None:
+    named = [
+        "a=/srv/a",
+        {"name": "b", "path": "/srv/b"},
+        '{"name": "c", "path": "/srv/b"}',
+        "d=/models/tiny/d",
+        "e=hub/e",
+    ]
+    model = inventory.model.model_copy(update={"options": {"lora-modules": named}})
+    specs = plan(inventory.model_copy(update={"model": model}), CPU_IMAGE, SITE)
+    own = (Mount("/srv/models/tiny", "/models/tiny"), Mount("/srv/a", "/srv/a"), Mount("/srv/b", "/srv/b"))
+    assert {only(specs, role).mounts for role in ("prefill", "decode")} == {own}
+    one = inventory.prefill[0].model_copy(update={"options": {"lora-modules": "f=/srv/f"}})
+    specs = plan(inventory.model_copy(update={"prefill": (one,)}), CPU_IMAGE, SITE)
+    assert Mount("/srv/f", "/srv/f") in only(specs, "prefill").mounts
+    assert Mount("/srv/f", "/srv/f") not in only(specs, "decode").mounts
 
 
 def test_an_operators_own_names_reach_the_connector(inventory: Inventory) -> None:
