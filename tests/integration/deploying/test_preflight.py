@@ -133,6 +133,21 @@ def test_several_findings_come_in_one_report(
     assert "/no/such/driver does not exist" in problems[2]
 
 
+def test_links_to_nothing_in_a_model_are_a_finding_and_a_nested_configuration_is_none(
+    look: Callable[..., tuple[list[str], list[str]]], make_spec: Callable[..., ContainerSpec], model: Path
+) -> None:
+    (model / "config.json").write_text('{"text_config": {"hidden_size": 8}, "vision_config": {}}')
+    spec = make_spec(mounts=(Mount("/usr", "/usr"), Mount(str(model), f"/models/{model.name}")))
+    assert look(spec) == ([], [])
+    (model / "1.safetensors").symlink_to("../blobs/pruned")
+    ids, problems = look(spec)
+    assert ids == ["model-incomplete"]
+    assert problems == [f"the model in {model} has nothing in 1.safetensors"]
+    (model / "config.json").unlink()
+    (model / "config.json").symlink_to("../blobs/pruned")
+    assert look(spec)[1] == [f"the model folder {model} has no config.json"]
+
+
 def test_an_image_for_another_processor_is_found_on_the_host_that_has_it(
     look: Callable[..., tuple[list[str], list[str]]], make_spec: Callable[..., ContainerSpec], client: DockerClient
 ) -> None:
@@ -226,7 +241,10 @@ def test_folders_of_another_machine_are_seen_through_its_engine_alone(client: Do
         "/no/driver does not exist",
         "the model folder /no/model does not exist",
     ]
-    (model / "config.json").unlink()
+    (model / "config.json").rename(model / "v1.json")
+    (model / "config.json").symlink_to("v1.json")
+    assert model_folder.remote_problems(client, str(model), ()) == []
+    (model / "v1.json").unlink()
     assert model_folder.remote_problems(client, str(model), ()) == [f"the model folder {model} has no config.json"]
     assert (len(client.containers.list(all=True)), len(client.images.list())) == before
 

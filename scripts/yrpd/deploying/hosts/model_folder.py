@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,12 +55,14 @@ def remote_problems(client: DockerClient, folder: str, mounts: tuple[str, ...]) 
     return problems
 
 
-def read_file(container: Container, path: str) -> bytes | None:
-    """Return a small file of a container, started or not; ``None`` when it is not there."""
+def read_file(container: Container, path: str, links: int = 8) -> bytes | None:
+    """Return a small file of a container, started or not; ``None`` when it is not there, or behind too many links."""
     try:
         stream, _ = container.get_archive(path)
         with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
             member = archive.next()
+            if member and member.issym() and links:
+                return read_file(container, posixpath.join(posixpath.dirname(path), member.linkname), links - 1)
             extracted = archive.extractfile(member) if member and member.isfile() else None
             return extracted.read() if extracted else None
     except (NotFound, tarfile.TarError):

@@ -30,10 +30,8 @@ RESERVED_OPTIONS: dict[str, str] = {
     "calculate-kv-scales": "scales that follow from an engine's first request would be wrong for another engine",
     "speculative-config": "vLLM counts look-ahead slots of an asynchronous load as computed",
     "num-lookahead-slots": "vLLM counts look-ahead slots of an asynchronous load as computed",
-    "no-enable-prefix-caching": "without it images carry no hash, and nothing of them could be shared",
-    "enable-prefix-caching": "it is always on",
-    "no-enable-chunked-prefill": "the CPU backend ignores a cached prefix without chunked prefill",
-    "enable-chunked-prefill": "it is always on",
+    "enable-prefix-caching": "it is always on: without it images carry no hash, and nothing of them could be shared",
+    "enable-chunked-prefill": "it is always on: the CPU backend ignores a cached prefix without it",
     "api-key": "a secret on a command line is visible to every user of the host; it is [secrets] vllm_api_key",
     "hf-token": "a secret on a command line is visible to every user of the host, and nothing is fetched",
     "download-dir": "nothing is fetched; the model is [model] path",
@@ -115,16 +113,39 @@ RESERVED_ROUTER_OPTIONS: dict[str, str] = {
 }
 
 
+#: What of ``additional-config`` follows from the inventory, as vllm-ascend reads it.
+SCHEDULER_SETTINGS = ("enabled", "scheduler_cls")
+
+
 def check_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with dashes in their names.
+    """Return the options with dashes in their names, and switches without ``no-``.
 
     Raises:
         ValueError: One is reserved, badly named, or has a value that a command line cannot carry.
     """
-    checked = _dashed(options, RESERVED_OPTIONS)
+    positive: dict[str, Any] = {}
+    for written, value in options.items():
+        name = written
+        if written.startswith(("no-", "no_")):
+            if not isinstance(value, bool):
+                raise ValueError(f"{written!r} is a switch; it is true or false")
+            name, value = written[len("no-") :], not value
+        if name in positive:
+            raise ValueError(f"{written!r} is set twice")
+        positive[name] = value
+    checked = _dashed(positive, RESERVED_OPTIONS)
     for name, value in checked.items():
-        if not isinstance(value, str | int | float | bool | dict | list):
+        # vLLM's parser takes the beginning of a name for all of it.
+        if meant := next((known for known in RESERVED_OPTIONS if known.startswith(name)), ""):
+            raise ValueError(f"{name!r} is the beginning of {meant!r}, which is reserved: {RESERVED_OPTIONS[meant]}")
+        if not isinstance(value, str | int | float | bool | dict | list) or value == []:
             raise ValueError(f"{name!r} has a value that a command line cannot carry: {value!r}")
+    additional = checked.get("additional-config", {})
+    scheduler = additional.get("ascend_scheduler_config", {}) if isinstance(additional, dict) else None
+    if not isinstance(scheduler, dict):
+        raise ValueError("'additional-config' and its 'ascend_scheduler_config' are tables")
+    if taken := [name for name in SCHEDULER_SETTINGS if name in scheduler]:
+        raise ValueError(f"{taken[0]!r} of 'ascend_scheduler_config' is reserved: it is the inventory's scheduler")
     return checked
 
 

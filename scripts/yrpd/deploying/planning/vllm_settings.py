@@ -74,9 +74,10 @@ def options(inventory: Inventory, image: ImageRecord, instance: Instance, *, con
     """
     found = {**inventory.model.options, **instance.options}
     if connected and inventory.scheduler == "ascend" and image.flavour == "npu":
-        additional = dict(found.get("additional-config") or {})
-        additional["ascend_scheduler_config"] = {"enabled": True, **additional.get("ascend_scheduler_config", {})}
-        found["additional-config"] = additional
+        # vllm-ascend takes its own scheduler's class from here, and not from --scheduler-cls.
+        given, scheduler = found.get("additional-config", {}), command_lines.RECOVERING_SCHEDULERS["ascend"]
+        chosen = {**given.get("ascend_scheduler_config", {}), "enabled": True, "scheduler_cls": scheduler}
+        found["additional-config"] = {**given, "ascend_scheduler_config": chosen}
     return command_lines.option_words(found)
 
 

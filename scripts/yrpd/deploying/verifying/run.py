@@ -219,7 +219,7 @@ class _Verification:
         )
         try:
             shape_of(config)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
             raise ConfigurationError(
                 f"{spec.mounts[0].source}/config.json on {spec.host} does not describe a decoder ({error}).",
                 next_command="give another model in the inventory",

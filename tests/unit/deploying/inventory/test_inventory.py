@@ -88,6 +88,51 @@ BAD: dict[str, tuple[str, str, str]] = {
         "{ port = 1 }",
         "line 20: model.options: 'port' is reserved: it is the instance's",
     ),
+    "a reserved switch turned round": (
+        "options = { seed = 0 }",
+        "options = { no_enable_prefix_caching = true }",
+        "model.options: 'enable_prefix_caching' is reserved: it is always on",
+    ),
+    "a switch turned round and round": (
+        "options = { seed = 0 }",
+        "options = { no-enforce-eager = true, enforce-eager = true }",
+        "model.options: 'enforce-eager' is set twice",
+    ),
+    "a switch with a value": (
+        "options = { seed = 0 }",
+        "options = { no-enforce-eager = 1 }",
+        "model.options: 'no-enforce-eager' is a switch; it is true or false",
+    ),
+    "the beginning of a reserved option": (
+        "options = { seed = 0 }",
+        "options = { async = true }",
+        "model.options: 'async' is the beginning of 'async-scheduling', which is reserved: the connector cannot load",
+    ),
+    "the beginning of a reserved option of one instance": (
+        "port = 8200",
+        "port = 8200\noptions = { speculative-c = { method = 'eagle' } }",
+        "decode.0.options: 'speculative-c' is the beginning of 'speculative-config', which is reserved",
+    ),
+    "a short option": (
+        "options = { seed = 0 }",
+        'options = { "-tp" = 2 }',
+        "model.options: '-tp' is not an option name; write it without leading dashes",
+    ),
+    "an option without values": (
+        "options = { seed = 0 }",
+        "options = { lora-modules = [] }",
+        "model.options: 'lora-modules' has a value that a command line cannot carry: []",
+    ),
+    "another scheduler in vllm-ascend's own table": (
+        "options = { seed = 0 }",
+        "options = { additional-config = { ascend_scheduler_config = { enabled = true } } }",
+        "model.options: 'enabled' of 'ascend_scheduler_config' is reserved: it is the inventory's scheduler",
+    ),
+    "vllm-ascend's own table as text": (
+        "options = { seed = 0 }",
+        "options = { additional-config = '{}' }",
+        "model.options: 'additional-config' and its 'ascend_scheduler_config' are tables",
+    ),
     "a reserved option with underscores": (
         "{ seed = 0 }",
         "{ kv_transfer_config = 1 }",

@@ -215,6 +215,22 @@ def test_the_ascend_scheduler_is_chosen_with_recovery(inventory: Inventory) -> N
     assert "--additional-config" not in only(plan(chosen, CPU_IMAGE, SITE), "decode").argv
 
 
+def test_vllm_ascend_gets_the_class_where_it_reads_it_beside_what_the_inventory_sets_there() -> None:
+    shared = shipped("hosts.toml")
+    given = {"additional-config": {"refresh": True, "ascend_scheduler_config": {"max_long_partial_prefills": 2}}}
+    model = shared.model.model_copy(update={"options": given})
+    chosen = shared.model_copy(update={"scheduler": "ascend", "model": model})
+    for role in ("prefill", "decode"):
+        assert json.loads(option(only(plan(chosen, NPU_IMAGE, SITE), role), "--additional-config")) == {
+            "refresh": True,
+            "ascend_scheduler_config": {
+                "enabled": True,
+                "max_long_partial_prefills": 2,
+                "scheduler_cls": "vllm_ascend.distributed.yuanrong.recovery.RecoveringAscendScheduler",
+            },
+        }
+
+
 def test_npus_are_handed_out_in_order_with_the_driver() -> None:
     specs = plan(shipped("hosts.toml"), NPU_IMAGE, Site("/workspace/models/qwen2.5_7B", 2))
     prefill = only(specs, "prefill")
