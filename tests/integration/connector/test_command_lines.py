@@ -26,7 +26,8 @@ REFUSED = (
 
 @pytest.fixture(scope="module")
 def parser() -> argparse.ArgumentParser:
-    return make_arg_parser(FlexibleArgumentParser())
+    made: argparse.ArgumentParser = make_arg_parser(FlexibleArgumentParser())
+    return made
 
 
 def parsed(parser: argparse.ArgumentParser, options: dict[str, Any]) -> argparse.Namespace:
