@@ -99,12 +99,7 @@ def lock(
 
 
 def _image_cpu(
-    project: Project,
-    release: Release,
-    patched: Patched,
-    yuanrong: OpenYuanrong,
-    reporter: Reporter,
-    dry_run: bool,
+    project: Project, release: Release, patched: Patched, yuanrong: OpenYuanrong, reporter: Reporter, dry_run: bool
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "cpu")
     locks = Locks.of(project, table.runtime)
@@ -126,12 +121,7 @@ def _image_cpu(
 
 
 def _image_npu(
-    project: Project,
-    release: Release,
-    patched: Patched,
-    yuanrong: OpenYuanrong,
-    reporter: Reporter,
-    dry_run: bool,
+    project: Project, release: Release, patched: Patched, yuanrong: OpenYuanrong, reporter: Reporter, dry_run: bool
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "npu")
     previous = previous_inputs(project, "npu", patched.name)

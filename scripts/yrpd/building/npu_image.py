@@ -94,12 +94,7 @@ def _kernels(patched: Patched) -> str:
 
 
 def make_context(
-    project: Project,
-    patched: Patched,
-    table: FlavourTable,
-    yuanrong: OpenYuanrong,
-    machine: str,
-    reporter: Reporter,
+    project: Project, patched: Patched, table: FlavourTable, yuanrong: OpenYuanrong, machine: str, reporter: Reporter
 ) -> Context:
     """Return the whole context, with the wheels for the engine's machine.
 

@@ -21,12 +21,7 @@ from yrpd.project import Project, hash_file
 from yrpd.release import is_since_cann_8_5
 from yrpd.reporting import Reporter
 from yrpd.wheels.locks import NPU, OPENYUANRONG, Lock, read_lock
-from yrpd.wheels.wheelhouse import (
-    X86_64,
-    Target,
-    Wheel,
-    provide,
-)
+from yrpd.wheels.wheelhouse import X86_64, Target, Wheel, provide
 
 LAUNCHER = "yr"
 

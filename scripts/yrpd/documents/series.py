@@ -167,8 +167,7 @@ def load_series(folder: Path) -> Series:
         names, comments = parse_series((folder / SERIES).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"patches/{folder.name}/{SERIES} does not exist, so there is nothing to apply.",
-            next_command=begin(folder),
+            f"patches/{folder.name}/{SERIES} does not exist, so there is nothing to apply.", next_command=begin(folder)
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(

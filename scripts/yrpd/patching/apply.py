@@ -229,8 +229,4 @@ def git_failure(error: GitError) -> EnvironmentFailure:
     told = f"git {error.command} failed, and nothing was applied: {error.reason.rstrip('.')}"
     if error.disk_full and error.free is not None:
         told += f"; the disk is full ({error.free >> 10} KiB free)"
-    return EnvironmentFailure(
-        f"{told}.",
-        next_command=following,
-        detail=error.stderr,
-    )
+    return EnvironmentFailure(f"{told}.", next_command=following, detail=error.stderr)

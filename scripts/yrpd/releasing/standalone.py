@@ -87,11 +87,7 @@ def render(modules: Mapping[str, bytes], main: bytes, wheels: Mapping[Target, It
     held = {name: hashlib.sha256(data).hexdigest() for name, data in modules.items()}
     held |= {f"wheels/{one.file}": one.sha256 for every in wheels.values() for one in every}
     index = {"digest": digest_of(held), "targets": targets}
-    small = {
-        **modules,
-        "__main__.py": main,
-        "contents.json": json.dumps(index, indent=1, sort_keys=True).encode(),
-    }
+    small = {**modules, "__main__.py": main, "contents.json": json.dumps(index, indent=1, sort_keys=True).encode()}
     stream = io.BytesIO()
     stream.write(SHEBANG)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as archive:

@@ -104,12 +104,7 @@ class Certificates:
 
 
 def etcd(
-    name: str,
-    address: str,
-    port: int,
-    peer_port: int,
-    certificates: Certificates | None = None,
-    metrics_port: int = 0,
+    name: str, address: str, port: int, peer_port: int, certificates: Certificates | None = None, metrics_port: int = 0
 ) -> tuple[str, ...]:
     """Return etcd's command line: one member, listening on one address only.
 

@@ -287,10 +287,7 @@ def _serving() -> dict[str, Any]:
 
 
 def _tls(settings: Settings) -> dict[str, Any]:
-    certificate = {
-        "certificate_chain": {"filename": settings.certificate},
-        "private_key": {"filename": settings.key},
-    }
+    certificate = {"certificate_chain": {"filename": settings.certificate}, "private_key": {"filename": settings.key}}
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {

@@ -21,10 +21,7 @@ COMMANDS = (
         (
             *_WHERE,
             Option(
-                "format",
-                "table, run (docker lines), json, kubernetes or monitoring.",
-                "table",
-                parameter="plan_format",
+                "format", "table, run (docker lines), json, kubernetes or monitoring.", "table", parameter="plan_format"
             ),
             Option("output", "Folder that gets the files; printed when empty."),
         ),

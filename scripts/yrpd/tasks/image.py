@@ -46,13 +46,7 @@ COMMANDS = (
         "image.load",
         "Bring a release's image to a host; layers that the host has are not sent.",
         "yrpd.commands.image:load",
-        (
-            RELEASE,
-            HOST,
-            HOSTS,
-            FLAVOUR,
-            PIN,
-        ),
+        (RELEASE, HOST, HOSTS, FLAVOUR, PIN),
     ),
     Command(
         "image.verify",

@@ -63,10 +63,7 @@ class Target:
         platforms += ["manylinux2014", "manylinux2010", "manylinux1", "linux"]
         platforms = [f"{platform}_{self.machine}" for platform in platforms]
         interpreter = f"cp{self.python[0]}{self.python[1]}"
-        return [
-            *cpython_tags(self.python, platforms=platforms),
-            *compatible_tags(self.python, interpreter, platforms),
-        ]
+        return [*cpython_tags(self.python, platforms=platforms), *compatible_tags(self.python, interpreter, platforms)]
 
 
 @dataclass(frozen=True)

@@ -234,12 +234,7 @@ class _Factory:
             # With a key, /v1/models is refused to whoever has none; the plan has none.
             self._vllm_probe(instance, "health") if guarded else self._models_probe(instance),
         )
-        return replace(
-            spec,
-            mounts=(*spec.mounts, *mounts),
-            volumes=(self._sockets(),),
-            after=(worker.name,),
-        )
+        return replace(spec, mounts=(*spec.mounts, *mounts), volumes=(self._sockets(),), after=(worker.name,))
 
     def reference(self, instance: Instance) -> ContainerSpec:
         """Return plain vLLM, which verification asks itself: it shares nothing and asks for no key."""

@@ -38,13 +38,7 @@ class Finding:
 
     def document(self) -> dict[str, str]:
         """Return the finding as JSON values."""
-        return {
-            "id": self.id,
-            "host": self.host,
-            "severity": self.severity,
-            "message": self.problem,
-            "fix": self.fix,
-        }
+        return {"id": self.id, "host": self.host, "severity": self.severity, "message": self.problem, "fix": self.fix}
 
 
 def demand_nothing_in_the_way(findings: Sequence[Finding]) -> None:

@@ -111,13 +111,7 @@ def _ways(situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[
     if not serving <= {host.name for host in hosts}:
         return
     try:
-        ways = surveying.try_ways(
-            situation.clients,
-            hosts,
-            situation.image.id,
-            specs,
-            needed(situation, hosts),
-        )
+        ways = surveying.try_ways(situation.clients, hosts, situation.image.id, specs, needed(situation, hosts))
     except EnvironmentFailure as error:
         yield Finding("ways", hosts[0].name, error.message.rstrip("."), "invoke deploy --dry-run")
         return

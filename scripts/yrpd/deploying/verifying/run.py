@@ -122,12 +122,7 @@ class _Verification:
     """
 
     def __init__(
-        self,
-        deployment: Deployment,
-        clients: Mapping[str, DockerClient],
-        reporter: Reporter,
-        *,
-        in_turn: bool = False,
+        self, deployment: Deployment, clients: Mapping[str, DockerClient], reporter: Reporter, *, in_turn: bool = False
     ) -> None:
         self.deployment = deployment = replace(deployment, specs=fingerprinted(deployment.specs, clients))
         self.in_turn = in_turn

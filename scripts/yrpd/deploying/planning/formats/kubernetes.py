@@ -127,11 +127,7 @@ def _security(spec: ContainerSpec) -> dict[str, Any]:
     capabilities: dict[str, Any] = {"drop": ["ALL"]}
     if spec.capabilities:
         capabilities["add"] = list(spec.capabilities)
-    security: dict[str, Any] = {
-        "privileged": False,
-        "allowPrivilegeEscalation": False,
-        "capabilities": capabilities,
-    }
+    security: dict[str, Any] = {"privileged": False, "allowPrivilegeEscalation": False, "capabilities": capabilities}
     if spec.user:
         user, _, group = spec.user.partition(":")
         security |= {"runAsUser": int(user), "runAsGroup": int(group), "runAsNonRoot": True}
