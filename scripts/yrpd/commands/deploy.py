@@ -43,19 +43,3 @@ def status(
     for table in status_tables(document):
         reporter.render(table)
     return {**document, "endpoint": deployment.endpoint}
-
-
-def verify(
-    project: Project,
-    reporter: Reporter,
-    hosts_file: Path,
-    flavour: Flavour = "npu",
-    pin: str = "",
-    in_turn: bool = False,
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D."""
-    from yrpd.deploying.verifying.run import verify_deployment
-
-    deployment = read_deployment(project, hosts_file, flavour, pin)
-    return verify_deployment(deployment, reporter, in_turn=in_turn, dry_run=dry_run)

@@ -123,12 +123,13 @@ def read_stream(events: Iterable[dict[str, Any]], line: Line, *, what: str, log:
     except APIError as error:
         raise _failed(what, f"the engine refused: {error.explanation}", lines, log) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, DockerException) as error:
-        raise _failed(what, _broken(error), lines, log) from error
+        raise _failed(what, broken(error), lines, log) from error
     _keep(_COLOUR.sub("", pending).rstrip(), lines, line)
     return lines
 
 
-def _broken(error: Exception) -> str:
+def broken(error: Exception) -> str:
+    """Return how a connection to an engine ended, as a half sentence."""
     if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
         return f"the engine said nothing for {timeout_seconds():.0f} s ({TIMEOUT_VARIABLE} sets another limit)"
     return f"the engine's answer broke off: {error}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import requests
 
-from yrpd.docker.connection import TIMEOUT_VARIABLE
+from yrpd.docker.connection import broken
 from yrpd.docker.sdk import DockerException, ImageNotFound
 from yrpd.errors import ImageError
 
@@ -24,11 +24,4 @@ def engine_failures(what: str) -> Iterator[None]:
     except ImageNotFound as error:
         raise ImageError(f"{what} failed: the engine does not have it.", next_command="invoke image") from error
     except (DockerException, requests.RequestException) as error:
-        if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
-            raise ImageError(
-                f"{what} failed: the engine said nothing for too long ({TIMEOUT_VARIABLE} sets another limit).",
-                next_command="docker info",
-            ) from error
-        raise ImageError(
-            f"{what} failed: the engine's answer broke off: {error}.", next_command="docker info"
-        ) from error
+        raise ImageError(f"{what} failed: {broken(error)}.", next_command="docker info") from error

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from yrpd.docker.connection import by_manifest
 from yrpd.docker.sdk import DockerClient, Image, ImageNotFound
 
 STARTS_WITH = ("Env", "Entrypoint", "Cmd", "WorkingDir", "User", "Labels")
@@ -30,6 +31,11 @@ def content_of(layers: Sequence[str], config: Mapping[str, Any]) -> str:
 def content_on(image: Image) -> str:
     """Return the same of an image that an engine has."""
     return content_of(image.attrs["RootFS"].get("Layers") or (), image.attrs["Config"] or {})
+
+
+def is_same(client: DockerClient, image: Image, image_id: str, content: str) -> bool:
+    """Return whether an engine's image is the one of an id and content; the id counts where it has the same meaning."""
+    return content_on(image) == content and (image.id == image_id or by_manifest(client))
 
 
 def find(client: DockerClient, reference: str, image_id: str, content: str) -> Image | None:

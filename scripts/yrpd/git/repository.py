@@ -28,20 +28,8 @@ _AM_OPTIONS = (
     "--quiet",
 )
 _FORMAT_OPTIONS = (
-    "--zero-commit",
-    "--full-index",
-    "--no-signature",
-    "--no-stat",
-    "--keep-subject",
-    "--binary",
-    "--no-attach",
-    "--no-to",
-    "--no-cc",
-    "--no-add-header",
-    "--no-ext-diff",
-    "--no-textconv",
-    "--no-color",
-    "--no-relative",
+    *("--zero-commit", "--full-index", "--no-signature", "--no-stat", "--keep-subject", "--binary", "--no-attach"),
+    *("--no-to", "--no-cc", "--no-add-header", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
     "--quiet",
 )
 

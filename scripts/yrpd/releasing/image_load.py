@@ -17,12 +17,12 @@ import zstandard
 
 from yrpd.docker.connection import by_manifest, read_stream
 from yrpd.docker.failures import engine_failures
+from yrpd.docker.images import is_same
 from yrpd.docker.sdk import DockerClient, ImageNotFound
 from yrpd.documents.manifest import Manifest, Tarball
 from yrpd.documents.release_folder import CHUNK, ReleaseFolder
 from yrpd.errors import ImageError
 from yrpd.releasing.archive import ChunkReader
-from yrpd.releasing.matching import is_image
 from yrpd.reporting import Reporter
 
 
@@ -131,7 +131,7 @@ def holds(client: DockerClient, manifest: Manifest) -> bool:
             found = client.images.get(manifest.image)
         except ImageNotFound:
             return False
-        return is_image(found.attrs, manifest, names_by_config=not by_manifest(client))
+        return is_same(client, found, manifest.id, manifest.content)
 
 
 def require(client: DockerClient, manifest: Manifest) -> None:

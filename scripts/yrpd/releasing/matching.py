@@ -1,24 +1,9 @@
-"""Is this the release's image? The same questions to an engine's description and to an archive's content."""
+"""Is this the release's image? What differs, in an engine's description or an archive's content."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from yrpd.documents.manifest import Manifest
 from yrpd.releasing.archive import ArchiveFacts
-
-
-def is_image(attributes: dict[str, Any], manifest: Manifest, *, names_by_config: bool) -> bool:
-    """Return whether an engine's description of an image is the release's.
-
-    Args:
-        attributes: The description.
-        manifest: The release.
-        names_by_config: Whether the engine's ids are digests of configurations; the containerd store has other ids, and
-            the layers decide.
-    """
-    layers = tuple(attributes["RootFS"].get("Layers") or ()) == manifest.diff_ids
-    return layers and (attributes["Id"] == manifest.id or not names_by_config)
 
 
 def layer_faults(found: tuple[str, ...], manifest: Manifest) -> list[str]:

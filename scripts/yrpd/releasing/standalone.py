@@ -32,7 +32,7 @@ CARRIED = (
     "deploying/**/*.py",
     "docker/*.py",
     *(f"documents/{name}.py" for name in ("__init__", "image_record", "manifest", "release_folder")),
-    *(f"releasing/{name}.py" for name in ("__init__", "archive", "image_load", "matching")),
+    *(f"releasing/{name}.py" for name in ("__init__", "archive", "image_load")),
     *(f"serving/{name}.py" for name in ("__init__", "cluster", "command_lines", "draining", "envoy")),
     *(f"tasks/{name}.py" for name in ("__init__", "deploy")),
 )

@@ -12,11 +12,11 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
-from yrpd.docker.connection import by_manifest
 from yrpd.docker.failures import engine_failures
-from yrpd.docker.sdk import Container, DockerClient, ImageNotFound, NotFound
+from yrpd.docker.images import is_same
+from yrpd.docker.sdk import Container, DockerClient, Image, ImageNotFound, NotFound
 from yrpd.documents.inputs import DIGEST_LABEL, digest_of
 from yrpd.documents.manifest import Manifest, config_of
 from yrpd.documents.release_folder import (
@@ -37,7 +37,7 @@ from yrpd.git.mail import parse_changes
 from yrpd.project import hash_file
 from yrpd.releasing.archive import ChunkReader, read_archive
 from yrpd.releasing.image_load import unpacked
-from yrpd.releasing.matching import archive_faults, is_image, layer_faults
+from yrpd.releasing.matching import archive_faults, layer_faults
 from yrpd.releasing.provenance import subjects, validate_provenance
 from yrpd.releasing.sbom import validate_sbom
 from yrpd.releasing.trees import TreeFile, parse_listing, tree_id, walk_files
@@ -102,11 +102,11 @@ def verify_image(client: DockerClient, folder: ReleaseFolder, manifest: Manifest
     """
     with engine_failures(f"looking at {reference}"):
         try:
-            attributes = client.images.get(reference).attrs
+            image = client.images.get(reference)
         except ImageNotFound:
             return [Link("image", False, f"the engine has no {reference}")]
-        link = _image(client, attributes, manifest, "image")
-        container = client.containers.create(attributes["Id"], command=["nothing"], network_mode="none")
+        link = _image(client, image, manifest, "image")
+        container = client.containers.create(str(image.id), command=["nothing"], network_mode="none")
         try:
             files = dict(_container_files(container))
         finally:
@@ -122,11 +122,11 @@ def verify_container(client: DockerClient, folder: ReleaseFolder, manifest: Mani
         except NotFound:
             return [Link("container", False, f"the engine has no container {name}")]
         try:
-            attributes = client.images.get(container.attrs["Image"]).attrs
+            image = client.images.get(container.attrs["Image"])
         except ImageNotFound:
-            image = container.attrs["Image"]
-            return [Link("image -> container", False, f"{name} was made from {image}, which the engine lost")]
-        link = _image(client, attributes, manifest, "image -> container")
+            made = container.attrs["Image"]
+            return [Link("image -> container", False, f"{name} was made from {made}, which the engine lost")]
+        link = _image(client, image, manifest, "image -> container")
         files = dict(_container_files(container))
         changed = _changed_code(container)
     return [
@@ -219,14 +219,14 @@ def _documents(folder: ReleaseFolder, manifest: Manifest) -> Link:
     return Link("documents", not faults, _shown(faults) or f"{SBOM} and {PROVENANCE} are valid and of this release")
 
 
-def _image(client: DockerClient, attributes: Mapping[str, Any], manifest: Manifest, name: str) -> Link:
-    faults = layer_faults(tuple(attributes["RootFS"].get("Layers") or ()), manifest)
-    if config_of(attributes["Config"]) != manifest.config:
+def _image(client: DockerClient, image: Image, manifest: Manifest, name: str) -> Link:
+    faults = layer_faults(tuple(image.attrs["RootFS"].get("Layers") or ()), manifest)
+    if config_of(image.attrs["Config"]) != manifest.config:
         faults.append("its configuration differs")
-    if not faults and not is_image(dict(attributes), manifest, names_by_config=not by_manifest(client)):
+    if not faults and not is_same(client, image, manifest.id, manifest.content):
         faults.append("same layers, another configuration")
     if faults:
-        faults.insert(0, f"id expected {manifest.id}, found {attributes['Id']}")
+        faults.insert(0, f"id expected {manifest.id}, found {image.id}")
     return Link(name, not faults, "; ".join(faults) or f"{manifest.image} {manifest.id}")
 
 

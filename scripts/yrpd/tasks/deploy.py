@@ -48,7 +48,7 @@ COMMANDS = (
     Command(
         "deploy.verify",
         "Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D.",
-        "yrpd.commands.deploy:verify",
+        "yrpd.deploying.verifying.run:verify",
         (
             *_WHERE,
             Option(

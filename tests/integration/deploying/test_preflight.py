@@ -236,16 +236,16 @@ def test_findings_end_with_exit_code_8_and_the_fix(
 
 def test_folders_of_another_machine_are_seen_through_its_engine_alone(client: DockerClient, model: Path) -> None:
     before = len(client.containers.list(all=True)), len(client.images.list())
-    assert model_folder.remote_problems(client, str(model), (str(model),)) == []
-    assert model_folder.remote_problems(client, "/no/model", ("/no/driver",)) == [
-        "/no/driver does not exist",
+    assert model_folder.problems(client, str(model), (str(model),)) == []
+    assert model_folder.problems(client, "/no/model", ("/no/driver",)) == [
         "the model folder /no/model does not exist",
+        "/no/driver does not exist",
     ]
     (model / "config.json").rename(model / "v1.json")
     (model / "config.json").symlink_to("v1.json")
-    assert model_folder.remote_problems(client, str(model), ()) == []
+    assert model_folder.problems(client, str(model), ()) == []
     (model / "v1.json").unlink()
-    assert model_folder.remote_problems(client, str(model), ()) == [f"the model folder {model} has no config.json"]
+    assert model_folder.problems(client, str(model), ()) == [f"the model folder {model} has no config.json"]
     assert (len(client.containers.list(all=True)), len(client.images.list())) == before
 
 

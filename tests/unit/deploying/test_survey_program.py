@@ -42,8 +42,11 @@ def test_a_folder_that_cannot_be_read_is_a_finding_with_its_reason(tmp_path: Pat
     assert "chcon -Rt container_file_t /models/m" in found.fix
 
 
-def test_a_model_that_can_be_read_is_none(tmp_path: Path) -> None:
+def test_a_model_that_can_be_read_and_has_weights_is_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
+    (found,) = incomplete_model("host1", "/models/m", survey_program.files(str(tmp_path)), None, "copy it")
+    assert found.problem == "the model folder /models/m has no weights (.safetensors, .bin, .pt, .gguf)"
+    (tmp_path / "model.bin").write_text("weights")
     assert list(incomplete_model("host1", "/models/m", survey_program.files(str(tmp_path)), None, "copy it")) == []
 
 

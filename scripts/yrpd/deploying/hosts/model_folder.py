@@ -15,7 +15,6 @@ from yrpd.deploying.inventory import Host
 from yrpd.docker.sdk import APIError, Container, DockerClient, Mount, NotFound
 
 CONFIG = "config.json"
-WEIGHTS = (".safetensors", ".bin", ".pt")
 EMPTY_TAR = b"\0" * 1024
 EMPTY_IMAGE = "yrpd-looks-at-folders"
 LOOK_AT = "/seen"
@@ -26,33 +25,21 @@ def is_local(host: Host) -> bool:
     return host.engine.startswith("unix://")
 
 
-def local_problem(folder: Path) -> str:
-    """Return what is wrong with a model folder of this machine; empty when nothing is."""
-    if not folder.is_dir():
-        return f"the model folder {folder} does not exist"
-    if not (folder / CONFIG).is_file():
-        return f"the model folder {folder} has no {CONFIG}"
-    if not any(entry.suffix in WEIGHTS for entry in folder.iterdir()):
-        return f"the model folder {folder} has no weights ({', '.join(WEIGHTS)})"
-    return ""
-
-
-def remote_problems(client: DockerClient, folder: str, mounts: tuple[str, ...]) -> list[str]:
-    """Return what is wrong with the model folder and the other mounts of a host that only its engine can see.
+def problems(client: DockerClient, folder: str, mounts: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with the model folder and the other mounts of a host, as its engine sees them.
 
     An empty ``folder`` is not looked at.
 
     A container is created from an empty image, never started, and removed: creating it makes the engine look.
     """
-    problems = [f"{path} does not exist" for path in mounts if not _can_mount(client, path)]
-    if not folder:
-        return problems
-    with _looking(client, folder) as container:
-        if container is None:
-            problems.append(f"the model folder {folder} does not exist")
-        elif read_file(container, f"{LOOK_AT}/{CONFIG}") is None:
-            problems.append(f"the model folder {folder} has no {CONFIG}")
-    return problems
+    found = []
+    if folder:
+        with _looking(client, folder) as container:
+            if container is None:
+                found.append(f"the model folder {folder} does not exist")
+            elif read_file(container, f"{LOOK_AT}/{CONFIG}") is None:
+                found.append(f"the model folder {folder} has no {CONFIG}")
+    return found + [f"{path} does not exist" for path in mounts if not _can_mount(client, path)]
 
 
 def read_file(container: Container, path: str, links: int = 8) -> bytes | None:

@@ -121,20 +121,12 @@ def _files(situation: Situation, host: Host, client: DockerClient, specs: Iterab
     fix = f"scp -r MODEL {host.address}:{situation.folder}  # or correct [model] path in the inventory"
     if host.engine.startswith(LAB_ENGINES):
         fix = "invoke lab.up  # makes build/models; or correct [model] path in the inventory"
-    if model_folder.is_local(host):
-        problem = model_folder.local_problem(Path(folder)) if folder else ""
-        if problem:
-            yield Finding("model", host.name, problem, fix)
-        for source in others:
-            if not Path(source).exists():
-                yield Finding("mount", host.name, f"{source} does not exist", MOUNT_FIX)
-        for device in sorted({device for spec in specs for device in spec.devices}):
-            if not Path(device).exists():
-                yield Finding("device", host.name, f"{device} does not exist", "correct devices in the inventory")
-    elif mounted:
-        for problem in model_folder.remote_problems(client, folder, others):
-            about_model = "model folder" in problem
-            yield Finding("model" if about_model else "mount", host.name, problem, fix if about_model else MOUNT_FIX)
+    for problem in model_folder.problems(client, folder, others):
+        about_model = "model folder" in problem
+        yield Finding("model" if about_model else "mount", host.name, problem, fix if about_model else MOUNT_FIX)
+    for device in sorted({device for spec in specs for device in spec.devices} if model_folder.is_local(host) else ()):
+        if not Path(device).exists():
+            yield Finding("device", host.name, f"{device} does not exist", "correct devices in the inventory")
 
 
 def _ports(situation: Situation, host: Host, specs: Iterable[ContainerSpec]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ CLOCK_TOLERANCE_S = 5.0
 # The DataSystem worker's jemalloc is compiled for pages of this size and ends the process on any larger one.
 WORKER_PAGE_BYTES = 4096
 NAMED_FILES = 3
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 DENIED = (os.strerror(errno.EACCES), os.strerror(errno.EPERM))
 
 
@@ -67,7 +69,9 @@ def demand_nothing_in_the_way(findings: Sequence[Finding]) -> None:
     )
 
 
-def incomplete_model(host: str, folder: str, files: Mapping[str, Any], index: Any, fix: str) -> Iterator[Finding]:
+def incomplete_model(
+    host: str, folder: str, files: Mapping[str, Any], index: str | None, fix: str
+) -> Iterator[Finding]:
     """Yield a finding when the model's index names files that are not there, or files are empty or cannot be read."""
     closed = sorted(f"{name} ({why})" for name, (_, why) in files.items() if why in DENIED)
     if closed:
@@ -78,7 +82,12 @@ def incomplete_model(host: str, folder: str, files: Mapping[str, Any], index: An
             f"on {host}: chmod -R a+rX {folder}, and with SELinux: chcon -Rt container_file_t {folder}",
         )
         return
-    named = set((index or {}).get("weight_map", {}).values()) if isinstance(index, dict) else set()
+    if "." not in files and not any(name.endswith(WEIGHTS) for name in files):  # it is mounted, without weights
+        yield Finding("model", host, f"the model folder {folder} has no weights ({', '.join(WEIGHTS)})", fix)
+    try:
+        named = set(json.loads(index or "{}")["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        named = set()
     missing = sorted(named - files.keys())
     empty = sorted(name for name, (size, _) in files.items() if size == 0 and name.endswith((".safetensors", ".json")))
     for kind, names in (("lacks", missing), ("has nothing in", empty)):

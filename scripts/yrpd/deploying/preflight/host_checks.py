@@ -115,14 +115,10 @@ def _ways(situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[
     except EnvironmentFailure as error:
         yield Finding("ways", hosts[0].name, error.message.rstrip("."), "invoke deploy --dry-run")
         return
-    for way in ways:
-        for address, port, why in way.unreachable:
-            yield Finding(
-                "unreachable",
-                way.host,
-                f"it cannot reach {address}:{port}: {why}",
-                f"open port {port} between the hosts",
-            )
+    for host, unreachable in ways.items():
+        for address, port, why in unreachable:
+            problem = f"it cannot reach {address}:{port}: {why}"
+            yield Finding("unreachable", host, problem, f"open port {port} between the hosts")
 
 
 def needed(situation: Situation, hosts: Sequence[Host]) -> dict[str, list[tuple[str, int]]]:

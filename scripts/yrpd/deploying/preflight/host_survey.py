@@ -94,26 +94,13 @@ def numbered_inside(specs: Sequence[ContainerSpec]) -> dict[str, str]:
     return {str(inside): str(number) for inside, number in enumerate(numbers)}
 
 
-@dataclass(frozen=True)
-class Ways:
-    """What one host found on its ways to others.
-
-    Attributes:
-        host: Which.
-        unreachable: Address, port and reason of what it needs and cannot reach.
-    """
-
-    host: str
-    unreachable: Sequence[tuple[str, int, str]]
-
-
 def try_ways(
     clients: Mapping[str, DockerClient],
     hosts: Sequence[Host],
     image: str,
     specs: Mapping[str, Sequence[ContainerSpec]],
     needed: Mapping[str, Sequence[tuple[str, int]]],
-) -> list[Ways]:
+) -> dict[str, list[tuple[str, int, str]]]:
     """Let every host reach what it will need of the others.
 
     Every host gets one container that listens on all its ports and one that dials: as many as hosts, not as pairs.
@@ -125,6 +112,9 @@ def try_ways(
         specs: Host to what would be started there; its ports are listened on.
         needed: Host to addresses and ports that it will connect to.
 
+    Returns:
+        Host to address, port and reason of what it cannot reach.
+
     Raises:
         EnvironmentFailure: A container could not be run.
     """
@@ -133,13 +123,13 @@ def try_ways(
         for listener in listeners:
             stack.callback(listener.remove, force=True, v=True)
 
-        def dial(host: Host) -> Ways:
+        def dial(host: Host) -> list[tuple[str, int, str]]:
             asked = {"targets": [list(each) for each in needed[host.name]]}
             with running(clients[host.name], host.name, image, specs[host.name], {"dial": asked}) as dialer:
                 told = answer(dialer, host.name, DIAL_S)
-            return Ways(host.name, [(str(each[0]), int(each[1]), str(each[2])) for each in told["unreachable"]])
+            return [(str(each[0]), int(each[1]), str(each[2])) for each in told["unreachable"]]
 
-        return list(pool.map(dial, hosts))
+        return dict(zip([host.name for host in hosts], pool.map(dial, hosts), strict=True))
 
 
 def _start_listening(client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec]) -> Container:

@@ -42,9 +42,9 @@ def look(asked: dict[str, object]) -> dict[str, object]:
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         "busy_ports": {str(port): problem for port in ports if (problem := why_not(address, port))},
         "files": files(folder),
-        "index": read_json(os.path.join(folder, "model.safetensors.index.json")),
+        "index": text_of(os.path.join(folder, "model.safetensors.index.json")),
         "nodes": {str(path): node(str(path)) for path in asked["nodes"]},  # type: ignore[attr-defined]
-        "hccn": hccn_conf(),
+        "hccn": text_of("/etc/hccn.conf"),
         "hccn_tool": {number: hccn_tool(inside, "ip", r"ipaddr:\s*(\S+)") for inside, number in npus.items()},
         "links": {
             number: {
@@ -134,11 +134,11 @@ def size_and_digest(path: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def read_json(path: str) -> object:
-    """Return a JSON file's content; ``None`` when there is no such file, or it is not JSON."""
+def text_of(path: str) -> str | None:
+    """Return a file's content; ``None`` when there is no such file."""
     try:
         with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
+            return stream.read()
     except (OSError, ValueError):
         return None
 
@@ -152,15 +152,6 @@ def node(path: str) -> dict[str, object]:
         why = errno.errorcode.get(failure.errno or 0, str(failure))
     status = os.stat(path)
     return {"why": why, "gid": status.st_gid, "mode": stat.S_IMODE(status.st_mode)}
-
-
-def hccn_conf() -> str | None:
-    """Return the NPU network's configuration; ``None`` when it is not mounted."""
-    try:
-        with open("/etc/hccn.conf", encoding="utf-8") as stream:
-            return stream.read()
-    except OSError:
-        return None
 
 
 def hccn_tool(number: str, what: str, pattern: str) -> str | None:

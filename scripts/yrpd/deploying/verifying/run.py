@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from yrpd.deploying.hosts import model_folder
@@ -17,6 +17,7 @@ from yrpd.deploying.hosts.engines import connect_all
 from yrpd.deploying.hosts.model_folder import read_file
 from yrpd.deploying.hosts.probing import wait_until_ready
 from yrpd.deploying.planning import planner, ports
+from yrpd.deploying.planning.deployment import Deployment, read_deployment
 from yrpd.deploying.preflight.fingerprints import fingerprinted
 from yrpd.deploying.rollout import drain
 from yrpd.deploying.spec import ContainerSpec, HttpProbe
@@ -31,36 +32,43 @@ from yrpd.deploying.verifying.curl import curl_line
 from yrpd.deploying.verifying.performing import Stage
 from yrpd.deploying.verifying.questions import Question, Scene
 from yrpd.deploying.verifying.tolerance import shape_of
-from yrpd.docker.sdk import NotFound
+from yrpd.docker.sdk import DockerClient, NotFound
 from yrpd.errors import ConfigurationError, VerificationError
-from yrpd.project import write_json
+from yrpd.project import Project, write_json
+from yrpd.release import Flavour
 from yrpd.reporting import Reporter
 from yrpd.serving.command_lines import SECRETS
 from yrpd.serving.envoy import keys_in
-
-if TYPE_CHECKING:
-    from yrpd.deploying.planning.deployment import Deployment
-    from yrpd.docker.sdk import DockerClient
 
 REFERENCE_PORTS = range(8300, 8400)
 SENTENCES_A_TURN = 8
 REPORT = "verify.json"
 
 
-def verify_deployment(
-    deployment: Deployment, reporter: Reporter, *, in_turn: bool = False, dry_run: bool
+def verify(
+    project: Project,
+    reporter: Reporter,
+    hosts_file: Path,
+    flavour: Flavour = "npu",
+    pin: str = "",
+    in_turn: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Verify a deployment and write ``dist/verify.json``.
+    """Prove the endpoint's answers equal to plain vLLM's, and that P's blocks were loaded by D: ``dist/verify.json``.
 
     Args:
-        deployment: What is verified.
+        project: The checkout, or the release folder.
         reporter: Says what is being done.
+        hosts_file: The inventory.
+        flavour: ``npu`` or ``cpu``.
+        pin: The pin of the image; empty means the default one.
         in_turn: The last D stops while plain vLLM answers, for hosts without an NPU to spare.
         dry_run: Only say what would be done.
 
     Raises:
         VerificationError: A check failed; the error carries the report.
     """
+    deployment = read_deployment(project, hosts_file, flavour, pin)
     if dry_run:
         last = [spec.name for spec in deployment.specs if spec.role == "decode"][-1]
         turn = f", which takes the turn of {last}," if in_turn else ""

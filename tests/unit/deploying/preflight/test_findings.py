@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_equal_models_on_any_number_of_hosts_are_no_finding(files: dict[str, Any
 def test_a_model_whose_index_names_missing_files_is_incomplete() -> None:
     index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "3.safetensors"}}
     files = {"1.safetensors": [7, "x"], "3.safetensors": [0, "y"], "README.md": [0, "z"]}
-    found = list(findings.incomplete_model("one", "/m", files, index, "copy it"))
+    found = list(findings.incomplete_model("one", "/m", files, json.dumps(index), "copy it"))
     assert [each.problem for each in found] == [
         "the model in /m lacks 2.safetensors",
         "the model in /m has nothing in 3.safetensors",

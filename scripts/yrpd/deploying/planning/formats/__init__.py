@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 from yrpd.deploying.planning.formats import kubernetes, monitoring
 from yrpd.deploying.spec import ContainerSpec, docker_line
 from yrpd.errors import ConfigurationError
 
-Format = Literal["table", "run", "json", "kubernetes", "monitoring"]
-FORMATS: tuple[str, ...] = get_args(Format)
+FORMATS = ("table", "run", "json", "kubernetes", "monitoring")
 
 
-def check_format(name: str) -> str:
-    """Return the format.
+def check_format(name: str) -> None:
+    """Refuse what is no format.
 
     Raises:
         ConfigurationError: There is none of this name.
@@ -24,7 +22,6 @@ def check_format(name: str) -> str:
             f"There is no plan format {name!r}; there are: {', '.join(FORMATS)}.",
             next_command="invoke deploy.plan --format table",
         )
-    return name
 
 
 def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[str, str]:
