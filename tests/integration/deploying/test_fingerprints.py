@@ -111,6 +111,14 @@ def test_a_host_without_the_new_image_is_looked_at_in_the_one_that_runs_and_noth
     assert len(client.containers.list(all=True)) == before
 
 
+def test_a_folder_of_many_files_is_told_whole(client: DockerClient, engine_spec: ContainerSpec, tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / "model" / f"layer-{number}.json").write_text(str(number))
+    before = fingerprinted([engine_spec], {HOST: client})[0].reads
+    (tmp_path / "model" / "layer-2999.json").write_text("other")
+    assert fingerprinted([engine_spec], {HOST: client})[0].reads not in (before, "")
+
+
 def test_what_cannot_be_mounted_or_asked_is_not_known(client: DockerClient, engine_spec: ContainerSpec) -> None:
     gone = replace(engine_spec, mounts=(*engine_spec.mounts, Mount("/no/such/adapter", "/no/such/adapter")))
     assert [spec.reads for spec in fingerprinted([gone], {HOST: client})] == [""]

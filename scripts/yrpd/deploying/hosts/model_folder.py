@@ -8,7 +8,6 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from yrpd.deploying.inventory import Host
@@ -64,15 +63,6 @@ def read_config(container: Container, folder: str) -> dict[str, Any]:
     try:
         loaded = json.loads(content)
     except ValueError:
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
-
-
-def read_local_config(folder: Path) -> dict[str, Any]:
-    """Return the ``config.json`` of a model folder of this machine; empty when it cannot be read."""
-    try:
-        loaded = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from requests import RequestException
 
+from yrpd.deploying.hosts.containers import LOG
 from yrpd.deploying.inventory import Host
 from yrpd.deploying.preflight.npus import HCCL_PORTS
 from yrpd.deploying.spec import LOOK, ContainerSpec
@@ -134,9 +135,8 @@ def try_ways(
 
 def _start_listening(client: DockerClient, host: Host, image: str, specs: Sequence[ContainerSpec]) -> Container:
     ports = sorted({port for spec in specs for port in spec.ports})
-    container = _create(client, host.name, image, specs, {"listen": {"address": host.address, "ports": ports}})
+    container = _started(client, host.name, image, specs, {"listen": {"address": host.address, "ports": ports}})
     try:
-        _start(container, host.name)
         # Its first line says that it listens, so nobody has to guess how long that takes.
         first = next(iter(container.logs(stream=True, follow=True)), b"")
         if b"listening" not in first:
@@ -175,15 +175,14 @@ def running(
     Raises:
         EnvironmentFailure: It could not be run.
     """
-    container = _create(client, host, image, specs, asked)
+    container = _started(client, host, image, specs, asked)
     try:
-        _start(container, host)
         yield container
     finally:
         container.remove(force=True, v=True)
 
 
-def _create(
+def _started(
     client: DockerClient, host: str, image: str, specs: Sequence[ContainerSpec], asked: Mapping[str, Any]
 ) -> Container:
     mounts = {mount.target: mount for spec in specs for mount in spec.mounts}
@@ -193,7 +192,7 @@ def _create(
         # What a look that was killed has left; it ended by itself.
         with suppress(APIError):  # somebody else is pruning
             client.containers.prune(filters={"label": f"{LOOK}={specs[0].deployment}", "until": LEFT_OVER})
-        return client.containers.create(
+        container = client.containers.create(
             str(found.id) if found else image,
             ["python3", "-I", "-c", PROGRAM.read_text(encoding="utf-8"), json.dumps(asked)],
             detach=True,
@@ -204,9 +203,16 @@ def _create(
             labels={LOOK: specs[0].deployment},  # not the deployment's own: other commands may list these meanwhile
             **_rights(specs),
             use_config_proxy=False,
+            log_config=LOG,  # whatever the engine's own is: what the program prints is read from it
         )
+        try:
+            container.start()
+        except APIError:
+            container.remove(force=True, v=True)
+            raise
     except (APIError, ImageNotFound) as error:
         raise EnvironmentFailure(f"{host} cannot be looked at from inside: {error.explanation}.") from error
+    return container
 
 
 def _rights(specs: Sequence[ContainerSpec]) -> dict[str, Any]:
@@ -220,13 +226,6 @@ def _rights(specs: Sequence[ContainerSpec]) -> dict[str, Any]:
         "group_add": sorted({group for spec in having for group in spec.groups}),
         "security_opt": ["no-new-privileges"],
     }
-
-
-def _start(container: Container, host: str) -> None:
-    try:
-        container.start()
-    except APIError as error:
-        raise EnvironmentFailure(f"{host} cannot be looked at from inside: {error.explanation}.") from error
 
 
 def forget(client: DockerClient, deployment: str) -> None:

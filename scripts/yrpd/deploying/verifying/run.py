@@ -217,9 +217,7 @@ class _Verification:
     def _config(self) -> dict[str, Any]:
         spec = self.prefill[0]
         container = self.clients[spec.host].containers.get(spec.name)
-        config = model_folder.read_local_config(Path(self.deployment.site.model_folder)) or model_folder.read_config(
-            container, spec.mounts[0].target
-        )
+        config = model_folder.read_config(container, spec.mounts[0].target)
         try:
             shape_of(config)
         except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
