@@ -9,7 +9,7 @@ from typing import Protocol
 
 from yrpd.deploying.hosts import transfer
 from yrpd.deploying.inventory import Host
-from yrpd.docker.sdk import DockerClient
+from yrpd.docker.sdk import DockerClient, Image
 from yrpd.documents.image_record import ImageRecord
 from yrpd.reporting import Reporter
 
@@ -54,23 +54,25 @@ class BuildEngine:
         """Return why it cannot give the image."""
         if self.client is None:
             return "the build engine does not answer"
-        return "" if transfer.has_image(self.client, self.image) else "nor does the build engine"
+        return "" if transfer.image_on(self.client, self.image) else "nor does the build engine"
 
     def architecture(self) -> str:
         """Return the image's architecture."""
-        return transfer.architecture(self._present(), self.image)
+        return str(self._present().attrs.get("Architecture", ""))
 
     def size_bytes(self) -> int:
         """Return the image's unpacked size."""
-        return transfer.image_bytes(self._present(), self.image)
+        return transfer.image_bytes(self._present())
 
     def bring(self, hosts: Sequence[Host], reporter: Reporter) -> None:
         """Copy the image from this engine to the hosts'."""
-        transfer.move(self._present(), hosts, self.image, reporter)
-
-    def _present(self) -> DockerClient:
         assert self.client is not None, "asked only after it lacked nothing"  # noqa: S101
-        return self.client
+        transfer.move(self.client, hosts, self.image, reporter)
+
+    def _present(self) -> Image:
+        found = transfer.image_on(self.client, self.image) if self.client else None
+        assert found is not None, "asked only after it lacked nothing"  # noqa: S101
+        return found
 
 
 #: Gives the source of an image, for as long as the block runs.

@@ -35,9 +35,8 @@ from yrpd.documents.series import LOCK, SERIES, load_lock, parse_series
 from yrpd.errors import ConfigurationError, ImageError
 from yrpd.git.mail import parse_changes
 from yrpd.project import hash_file
-from yrpd.releasing.archive import ChunkReader, read_archive
+from yrpd.releasing.archive import ArchiveFacts, ChunkReader, read_archive
 from yrpd.releasing.image_load import unpacked
-from yrpd.releasing.matching import archive_faults, layer_faults
 from yrpd.releasing.provenance import subjects, validate_provenance
 from yrpd.releasing.sbom import validate_sbom
 from yrpd.releasing.trees import TreeFile, parse_listing, tree_id, walk_files
@@ -91,7 +90,7 @@ def verify_tarball(manifest: Manifest, path: Path) -> list[Link]:
         return [Link("tarball", False, f"{path}: {error.strerror}")]
     except ImageError as error:
         return [*links, Link("tarball -> image", False, error.message)]
-    faults = archive_faults(facts, manifest)
+    faults = _archive_faults(facts, manifest)
     return [*links, Link("tarball -> image", not faults, "; ".join(faults) or facts.image_id)]
 
 
@@ -220,7 +219,7 @@ def _documents(folder: ReleaseFolder, manifest: Manifest) -> Link:
 
 
 def _image(client: DockerClient, image: Image, manifest: Manifest, name: str) -> Link:
-    faults = layer_faults(tuple(image.attrs["RootFS"].get("Layers") or ()), manifest)
+    faults = _layer_faults(tuple(image.attrs["RootFS"].get("Layers") or ()), manifest)
     if config_of(image.attrs["Config"]) != manifest.config:
         faults.append("its configuration differs")
     if not faults and not is_same(client, image, manifest.id, manifest.content):
@@ -228,6 +227,28 @@ def _image(client: DockerClient, image: Image, manifest: Manifest, name: str) ->
     if faults:
         faults.insert(0, f"id expected {manifest.id}, found {image.id}")
     return Link(name, not faults, "; ".join(faults) or f"{manifest.image} {manifest.id}")
+
+
+def _layer_faults(found: tuple[str, ...], manifest: Manifest) -> list[str]:
+    """Return how layers differ from the release's; nothing when they do not."""
+    if found == manifest.diff_ids:
+        return []
+    for number, (ours, theirs) in enumerate(zip(manifest.diff_ids, found, strict=False), start=1):
+        if ours != theirs:
+            return [f"layer {number} of {len(manifest.diff_ids)} differs"]
+    return [f"it has {len(found)} layers, the release {len(manifest.diff_ids)}"]
+
+
+def _archive_faults(facts: ArchiveFacts, manifest: Manifest) -> list[str]:
+    """Return what keeps an archive's content from being the release's image."""
+    faults = _layer_faults(facts.diff_ids, manifest)
+    if facts.config != manifest.config:
+        faults.append("its configuration differs")
+    if facts.image_id != manifest.id and not faults:
+        faults.append(f"id expected {manifest.id}, found {facts.image_id}")
+    if facts.tags and facts.tags != (manifest.image,):
+        faults.append(f"it would be loaded as {', '.join(facts.tags)}")
+    return faults
 
 
 def _listing(folder: ReleaseFolder) -> dict[str, TreeFile]:

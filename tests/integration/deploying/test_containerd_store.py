@@ -111,7 +111,6 @@ def test_an_image_arrives_under_another_id_and_is_the_same(store: Store, spec: C
     transfer.move(store.builder, [store.host], store.image, Reporter())
     assert store.client.images.get(store.image.reference).id != store.image.id
     assert lacking_image(situation) == []
-    assert transfer.architecture(store.client, store.image) == transfer.architecture(store.builder, store.image) != ""
     assert inspect(situation) == []
 
 
@@ -138,7 +137,7 @@ def test_another_image_under_its_name_is_not_it(store: Store, spec: ContainerSpe
     finally:
         other.remove()
         store.builder.images.get(store.image.id).tag(store.image.reference)
-    assert not transfer.has_image(store.client, store.image)
+    assert transfer.image_on(store.client, store.image) is None
     with pytest.raises(DeployError, match="has no image"):
         containers.start(store.client, spec)
     missing = replace(store.image, content="", id="sha256:" + "0" * 64)

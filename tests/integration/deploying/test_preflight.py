@@ -256,7 +256,7 @@ def test_an_image_is_moved_with_its_name_and_identity(
     record = ImageRecord(name, image, "cpu", "pin", "tree")
     again = inventory.hosts[0].model_copy(update={"name": "again"})
     transfer.move(client, [inventory.hosts[0], again], record, reporter)
-    assert transfer.has_image(client, record)
+    assert transfer.image_on(client, record)
     assert name in client.images.get(image).tags
 
 

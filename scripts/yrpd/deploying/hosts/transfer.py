@@ -22,25 +22,14 @@ QUEUED_CHUNKS = 4
 PATIENCE_S = 0.5  # how often a slow reader is looked at for having gone
 
 
-def has_image(client: DockerClient, image: ImageRecord) -> bool:
-    """Return whether an engine has exactly this image."""
-    return _found(client, image) is not None
-
-
-def image_bytes(client: DockerClient, image: ImageRecord) -> int:
-    """Return the unpacked size of an image that the engine has."""
-    found = _found(client, image)
-    return int(found.attrs.get("Size") or 0) if found else 0
-
-
-def architecture(client: DockerClient, image: ImageRecord) -> str:
-    """Return the architecture of an image that the engine has, in Docker's words."""
-    found = _found(client, image)
-    return str(found.attrs.get("Architecture", "")) if found else ""
-
-
-def _found(client: DockerClient, image: ImageRecord) -> Image | None:
+def image_on(client: DockerClient, image: ImageRecord) -> Image | None:
+    """Return an engine's image when it is exactly this one, ``None`` when it does not have it."""
     return find(client, image.reference, image.id, image.content)
+
+
+def image_bytes(image: Image) -> int:
+    """Return an image's unpacked size."""
+    return int(image.attrs.get("Size") or 0)
 
 
 def move(source: DockerClient, hosts: Sequence[Host], image: ImageRecord, reporter: Reporter) -> None:
@@ -60,10 +49,10 @@ def move(source: DockerClient, hosts: Sequence[Host], image: ImageRecord, report
     names = ", ".join(host.name for host in hosts)
     title = f"moving {image.reference} to {names}"
     try:
-        with reporter.step(title), reporter.progress(title, image_bytes(source, image), in_bytes=True) as advance:
-            found = _found(source, image)
-            if found is None:
-                raise ImageError(f"The engine has no {image.reference} ({image.id}).", next_command="invoke image")
+        found = image_on(source, image)
+        if found is None:
+            raise ImageError(f"The engine has no {image.reference} ({image.id}).", next_command="invoke image")
+        with reporter.step(title), reporter.progress(title, image_bytes(found), in_bytes=True) as advance:
             stream = found.save(chunk_size=CHUNK, named=image.reference)
             readers = [_Reader() for _ in hosts]
             with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
@@ -129,7 +118,7 @@ def _load(host: Host, reader: _Reader, image: ImageRecord) -> None:
         try:
             # The stubs know files only; the library hands an iterator to requests, which sends it in chunks.
             target.images.load(cast(Any, reader.read()))
-            arrived = _found(target, image)
+            arrived = image_on(target, image)
             if arrived is None:
                 raise ImageError(
                     f"What arrived on {host.name} is not {image.reference} ({image.id}).",

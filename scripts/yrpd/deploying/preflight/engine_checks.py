@@ -45,17 +45,15 @@ def inspect(situation: Situation) -> list[Finding]:
         findings += _names(situation, host, client, specs)
         findings += _memory(situation, host, information, specs)
     blocked = {finding.host for finding in findings}
-    with_image = [
-        host for host, _ in starting(situation) if transfer.has_image(situation.clients[host.name], situation.image)
-    ]
-    return findings + inspect_inside(situation, [host for host in with_image if host.name not in blocked])
+    without = {host.name for host in lacking_image(situation)}
+    inside = [host for host, _ in starting(situation) if host.name not in blocked | without]
+    return findings + inspect_inside(situation, inside)
 
 
 def lacking_image(situation: Situation) -> list[Host]:
     """Return the hosts where containers would be started and the image is not."""
-    return [
-        host for host, _ in starting(situation) if not transfer.has_image(situation.clients[host.name], situation.image)
-    ]
+    hosts = [host for host, _ in starting(situation)]
+    return [host for host in hosts if transfer.image_on(situation.clients[host.name], situation.image) is None]
 
 
 def _engine(host: Host, client: DockerClient) -> Iterator[Finding]:
@@ -80,7 +78,7 @@ def is_new_enough(version: str) -> bool:
 
 
 def _image(situation: Situation, host: Host, client: DockerClient, information: Mapping[str, Any]) -> Iterator[Finding]:
-    image, there = situation.image, transfer.has_image(client, situation.image)
+    image, there = situation.image, transfer.image_on(client, situation.image)
     source = BuildEngine(client, image) if there else situation.source  # what a host has need not be what it can run
     why = source.lacks()
     if why:
@@ -100,12 +98,8 @@ def _image(situation: Situation, host: Host, client: DockerClient, information: 
         needed = source.size_bytes() + DISK_RESERVE_BYTES
         free = shutil.disk_usage(root).free
         if free < needed:
-            yield Finding(
-                "disk",
-                host.name,
-                f"{root} has {free // MEBI} MiB free, the image needs {needed // MEBI} MiB",
-                f"docker -H {host.engine} system prune",
-            )
+            told = f"{root} has {free // MEBI} MiB free, the image needs {needed // MEBI} MiB"
+            yield Finding("disk", host.name, told, f"docker -H {host.engine} system prune")
 
 
 def _same_architecture(image: str, host: str) -> bool:
@@ -168,17 +162,11 @@ def _memory(
     staged = [spec for spec in specs if {dict(spec.env).get(name, "direct") for name in COPY_POLICIES} != {"direct"}]
     pinned = PINNED_MB * sum(len(numbered_inside([spec])) for spec in staged)
     if has and pool > has:
-        yield Finding(
-            "memory",
-            host.name,
-            f"its {has} MiB of memory cannot hold a pool of {pool} MiB",
-            "lower datasystem.memory_mb in the inventory",
-        )
+        told = f"its {has} MiB of memory cannot hold a pool of {pool} MiB"
+        yield Finding("memory", host.name, told, "lower datasystem.memory_mb in the inventory")
     elif has and pool + shared + pinned > has:
         more = f", and {pinned} MiB that the DataSystem's clients pin for their NPUs" if pinned else ""
+        told = f"its {has} MiB of memory cannot hold a pool of {pool} MiB and {shared} MiB of /dev/shm{more}"
         yield Finding(
-            "shared-memory",
-            host.name,
-            f"its {has} MiB of memory cannot hold a pool of {pool} MiB and {shared} MiB of /dev/shm{more}",
-            "lower containers.shm_mb or datasystem.memory_mb in the inventory",
+            "shared-memory", host.name, told, "lower containers.shm_mb or datasystem.memory_mb in the inventory"
         )

@@ -110,13 +110,11 @@ def different_models(folder: str, files: Mapping[str, Mapping[str, Any]]) -> Ite
         first, other = files[hosts[0]], files[host]
         differing = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
         if differing:
-            yield Finding(
-                "model-differs",
-                host,
+            told = (
                 f"{folder} is not the model that {hosts[0]} has: {', '.join(differing[:NAMED_FILES])}"
-                f"{' and more' if len(differing) > NAMED_FILES else ''}; blocks of one would be wrong for the other",
-                f"copy {folder} from {hosts[0]} to {host}",
+                f"{' and more' if len(differing) > NAMED_FILES else ''}; blocks of one would be wrong for the other"
             )
+            yield Finding("model-differs", host, told, f"copy {folder} from {hosts[0]} to {host}")
 
 
 def clock_findings(host: str, clock: float, before: float, after: float) -> Iterator[Finding]:
@@ -130,12 +128,8 @@ def clock_findings(host: str, clock: float, before: float, after: float) -> Iter
     """
     skew = max(before - clock, clock - after, 0.0)
     if skew > CLOCK_TOLERANCE_S:
-        yield Finding(
-            "clock",
-            host,
-            f"its clock is {skew:.0f} s {'behind' if clock < before else 'ahead'}; leases and logs would disagree",
-            f"chronyc makestep  # on {host}",
-        )
+        told = f"its clock is {skew:.0f} s {'behind' if clock < before else 'ahead'}; leases and logs would disagree"
+        yield Finding("clock", host, told, f"chronyc makestep  # on {host}")
 
 
 def page_findings(host: str, page_bytes: int) -> Iterator[Finding]:
@@ -146,10 +140,8 @@ def page_findings(host: str, page_bytes: int) -> Iterator[Finding]:
         page_bytes: Size of a page of memory there, in bytes.
     """
     if page_bytes > WORKER_PAGE_BYTES:
-        yield Finding(
-            "page-size",
-            host,
+        told = (
             f"its kernel has pages of {page_bytes >> 10} KiB; the DataSystem worker runs on pages of "
-            f"{WORKER_PAGE_BYTES >> 10} KiB alone",
-            f"boot a kernel with 4 KiB pages on {host}   (getconf PAGESIZE tells)",
+            f"{WORKER_PAGE_BYTES >> 10} KiB alone"
         )
+        yield Finding("page-size", host, told, f"boot a kernel with 4 KiB pages on {host}   (getconf PAGESIZE tells)")

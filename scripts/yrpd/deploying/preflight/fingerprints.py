@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,8 @@ ENGINES = ("prefill", "decode")
 LASTING = (*DENIED, os.strerror(errno.ENOENT))
 DIGEST_LENGTH = 64
 
+Files = Mapping[str, Sequence[Any]]
+
 
 def fingerprinted(specs: Sequence[ContainerSpec], clients: Mapping[str, DockerClient]) -> tuple[ContainerSpec, ...]:
     """Return the specs with what P and D would read on their hosts; empty where that cannot be told.
@@ -46,15 +49,15 @@ def fingerprinted(specs: Sequence[ContainerSpec], clients: Mapping[str, DockerCl
     with ThreadPoolExecutor(max_workers=max(1, min(32, len(on_hosts)))) as pool:
         answers = pool.map(lambda host: _read(clients[host], host, on_hosts[host]), on_hosts)
         read = dict(zip(on_hosts, answers, strict=True))
-    return tuple(
-        replace(spec, reads=fingerprint({path: read.get(spec.host, {}).get(path, {}) for path in _paths(spec)}))
-        if spec.role in ENGINES
-        else spec
-        for spec in specs
-    )
+
+    def told(spec: ContainerSpec) -> ContainerSpec:
+        files = read.get(spec.host, {})
+        return replace(spec, reads=fingerprint({path: files.get(path, {}) for path in _loaded(spec)}))
+
+    return tuple(told(spec) if spec.role in ENGINES else spec for spec in specs)
 
 
-def fingerprint(folders: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
+def fingerprint(folders: Mapping[str, Files]) -> str:
     """Return the identity of files; empty when a folder has none, or one cannot be read for the moment.
 
     Args:
@@ -66,38 +69,31 @@ def fingerprint(folders: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
     return hashlib.sha256(json.dumps(folders, sort_keys=True).encode()).hexdigest()
 
 
-def _loaded(spec: ContainerSpec) -> tuple[Mount, ...]:
+def _loaded(spec: ContainerSpec) -> dict[str, Mount]:
     # A label or a plan with a digest of a secret would let anybody try out what the secret is.
-    return tuple(mount for mount in spec.mounts if not mount.target.startswith(f"{SECRETS}/"))
+    return {mount.target: mount for mount in spec.mounts if not mount.target.startswith(f"{SECRETS}/")}
 
 
-def _paths(spec: ContainerSpec) -> list[str]:
-    return [mount.target for mount in _loaded(spec)]
-
-
-def _read(client: DockerClient, host: str, specs: Sequence[ContainerSpec]) -> dict[str, dict[str, Sequence[Any]]]:
+def _read(client: DockerClient, host: str, specs: Sequence[ContainerSpec]) -> dict[str, Files]:
     """Return the files of all folders that some containers of a host mount; nothing when it cannot be looked at."""
-    bare = [replace(spec, mounts=_loaded(spec), devices=(), groups=(), privileged=False) for spec in specs]
-    asked = {"read": {"paths": sorted({path for spec in specs for path in _paths(spec)})}}
+    mounts = {target: mount for spec in specs for target, mount in _loaded(spec).items()}
+    bare = replace(specs[0], mounts=tuple(mounts.values()), devices=(), groups=(), privileged=False)
     try:
-        image = _image(client, host, specs)
+        image = _image(client, host, specs[0])
         if not image:
             return {}
-        with running(client, host, image, bare, asked) as container:
+        with running(client, host, image, [bare], {"read": {"paths": sorted(mounts)}}) as container:
             return answer(container, host, LOOK_S)
     except (EnvironmentFailure, DockerException, RequestException):
         return {}
 
 
-def _image(client: DockerClient, host: str, specs: Sequence[ContainerSpec]) -> str:
+def _image(client: DockerClient, host: str, spec: ContainerSpec) -> str:
     """Return the engine's id of the image that will run, or of one that runs; empty when it has neither."""
-    first = specs[0]
-    if found := find(client, first.image, first.image_id, first.content):
+    if found := find(client, spec.image, spec.image_id, spec.content):
         return str(found.id)
-    for observed, container in listed(client, host, first.deployment):
+    for observed, container in listed(client, host, spec.deployment):
         if observed.role in ENGINES:
-            try:
+            with suppress(ImageNotFound):
                 return str(client.images.get(str(container.attrs["Image"])).id)
-            except ImageNotFound:
-                continue
     return ""

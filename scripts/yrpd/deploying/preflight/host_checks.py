@@ -70,19 +70,15 @@ def _of_host(situation: Situation, host: Host, survey: Survey, specs: Sequence[C
         fix = f"copy the model's folder to {host.name} again"
         yield from findings.incomplete_model(host.name, situation.folder, report["files"], report["index"], fix)
     if int(report["disk_free"]) < DISK_RESERVE_BYTES:
-        yield Finding(
-            "disk",
-            host.name,
-            f"containers have {int(report['disk_free']) // MEBI} MiB of disk left, {DISK_RESERVE_BYTES // MEBI} needed",
-            f"docker -H {host.engine} system df",
+        told = (
+            f"containers have {int(report['disk_free']) // MEBI} MiB of disk left, {DISK_RESERVE_BYTES // MEBI} needed"
         )
+        yield Finding("disk", host.name, told, f"docker -H {host.engine} system df")
     spill = situation.inventory.datasystem.spill
     if spill and report["spill_free"] is not None and int(report["spill_free"]) < spill.size_mb * MEBI:
+        told = f"{spill.directory} has {int(report['spill_free']) // MEBI} MiB free of the {spill.size_mb} MiB to spill"
         yield Finding(
-            "spill",
-            host.name,
-            f"{spill.directory} has {int(report['spill_free']) // MEBI} MiB free of the {spill.size_mb} MiB to spill",
-            "lower datasystem.spill.size_mb in the inventory, or name another directory",
+            "spill", host.name, told, "lower datasystem.spill.size_mb in the inventory, or name another directory"
         )
     pool = situation.inventory.datasystem.memory_mb
     starts_worker = any(spec.role == "worker" for spec in specs)

@@ -80,21 +80,12 @@ def smi_findings(host: str, text: str | None) -> Iterator[Finding]:
         return
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers and tuple(map(int, numbers.groups())) < DRIVER:
-        yield Finding(
-            "driver-version",
-            host,
-            f"its NPU driver is {version}; CANN 8.2.RC1 is published for {'.'.join(map(str, DRIVER))} and later",
-            f"install a newer Ascend HDK driver on {host}",
-            "warning",
-        )
+        told = f"its NPU driver is {version}; CANN 8.2.RC1 is published for {'.'.join(map(str, DRIVER))} and later"
+        yield Finding("driver-version", host, told, f"install a newer Ascend HDK driver on {host}", "warning")
     for chip in chips:
         if CHIP not in chip.name.upper():
-            yield Finding(
-                "npu-chip",
-                host,
-                f"NPU {chip.npu} is {chip.name}; the image's kernels are for {CHIP} (Atlas A2)",
-                "use hosts with Atlas A2, or an own base image: docs/image.md",
-            )
+            told = f"NPU {chip.npu} is {chip.name}; the image's kernels are for {CHIP} (Atlas A2)"
+            yield Finding("npu-chip", host, told, "use hosts with Atlas A2, or an own base image: docs/image.md")
         if chip.health.upper() != "OK":
             yield Finding(
                 "npu-health",
@@ -104,13 +95,8 @@ def smi_findings(host: str, text: str | None) -> Iterator[Finding]:
                 "warning" if chip.health == "Warning" else "error",
             )
         if chip.used_mb > USED_SHARE * chip.total_mb:
-            yield Finding(
-                "npu-memory",
-                host,
-                f"{chip.used_mb} of {chip.total_mb} MB of NPU {chip.npu} are in use already",
-                f"npu-smi info  # on {host}, shows by whom",
-                "warning",
-            )
+            told = f"{chip.used_mb} of {chip.total_mb} MB of NPU {chip.npu} are in use already"
+            yield Finding("npu-memory", host, told, f"npu-smi info  # on {host}, shows by whom", "warning")
 
 
 def plugin_findings(host: str, problem: str | None) -> Iterator[Finding]:
@@ -121,12 +107,9 @@ def plugin_findings(host: str, problem: str | None) -> Iterator[Finding]:
         problem: What the loader said; empty when it loaded.
     """
     if problem:
+        told = f"the DataSystem's device plugin does not load, so no KV block will travel: {problem}"
         yield Finding(
-            "datasystem-plugin",
-            host,
-            f"the DataSystem's device plugin does not load, so no KV block will travel: {problem}",
-            "docs/connector.md, 'Which DataSystem for which CANN'",
-            "warning",
+            "datasystem-plugin", host, told, "docs/connector.md, 'Which DataSystem for which CANN'", "warning"
         )
 
 
@@ -188,13 +171,11 @@ def node_findings(host: str, nodes: Mapping[str, Mapping[str, Any]]) -> Iterator
     if refused:
         groups = sorted({int(found["gid"]) for found in refused.values()})
         node, found = next(iter(refused.items()))
-        yield Finding(
-            "device-permission",
-            host,
+        told = (
             f"P and D may not open {node}{f' and {len(refused) - 1} more' if refused.keys() - {node} else ''}: "
-            f"mode {int(found['mode']):04o}, group {found['gid']}",
-            f"device_groups = {groups}  # of {host}, in the inventory",
+            f"mode {int(found['mode']):04o}, group {found['gid']}"
         )
+        yield Finding("device-permission", host, told, f"device_groups = {groups}  # of {host}, in the inventory")
     for node, found in nodes.items():
         if found["why"] == "EBUSY":
             yield Finding(
@@ -222,12 +203,9 @@ def hccn_findings(host: str, conf: str | None, told: Mapping[str, str | None]) -
     """
     if conf is None:
         if any(told.values()):
+            problem = "its NPUs have a network, and containers do not see /etc/hccn.conf; HCCL between servers needs it"
             yield Finding(
-                "hccn-conf",
-                host,
-                "its NPUs have a network, and containers do not see /etc/hccn.conf; HCCL between servers needs it",
-                'add "/etc/hccn.conf" to driver_mounts in the inventory',
-                "warning",
+                "hccn-conf", host, problem, 'add "/etc/hccn.conf" to driver_mounts in the inventory', "warning"
             )
         return
     written = dict(line.split("=", 1) for line in conf.split() if "=" in line)
