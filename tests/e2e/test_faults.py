@@ -21,12 +21,12 @@ from tests.e2e.inventories import lab_inventory
 from tests.e2e.running import FULL, ROOT, Run, tail
 from workshop.faults.cases import FAULTS, Fault
 from workshop.faults.commands import site_of
+from workshop.faults.known import Known
 from workshop.faults.leftovers import leftovers
 from workshop.faults.measuring import measure
 from workshop.faults.site import Site
 from workshop.faults.stream import Stream
 from yrpd.deploying.verifying.client import ask
-from yrpd.deploying.verifying.run import Known
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 

@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 from workshop.models import ensure_models, model_python
-from yrpd.building.runtime import Locks, provide_router
+from workshop.router import provide_router
+from yrpd.building.runtime import Locks
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
 from yrpd.reporting import Reporter

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from workshop.bench.runs.profiles import PAIR, choose, describe, profile_named
 from workshop.models import ensure_models, models_folder
-from yrpd.building.runtime import Locks, provide_router
+from workshop.router import provide_router
+from yrpd.building.runtime import Locks
 from yrpd.errors import ConfigurationError, EnvironmentFailure, YrpdError
 from yrpd.project import Project, read_state
 from yrpd.release import load_release

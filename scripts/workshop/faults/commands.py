@@ -12,12 +12,12 @@ from typing import Any
 
 from workshop.faults.cases import FAULTS, Fault
 from workshop.faults.fault_table import inserted, markdown
+from workshop.faults.known import Known, known_answers
 from workshop.faults.measuring import Row, measure
 from workshop.faults.site import Site
 from workshop.lab.layout import read_lab
 from yrpd.deploying.hosts.engines import connect_all
 from yrpd.deploying.planning.deployment import read_deployment
-from yrpd.deploying.verifying.run import Known, known_answers
 from yrpd.errors import ConfigurationError, VerificationError
 from yrpd.project import Project, write_json
 from yrpd.release import Flavour

@@ -12,12 +12,12 @@ from typing import Any
 from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay, wait_fixed
 
 from workshop.faults.cases import Fault
+from workshop.faults.known import Known
 from workshop.faults.leftovers import leftovers
 from workshop.faults.site import Site
 from workshop.faults.stream import Sent, Stream, tally
 from yrpd.deploying.status.counters import read_counters, total
 from yrpd.deploying.verifying.client import get_text
-from yrpd.deploying.verifying.run import Known
 from yrpd.errors import DeployError
 
 BEFORE = 4  # right answers before anything happens

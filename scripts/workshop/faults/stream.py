@@ -10,10 +10,10 @@ from itertools import count
 from threading import Condition, Event, Thread
 from typing import Literal, get_args
 
+from workshop.faults.known import Known
 from yrpd.deploying.verifying.answers import compare
 from yrpd.deploying.verifying.client import AskError, ask, ask_streaming
 from yrpd.deploying.verifying.questions import Question
-from yrpd.deploying.verifying.run import Known
 from yrpd.deploying.verifying.tolerance import ties_allowed
 
 # Short enough to come often, long enough to fill blocks.

@@ -104,37 +104,21 @@ def uv_environment(**extra: str) -> dict[str, str]:
 
 
 def provide_environment(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
-    """Make the vLLM environment of the build host, unless exactly this one is there.
-
-    Returns:
-        Whether it was made now.
-    """
+    """Make the vLLM environment of the build host; see :func:`install`."""
     wheels = runtime_wheels(project, locks, reporter)
-    return _install(wheels, locks.runtime_digest, folder, log, reporter)
+    return install(wheels, locks.runtime_digest, folder, log, reporter)
 
 
 def provide_npu_tools(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
-    """Make an environment that can run vllm-ascend's setup.py and nothing more; the kernels are the base image's.
-
-    Returns:
-        Whether it was made now.
-    """
+    """Make an environment that can run vllm-ascend's setup.py and nothing more; the kernels are the base image's."""
     tools = tuple(entry for entry in locks.runtime.entries if entry.name in SETUP_TOOLS)
     lock = Lock("setup-tools", tools, digest_of({entry.name: sorted(entry.hashes) for entry in tools}))
     wheels = provide(project, lock, reporter)
-    return _install(wheels, lock.sha256, folder, log, reporter)
+    return install(wheels, lock.sha256, folder, log, reporter)
 
 
-def provide_router(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
-    """Make an environment with ``vllm-router`` on the build host, from the wheels that the images get.
-
-    Returns:
-        Whether it was made now.
-    """
-    return _install(provide(project, locks.router, reporter), locks.router.sha256, folder, log, reporter)
-
-
-def _install(wheels: Sequence[Wheel], digest: str, folder: Path, log: Path, reporter: Reporter) -> bool:
+def install(wheels: Sequence[Wheel], digest: str, folder: Path, log: Path, reporter: Reporter) -> bool:
+    """Make an environment of wheels, unless exactly this one is there; tell whether it was made now."""
     # The stamp is removed first and written last, so that an interrupted installation is made anew.
     wanted = {"runtime": digest, "python": sys.version, "folder": str(folder)}
     stamp = folder / "yrpd.json"

@@ -17,7 +17,8 @@ import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tests.integration.serving.engines import Engine, running
-from yrpd.building.runtime import Locks, provide_router
+from workshop.router import provide_router
+from yrpd.building.runtime import Locks
 from yrpd.project import Project
 from yrpd.reporting import Reporter
 from yrpd.serving import command_lines

@@ -11,6 +11,7 @@ from workshop.faults import stream
 from workshop.faults.cases import FAULTS, fill
 from workshop.faults.commands import choose, earlier, in_order
 from workshop.faults.fault_table import BEGIN, END, inserted, markdown
+from workshop.faults.known import Known
 from workshop.faults.leftovers import unfinished
 from workshop.faults.measuring import Row
 from workshop.faults.stream import Sent, Stream, tally, verdict_of
@@ -18,7 +19,6 @@ from yrpd.deploying.verifying.answers import Answer
 from yrpd.deploying.verifying.checks import Yardstick
 from yrpd.deploying.verifying.client import AskError, Server
 from yrpd.deploying.verifying.questions import COMPLETIONS, Question
-from yrpd.deploying.verifying.run import Known
 from yrpd.deploying.verifying.tolerance import Shape
 from yrpd.errors import ConfigurationError, EnvironmentFailure
 from yrpd.project import write_json

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def verify(
         )
         return {"state": "planned", "endpoint": deployment.endpoint}
     with connect_all(deployment.inventory) as clients:
-        report = _Verification(deployment, clients, reporter, in_turn=in_turn).run()
+        report = Verification(deployment, clients, reporter, in_turn=in_turn).run()
     write_json(deployment.project.dist / REPORT, report)
     _render(report, reporter)
     failed = [check["name"] for check in report["checks"] if not check["passed"]]
@@ -91,35 +91,7 @@ def verify(
     return report
 
 
-@dataclass(frozen=True)
-class Known:
-    """What a deployment can be asked, and the right answers.
-
-    Attributes:
-        endpoint: Where requests go.
-        model: The model's name in requests.
-        questions: By name.
-        references: Plain vLLM's answers, by the question's name.
-        yardstick: What answers are measured by.
-    """
-
-    endpoint: Server
-    model: str
-    questions: Mapping[str, Question]
-    references: Mapping[str, Answer]
-    yardstick: Yardstick
-
-
-def known_answers(deployment: Deployment, clients: Mapping[str, DockerClient], reporter: Reporter) -> Known:
-    """Return questions for a running deployment and plain vLLM's answers, those of an earlier verification if kept.
-
-    Raises:
-        VerificationError: Plain vLLM does not start or does not answer.
-    """
-    return _Verification(deployment, clients, reporter).known()
-
-
-class _Verification:
+class Verification:
     """One verification.
 
     Args:
@@ -147,10 +119,10 @@ class _Verification:
         runs, answering = self._runs_check()
         if not answering:
             return self._report([runs], [], {}, pictures=False, cached=False)
-        yardstick, pictures, questions = self._subject()
+        yardstick, pictures, questions = self.subject()
         attempts = self._perform(asking.scenes(questions))
         outcomes = [outcome for group in attempts.values() for each in group for outcome in each.outcomes]
-        references, cached = self._references(questions)
+        references, cached = self.references(questions)
         done = [
             runs,
             self._models_check(),
@@ -165,12 +137,8 @@ class _Verification:
         ]
         return self._report(done, outcomes, attempts, pictures=pictures, cached=cached)
 
-    def known(self) -> Known:
-        """Return questions, and what plain vLLM answers to them."""
-        yardstick, _, questions = self._subject()
-        return Known(self.endpoint, self.model, questions, self._references(questions)[0], yardstick)
-
-    def _subject(self) -> tuple[Yardstick, bool, dict[str, Question]]:
+    def subject(self) -> tuple[Yardstick, bool, dict[str, Question]]:
+        """Return what answers are measured by, whether the model sees pictures, and the questions."""
         config = self._config()
         yardstick = Yardstick(shape_of(config), self.inventory.model.dtype)
         pictures = "vision_config" in config and self.inventory.model.max_model_len >= asking.ROOM_FOR_CHAT
@@ -246,7 +214,8 @@ class _Verification:
         questions = asking.text_questions(tokens, model.block_size, model.max_model_len)
         return {**questions, **(asking.picture_questions() if pictures else {})}
 
-    def _references(self, questions: dict[str, Question]) -> tuple[dict[str, Answer], bool]:
+    def references(self, questions: dict[str, Question]) -> tuple[dict[str, Answer], bool]:
+        """Return plain vLLM's answers by question, and whether they are those of an earlier run."""
         spec = self._plain(self._reference_port())
         kept_under = self._plain(REFERENCE_PORTS.start)
         reads = next((each.reads for each in (*self.decode, *self.prefill) if each.host == spec.host), "")

@@ -1,0 +1,15 @@
+"""An environment with ``vllm-router`` on this machine, from the wheels that the images get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from yrpd.building.runtime import Locks, install
+from yrpd.project import Project
+from yrpd.reporting import Reporter
+from yrpd.wheels.wheelhouse import provide
+
+
+def provide_router(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
+    """Make it in a folder, unless exactly this one is there; tell whether it was made now."""
+    return install(provide(project, locks.router, reporter), locks.router.sha256, folder, log, reporter)
