@@ -156,8 +156,6 @@ def _value(option: Option, given: Mapping[str, Value], environment: Mapping[str,
         value = given.get(option.name) or environment.get(option.variable) or option.default
     if option.choices and value not in option.choices:
         source = option.flag if given.get(option.name) else option.variable
-        raise ConfigurationError(
-            f"There is no {option.name} {value!r} ({source}); there are: {', '.join(option.choices)}.",
-            next_command=f"{option.flag} {option.choices[0]}",
-        )
+        message = f"There is no {option.name} {value!r} ({source}); there are: {', '.join(option.choices)}."
+        raise ConfigurationError(message, next_command=f"{option.flag} {option.choices[0]}")
     return value

@@ -187,10 +187,8 @@ class Release(_Table):
         states = self.upstream
         if wanted not in states:
             known = ", ".join(sorted(states))
-            raise ConfigurationError(
-                f"release.toml has no pin {wanted!r}; it has: {known}.",
-                next_command=f"invoke patch --pin {self.release.default_pin}",
-            )
+            message = f"release.toml has no pin {wanted!r}; it has: {known}."
+            raise ConfigurationError(message, next_command=f"invoke patch --pin {self.release.default_pin}")
         return wanted, states[wanted]
 
     def flavour(self, name: str, flavour: Flavour) -> FlavourTable:
@@ -206,10 +204,8 @@ class Release(_Table):
         table = self.flavours[flavour]
         change: FlavourChange | None = getattr(self.upstream[name], flavour)
         if change is None and name != self.release.default_pin:
-            raise ConfigurationError(
-                f"release.toml does not say what {flavour} images of {name} are made from: base, torch, lock.",
-                next_command=f'add [pins."{name}".{flavour}] to release.toml',
-            )
+            message = f"release.toml does not say what {flavour} images of {name} are made from: base, torch, lock."
+            raise ConfigurationError(message, next_command=f'add [pins."{name}".{flavour}] to release.toml')
         return table.model_copy(update=change.model_dump(exclude_none=True)) if change else table
 
     def datasystem_variant(self, name: str, flavour: Flavour) -> str:
@@ -259,7 +255,5 @@ def load_release(path: Path) -> Release:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"{path.name}: {where}: {first['msg']} (found {first.get('input')!r}).",
-            next_command="git diff release.toml",
-        ) from error
+        message = f"{path.name}: {where}: {first['msg']} (found {first.get('input')!r})."
+        raise ConfigurationError(message, next_command="git diff release.toml") from error

@@ -78,10 +78,8 @@ def image_archive(name: str, parts: Sequence[Part], below: Sequence[str], settin
                 hashing.update(chunk)
                 yield chunk
         if sent != size:
-            raise BuildError(
-                f"{part.made_by}: {sent} bytes instead of {size}; a file changed while it was read.",
-                next_command="invoke image --flavour cpu",
-            )
+            message = f"{part.made_by}: {sent} bytes instead of {size}; a file changed while it was read."
+            raise BuildError(message, next_command="invoke image --flavour cpu")
         yield bytes(-size % tarfile.BLOCKSIZE)
         diff_ids.append(f"sha256:{hashing.hexdigest()}")
     configuration = _json(

@@ -61,10 +61,8 @@ def image(
     """
     release, patched = load_patched(project, pin)
     if datasystem and flavour == "cpu":
-        raise ConfigurationError(
-            "--datasystem is for the npu flavour: the cpu image's is in the lock of vLLM's environment.",
-            next_command="invoke image --flavour npu --datasystem FILE",
-        )
+        message = "--datasystem is for the npu flavour: the cpu image's is in the lock of vLLM's environment."
+        raise ConfigurationError(message, next_command="invoke image --flavour npu --datasystem FILE")
     make = _image_cpu if flavour == "cpu" else _image_npu
     variant = release.datasystem_variant(patched.name, flavour)
     return make(
@@ -83,10 +81,8 @@ def lock(
     """
     release = load_release(project.release_file)
     if flavour == "cpu":
-        raise ConfigurationError(
-            "The cpu image's base is made here with debootstrap; there is no digest to lock.",
-            next_command="invoke image.lock --flavour npu",
-        )
+        message = "The cpu image's base is made here with debootstrap; there is no digest to lock."
+        raise ConfigurationError(message, next_command="invoke image.lock --flavour npu")
     name, _ = release.pin(pin)
     table = release.flavour(name, "npu")
     opened = ImageEngine(connect(), reporter, project.build / "logs" / "image-lock.log")

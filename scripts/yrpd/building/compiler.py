@@ -30,7 +30,5 @@ def compile_shared(source: Path, output: Path, soname: str, *, version_script: P
     # In the source's folder, so that no path of this machine gets into the object.
     done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise BuildError(
-            f"The C compiler could not make {soname}: {done.stderr.strip()[-300:]}",
-            next_command="apt-get install gcc libc6-dev",
-        )
+        message = f"The C compiler could not make {soname}: {done.stderr.strip()[-300:]}"
+        raise BuildError(message, next_command="apt-get install gcc libc6-dev")

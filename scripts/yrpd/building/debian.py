@@ -67,10 +67,8 @@ def mirror_of(suite: str) -> str:
 
 def _bootstrap(folder: Path, suite: str, log: Path) -> tuple[str, ...]:
     if os.geteuid() != 0:
-        raise EnvironmentFailure(
-            "debootstrap needs root to make the base of the cpu image.",
-            next_command="sudo -E invoke image --flavour cpu",
-        )
+        message = "debootstrap needs root to make the base of the cpu image."
+        raise EnvironmentFailure(message, next_command="sudo -E invoke image --flavour cpu")
     command = [find_tool("debootstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(folder)]
     mirror = mirror_of(suite)
     if mirror:

@@ -166,10 +166,8 @@ def _compiled(project: Project, prefix: str, one: Wheel, modules: Sequence[tuple
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             # It ends with 1 when a module does not compile, as test data in wheels may not; that one is left out.
             if done.returncode not in (0, 1) or done.stderr:
-                raise BuildError(
-                    f"{one.file} could not be compiled: {done.stderr.strip() or f'status {done.returncode}'}.",
-                    next_command="invoke image --flavour cpu",
-                )
+                message = f"{one.file} could not be compiled: {done.stderr.strip() or f'status {done.returncode}'}."
+                raise BuildError(message, next_command="invoke image --flavour cpu")
             with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
                 for file in sorted(Path(scratch).rglob("*.pyc")):
                     archive.writestr(zipfile.ZipInfo(file.relative_to(scratch).as_posix(), EPOCH), file.read_bytes())

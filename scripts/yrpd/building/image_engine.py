@@ -157,10 +157,8 @@ class ImageEngine:
             return str(answer["Descriptor"]["digest"])
         except (DockerException, requests.RequestException, KeyError) as error:
             why = error.explanation if isinstance(error, APIError) else error
-            raise ImageError(
-                f"The registry of {reference} gave no digest for it: {why}.",
-                next_command=f"docker manifest inspect {reference}",
-            ) from error
+            message = f"The registry of {reference} gave no digest for it: {why}."
+            raise ImageError(message, next_command=f"docker manifest inspect {reference}") from error
 
     def _read(
         self, post: Callable[[], Iterator[dict[str, Any]]], what: str, *, stages: list[str] | None = None

@@ -126,8 +126,6 @@ def machine_of(client: DockerClient) -> str:
     """
     architecture = str(client.info().get("Architecture", ""))
     if architecture not in MACHINES:
-        raise ImageError(
-            f"The engine runs on {architecture!r}; there are wheels for x86_64 and aarch64 only.",
-            next_command="docker info",
-        )
+        message = f"The engine runs on {architecture!r}; there are wheels for x86_64 and aarch64 only."
+        raise ImageError(message, next_command="docker info")
     return MACHINES[architecture]

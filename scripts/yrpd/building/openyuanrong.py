@@ -124,10 +124,8 @@ def check_plugin(wheel: Wheel, cann: str, machine: str) -> None:
         return
     has = f"a device plugin for CANN {'before' if since else 'since'} 8.5" if plugins else "no device plugin"
     where = "" if since or machine != X86_64 else "; published wheels have one on aarch64, or for CANN 8.5 and later"
-    raise ImageError(
-        f"{wheel.file} has {has}, the base has CANN {cann}: no block would travel{where}.",
-        next_command=f"{_GIVE[DATASYSTEM]}, with a build of the DataSystem for CANN {cann}",
-    )
+    message = f"{wheel.file} has {has}, the base has CANN {cann}: no block would travel{where}."
+    raise ImageError(message, next_command=f"{_GIVE[DATASYSTEM]}, with a build of the DataSystem for CANN {cann}")
 
 
 def openyuanrong_wheels(
@@ -156,10 +154,8 @@ def _provide(
     for one in given.values():
         _, _, _, tags = parse_wheel_filename(one.file)
         if tags.isdisjoint(Target(machine).tags):
-            raise ConfigurationError(
-                f"{one.file} does not fit the image's Python on {machine}.",
-                next_command=f"{_GIVE[one.name]}, with a wheel whose tags fit",
-            )
+            message = f"{one.file} does not fit the image's Python on {machine}."
+            raise ConfigurationError(message, next_command=f"{_GIVE[one.name]}, with a wheel whose tags fit")
     return tuple(given.get(one.name, one) for one in provide(project, lock, reporter, Target(machine)))
 
 

@@ -71,10 +71,8 @@ def _install_tree(plan: BuildPlan, python: Path) -> None:
     run_logged(command, plan.log, what=METHOD, environment=environment, folder=plan.patched.worktree)
     edited = edits(plan.patched)
     if edited:
-        raise BuildError(
-            f"{METHOD} left files in the work tree that git does not ignore: {edited[0]}.",
-            next_command=f"git -C {plan.patched.worktree} status",
-        )
+        message = f"{METHOD} left files in the work tree that git does not ignore: {edited[0]}."
+        raise BuildError(message, next_command=f"git -C {plan.patched.worktree} status")
 
 
 def _import_connector(project: Project, plan: BuildPlan, python: Path) -> dict[str, str]:

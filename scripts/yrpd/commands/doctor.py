@@ -81,11 +81,8 @@ def doctor(
     for each in problems:
         reporter.say(f"    [{each['looked_at']}] {each['problem']}; {each['fix']}")
     if problems:
-        raise EnvironmentFailure(
-            f"{len(problems)} things are wrong; what was seen is in {save}.",
-            next_command=problems[0]["fix"],
-            document=document,
-        )
+        message = f"{len(problems)} things are wrong; what was seen is in {save}."
+        raise EnvironmentFailure(message, next_command=problems[0]["fix"], document=document)
     reporter.say(f"nothing is wrong; what was seen is in {save}")
     return document
 

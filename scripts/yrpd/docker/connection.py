@@ -45,10 +45,8 @@ def timeout_seconds() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:  # also when it is not a number
-        raise ConfigurationError(
-            f"{TIMEOUT_VARIABLE} is {text!r}; it has to be a number of seconds.",
-            next_command=f"unset {TIMEOUT_VARIABLE}",
-        )
+        message = f"{TIMEOUT_VARIABLE} is {text!r}; it has to be a number of seconds."
+        raise ConfigurationError(message, next_command=f"unset {TIMEOUT_VARIABLE}")
     return seconds
 
 
@@ -145,8 +143,5 @@ def _keep(text: str, lines: list[str], line: Line) -> None:
 
 def _failed(what: str, message: str, lines: list[str], log: str) -> ImageError:
     where = f" The whole output is in {log}." if log else ""
-    return ImageError(
-        f"{what[:1].upper()}{what[1:]} failed: {message}.{where}",
-        next_command=f"less {log}" if log else "docker info",
-        detail="\n".join(lines[-20:]),
-    )
+    message = f"{what[:1].upper()}{what[1:]} failed: {message}.{where}"
+    return ImageError(message, next_command=f"less {log}" if log else "docker info", detail="\n".join(lines[-20:]))

@@ -171,10 +171,8 @@ def read_manifest(folder: ReleaseFolder) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ImageError(
-            f"{folder.path / MANIFEST}: {where}: {first['msg']}.",
-            next_command=f"invoke image.verify --release {folder.path}",
-        ) from error
+        message = f"{folder.path / MANIFEST}: {where}: {first['msg']}."
+        raise ImageError(message, next_command=f"invoke image.verify --release {folder.path}") from error
 
 
 def config_of(attributes: dict[str, Any]) -> Config:

@@ -64,10 +64,8 @@ def touches_compiled(name: str) -> bool:
 def _record(project: Project, name: str) -> dict[str, Any]:
     record = read_state(project, name).get("patch")
     if not isinstance(record, dict):
-        raise ConfigurationError(
-            f"There is no patched tree of {name}: invoke patch has not run in this checkout.",
-            next_command=f"invoke patch --pin {name}",
-        )
+        message = f"There is no patched tree of {name}: invoke patch has not run in this checkout."
+        raise ConfigurationError(message, next_command=f"invoke patch --pin {name}")
     return record
 
 
@@ -99,10 +97,8 @@ def load_patched(project: Project, pin: str = "") -> tuple[Release, Patched]:
             next_command=again,
         )
     if edited:
-        raise PinMismatchError(
-            f"The patched tree {worktree} has edits that no patch holds: {', '.join(edited[:5])}.",
-            next_command=f"invoke patch.export to keep them, or {again}",
-        )
+        message = f"The patched tree {worktree} has edits that no patch holds: {', '.join(edited[:5])}."
+        raise PinMismatchError(message, next_command=f"invoke patch.export to keep them, or {again}")
     version = release.patched_version(name)
     return release, Patched(
         name=name,

@@ -133,10 +133,8 @@ class Series:
         try:
             return self.path(name).read_bytes()
         except FileNotFoundError as error:
-            raise ConfigurationError(
-                f"{self.folder.name}/{SERIES} lists {name}, and there is no such file.",
-                next_command="invoke patch.check",
-            ) from error
+            message = f"{self.folder.name}/{SERIES} lists {name}, and there is no such file."
+            raise ConfigurationError(message, next_command="invoke patch.check") from error
 
     def render(self) -> str:
         """Return the series file's text."""
@@ -170,10 +168,8 @@ def load_series(folder: Path) -> Series:
             f"patches/{folder.name}/{SERIES} does not exist, so there is nothing to apply.", next_command=begin(folder)
         ) from error
     except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"patches/{folder.name}/{SERIES} is not text: {error}.",
-            next_command=f"git checkout -- patches/{folder.name}/{SERIES}",
-        ) from error
+        message = f"patches/{folder.name}/{SERIES} is not text: {error}."
+        raise ConfigurationError(message, next_command=f"git checkout -- patches/{folder.name}/{SERIES}") from error
     wrong = [name for name in names if Path(name).name != name or not name.endswith(".patch")]
     wrong += [name for name, count in Counter(names).items() if count > 1]
     if wrong:

@@ -200,11 +200,8 @@ def _judge(name: str, findings: list[linting.Finding], reporter: Reporter) -> Do
         reporter.say(f"{finding.where}: {finding.id}: {finding.message}")
     first = findings[0]
     count = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
-    raise PinMismatchError(
-        f"The series of {name} is not what it should be: {count}, the first in {first.where} ({first.id}).",
-        next_command=first.next_command,
-        document=document,
-    )
+    message = f"The series of {name} is not what it should be: {count}, the first in {first.where} ({first.id})."
+    raise PinMismatchError(message, next_command=first.next_command, document=document)
 
 
 def _say_plan(reporter: Reporter, planned: apply.Plan, record: Document, dry_run: bool) -> None:
@@ -224,7 +221,5 @@ def failures() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
-        raise EnvironmentFailure(
-            f"{error.filename or 'A file'} cannot be written: {error.strerror}; nothing was half applied.",
-            next_command="df -h .",
-        ) from error
+        message = f"{error.filename or 'A file'} cannot be written: {error.strerror}; nothing was half applied."
+        raise EnvironmentFailure(message, next_command="df -h .") from error

@@ -216,10 +216,8 @@ def from_tree(repository: Repository, series: Series, generated: str) -> list[Na
     commits = repository.commits(worktree.BASE, "HEAD")
     merge = next((commit for commit in commits if len(commit.parents) != 1), None)
     if merge is not None:
-        raise ConfigurationError(
-            f"Commit {merge.id[:12]} ({merge.subject}) is a merge, and a series is a line.",
-            next_command=f"git -C {repository.folder} rebase {worktree.BASE}",
-        )
+        message = f"Commit {merge.id[:12]} ({merge.subject}) is a merge, and a series is a line."
+        raise ConfigurationError(message, next_command=f"git -C {repository.folder} rebase {worktree.BASE}")
     contents = repository.format_patch(worktree.BASE)
     empty = next((commit for commit, content in zip(commits, contents, strict=True) if not content), None)
     if empty is not None:
@@ -249,10 +247,8 @@ def from_tree(repository: Repository, series: Series, generated: str) -> list[Na
 def _require_distinct(names: Sequence[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ConfigurationError(
-            f"Two patches of the series would be the file {twice[0]}; a file's name follows from its subject.",
-            next_command="git commit --amend   (in the work tree, with another subject)",
-        )
+        message = f"Two patches of the series would be the file {twice[0]}; a file's name follows from its subject."
+        raise ConfigurationError(message, next_command="git commit --amend   (in the work tree, with another subject)")
 
 
 def _message_lost(name: str) -> PatchConflictError:

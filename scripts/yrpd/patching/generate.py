@@ -69,10 +69,8 @@ def message(project: Project) -> str:
     try:
         return path.read_text(encoding="utf-8").strip() + "\n"
     except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"patches/{MESSAGE}, the message of the generated patch, does not exist.",
-            next_command=f"git checkout -- patches/{MESSAGE}",
-        ) from error
+        message = f"patches/{MESSAGE}, the message of the generated patch, does not exist."
+        raise ConfigurationError(message, next_command=f"git checkout -- patches/{MESSAGE}") from error
 
 
 def subject(text: str) -> str:

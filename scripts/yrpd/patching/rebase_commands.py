@@ -122,10 +122,8 @@ def _require_new(project: Project, target: str, following: str) -> None:
 
 def _require_same_series(project: Project, found: Rebase) -> None:
     if load_lock(project.patches(found.origin)) != found.lock:
-        raise ConfigurationError(
-            f"The series of {found.origin} changed since its rebase to {found.target} began.",
-            next_command=f"{_give_up(found)} && invoke patch.rebase --to {found.target}",
-        )
+        message = f"The series of {found.origin} changed since its rebase to {found.target} began."
+        raise ConfigurationError(message, next_command=f"{_give_up(found)} && invoke patch.rebase --to {found.target}")
 
 
 def _fits(reporter: Reporter, made: Rebase) -> Document:

@@ -75,10 +75,8 @@ def check_cached_sdist(project: Project, pin: Pin) -> bool:
         return False
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != pin.sdist.sha256:
-        raise PinMismatchError(
-            f"{path} is damaged: expected sha256 {pin.sdist.sha256}, found {found}.",
-            next_command=f"rm {path} && invoke patch   (fetches it again)",
-        )
+        message = f"{path} is damaged: expected sha256 {pin.sdist.sha256}, found {found}."
+        raise PinMismatchError(message, next_command=f"rm {path} && invoke patch   (fetches it again)")
     return True
 
 
@@ -183,10 +181,8 @@ def _from_sdist(repository: Repository, path: Path, pin: Pin) -> str:
 
 def _require_tree(found: str, pin: Pin, what: str) -> str:
     if found != pin.tree:
-        raise PinMismatchError(
-            f"The tree of {what} is not the pin's: expected {pin.tree}, found {found}.",
-            next_command="git diff release.toml",
-        )
+        message = f"The tree of {what} is not the pin's: expected {pin.tree}, found {found}."
+        raise PinMismatchError(message, next_command="git diff release.toml")
     return found
 
 
@@ -207,10 +203,8 @@ def unpack(archive: Path, into: Path) -> Path:
         ) from error
     tops = sorted(into.iterdir())
     if len(tops) != 1 or not tops[0].is_dir():
-        raise PinMismatchError(
-            f"{archive.name} must hold one folder; found {', '.join(top.name for top in tops) or 'nothing'}.",
-            next_command="git diff release.toml",
-        )
+        message = f"{archive.name} must hold one folder; found {', '.join(top.name for top in tops) or 'nothing'}."
+        raise PinMismatchError(message, next_command="git diff release.toml")
     return tops[0]
 
 

@@ -97,10 +97,8 @@ def start(folder: Path, source: Source) -> Repository:
     except GitError as error:
         if error.disk_full:  # then nothing is wrong with the source
             raise
-        raise PinMismatchError(
-            f"{source.repository.folder} does not give the tree {source.tree} back any more: {error.reason}.",
-            next_command=f"rm -r {source.repository.folder} && invoke patch",
-        ) from error
+        message = f"{source.repository.folder} does not give the tree {source.tree} back any more: {error.reason}."
+        raise PinMismatchError(message, next_command=f"rm -r {source.repository.folder} && invoke patch") from error
     repository.checkout(BRANCH, BASE)
     return repository
 
@@ -120,11 +118,8 @@ def apply(repository: Repository, patches: Sequence[Path]) -> list[Commit]:
         number = repository.am_progress()
         if number == 0 or error.disk_full:  # it never came to a patch, so none is to blame
             raise
-        raise PatchConflictError(
-            f"{usable[number - 1].name} does not apply: {error.reason.removeprefix('error: ')}.",
-            next_command="invoke patch.check",
-            detail=error.stderr,
-        ) from error
+        message = f"{usable[number - 1].name} does not apply: {error.reason.removeprefix('error: ')}."
+        raise PatchConflictError(message, next_command="invoke patch.check", detail=error.stderr) from error
     if odd is not None:
         raise PatchConflictError(
             f"{odd.name} does not apply: it must hold one patch as git format-patch writes it, and holds "

@@ -167,11 +167,8 @@ def _verdict(release: str, links: list[Link], reporter: Reporter) -> dict[str, A
         "checks": [asdict(one) for one in links],
     }
     if broken:
-        raise VerificationError(
-            f"The chain of {release} is broken at '{broken.name}': {broken.detail}.",
-            next_command="invoke image.verify --json",
-            document=document,
-        )
+        message = f"The chain of {release} is broken at '{broken.name}': {broken.detail}."
+        raise VerificationError(message, next_command="invoke image.verify --json", document=document)
     return document
 
 

@@ -141,10 +141,8 @@ def require(client: DockerClient, manifest: Manifest) -> None:
         ImageError: It has something else.
     """
     if not holds(client, manifest):
-        raise ImageError(
-            f"What arrived is not {manifest.image} ({manifest.id}).",
-            next_command=f"invoke image.verify --release {manifest.release}",
-        )
+        message = f"What arrived is not {manifest.image} ({manifest.id})."
+        raise ImageError(message, next_command=f"invoke image.verify --release {manifest.release}")
 
 
 def common_layers(client: DockerClient, manifest: Manifest) -> int:

@@ -101,10 +101,8 @@ def _require_made_from(folder: ReleaseFolder, made_from: str) -> None:
         if there == made_from:
             return
         why = f"Its manifest says that it was made from {there[:12] or 'something else'}."
-    raise ImageError(
-        f"dist/{folder.name} is there, is not this release, and is not replaced: {why}",
-        next_command=f"mv {folder.path} {folder.path}.old   (then invoke image again)",
-    )
+    message = f"dist/{folder.name} is there, is not this release, and is not replaced: {why}"
+    raise ImageError(message, next_command=f"mv {folder.path} {folder.path}.old   (then invoke image again)")
 
 
 def render_release(facts: ReleaseFacts, listing: str) -> dict[str, bytes]:

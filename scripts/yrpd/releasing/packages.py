@@ -98,7 +98,5 @@ def take_inventory(client: DockerClient, image_id: str) -> Inventory:
             raise ValueError(f"python3 ended with {status}: {errors.strip()[-500:]}")
         return parse_inventory(printed)
     except (DockerException, requests.RequestException, ValueError, KeyError, TypeError) as error:
-        raise ImageError(
-            f"What is in {image_id} could not be listed: {error}.",
-            next_command=f"docker run --rm -it {image_id} python3",
-        ) from error
+        message = f"What is in {image_id} could not be listed: {error}."
+        raise ImageError(message, next_command=f"docker run --rm -it {image_id} python3") from error

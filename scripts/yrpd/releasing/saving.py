@@ -117,10 +117,8 @@ def archive_chunks(client: DockerClient, manifest: Manifest) -> Iterator[bytes]:
         ImageError: Another image has the name now.
     """
     if client.images.get(manifest.image).id != manifest.id:
-        raise ImageError(
-            f"{manifest.image} is not the image of this release any more: the release has {manifest.id}.",
-            next_command="invoke image",
-        )
+        message = f"{manifest.image} is not the image of this release any more: the release has {manifest.id}."
+        raise ImageError(message, next_command="invoke image")
     # By name: by id alone the archive would not carry it. Not the SDK's own call: it takes the socket's timeout
     # away, and an engine that hangs would hang this too.
     address = f"{client.api.base_url}/v{client.api.api_version}/images/{manifest.image}/get"
@@ -131,7 +129,5 @@ def archive_chunks(client: DockerClient, manifest: Manifest) -> Iterator[bytes]:
 
 def _require_same(facts: ArchiveFacts, manifest: Manifest) -> None:
     if facts.diff_ids != manifest.diff_ids or facts.config != manifest.config:
-        raise ImageError(
-            f"What the engine sent is not {manifest.image}: layers or configuration differ from {MANIFEST}.",
-            next_command="invoke image",
-        )
+        message = f"What the engine sent is not {manifest.image}: layers or configuration differ from {MANIFEST}."
+        raise ImageError(message, next_command="invoke image")

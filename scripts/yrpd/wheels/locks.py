@@ -83,10 +83,8 @@ def parse_lock(text: str, source: str) -> tuple[Locked, ...]:
         pin = _PIN.match(stripped)
         hashes = frozenset(_HASH.findall(stripped))
         if pin is None or not hashes or ";" in stripped:
-            raise ConfigurationError(
-                f"{source}: entry {number} is not 'name==version' with sha256 hashes: {stripped[:80]!r}.",
-                next_command=REGENERATE,
-            )
+            message = f"{source}: entry {number} is not 'name==version' with sha256 hashes: {stripped[:80]!r}."
+            raise ConfigurationError(message, next_command=REGENERATE)
         name = canonicalize_name(pin["name"])
         if name in entries:
             raise ConfigurationError(f"{source} locks {name} twice.", next_command=REGENERATE)

@@ -205,10 +205,8 @@ class PackageIndex:
                     next_command="pip config list   (or the same command again, which downloads it anew)",
                 ) from error
             except (httpx2.HTTPError, UnpackError, OSError) as error:
-                raise EnvironmentFailure(
-                    f"{link.redacted} could not be downloaded: {_why(error)}.",
-                    next_command="the same command again goes on",
-                ) from error
+                message = f"{link.redacted} could not be downloaded: {_why(error)}."
+                raise EnvironmentFailure(message, next_command="the same command again goes on") from error
             path.chmod(0o644)
             os.replace(path, destination)
 

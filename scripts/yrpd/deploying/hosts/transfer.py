@@ -61,10 +61,8 @@ def move(source: DockerClient, hosts: Sequence[Host], image: ImageRecord, report
                 for load in loads:
                     load.result()
     except (DockerException, OSError) as error:
-        raise ImageError(
-            f"{image.reference} could not be moved to {names}: {error}.",
-            next_command=f"invoke image --flavour {image.flavour}",
-        ) from error
+        message = f"{image.reference} could not be moved to {names}: {error}."
+        raise ImageError(message, next_command=f"invoke image --flavour {image.flavour}") from error
 
 
 class _Reader:
@@ -120,10 +118,8 @@ def _load(host: Host, reader: _Reader, image: ImageRecord) -> None:
             target.images.load(cast(Any, reader.read()))
             arrived = image_on(target, image)
             if arrived is None:
-                raise ImageError(
-                    f"What arrived on {host.name} is not {image.reference} ({image.id}).",
-                    next_command=f"invoke image --flavour {image.flavour}",
-                )
+                message = f"What arrived on {host.name} is not {image.reference} ({image.id})."
+                raise ImageError(message, next_command=f"invoke image --flavour {image.flavour}")
             arrived.tag(image.reference)
         finally:
             target.close()

@@ -145,11 +145,8 @@ def get_text(base: Server | str, path: str = "") -> str:
 
 def _demand_ok(answer: requests.Response) -> None:
     if answer.status_code != OK:
-        raise AskError(
-            f"{answer.url} answers {answer.status_code}: {answer.text[:300]}",
-            status=answer.status_code,
-            retry_after=answer.headers.get("Retry-After", ""),
-        )
+        message = f"{answer.url} answers {answer.status_code}: {answer.text[:300]}"
+        raise AskError(message, status=answer.status_code, retry_after=answer.headers.get("Retry-After", ""))
 
 
 def _ask_error(error: Exception) -> AskError:

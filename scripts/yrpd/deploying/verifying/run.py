@@ -162,10 +162,8 @@ class Verification:
                     attempts[scene.name] = stage.perform(scene)
                     advance(1)
         except AskError as error:
-            raise VerificationError(
-                f"The counters of prefill and decode cannot be read: {error}.",
-                next_command=self.deployment.command("deploy.logs"),
-            ) from error
+            message = f"The counters of prefill and decode cannot be read: {error}."
+            raise VerificationError(message, next_command=self.deployment.command("deploy.logs")) from error
         return attempts
 
     def _runs_check(self) -> tuple[Check, bool]:
@@ -189,10 +187,8 @@ class Verification:
         try:
             shape_of(config)
         except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
-            raise ConfigurationError(
-                f"{spec.mounts[0].source}/config.json on {spec.host} does not describe a decoder ({error}).",
-                next_command="give another model in the inventory",
-            ) from error
+            message = f"{spec.mounts[0].source}/config.json on {spec.host} does not describe a decoder ({error})."
+            raise ConfigurationError(message, next_command="give another model in the inventory") from error
         return config
 
     def _questions(self, pictures: bool) -> dict[str, Question]:
@@ -207,10 +203,8 @@ class Verification:
                 body = {"model": self.model, "prompt": "".join(sentences), "add_special_tokens": False}
                 tokens += ask_plainly(base, "/tokenize", body)["tokens"]
         except AskError as error:
-            raise VerificationError(
-                f"{self.prefill[0].name} does not tokenize: {error}.",
-                next_command=self.deployment.command("deploy.logs"),
-            ) from error
+            message = f"{self.prefill[0].name} does not tokenize: {error}."
+            raise VerificationError(message, next_command=self.deployment.command("deploy.logs")) from error
         questions = asking.text_questions(tokens, model.block_size, model.max_model_len)
         return {**questions, **(asking.picture_questions() if pictures else {})}
 
@@ -262,10 +256,8 @@ class Verification:
         for port in REFERENCE_PORTS:
             if port not in taken and not ports.answers(host.address, port):
                 return port
-        raise VerificationError(
-            f"No port from {REFERENCE_PORTS.start} on is free on {host.name} for plain vLLM.",
-            next_command=self.deployment.command("deploy.status"),
-        )
+        message = f"No port from {REFERENCE_PORTS.start} on is free on {host.name} for plain vLLM."
+        raise VerificationError(message, next_command=self.deployment.command("deploy.status"))
 
     def _endpoint(self) -> Server:
         """Return the endpoint as a client that has a key sees it; the key is read where the endpoint reads it."""

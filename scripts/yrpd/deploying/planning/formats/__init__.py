@@ -18,10 +18,8 @@ def check_format(name: str) -> None:
         ConfigurationError: There is none of this name.
     """
     if name not in FORMATS:
-        raise ConfigurationError(
-            f"There is no plan format {name!r}; there are: {', '.join(FORMATS)}.",
-            next_command="invoke deploy.plan --format table",
-        )
+        message = f"There is no plan format {name!r}; there are: {', '.join(FORMATS)}."
+        raise ConfigurationError(message, next_command="invoke deploy.plan --format table")
 
 
 def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[str, str]:
