@@ -31,9 +31,8 @@ def require_environment(root: Path, prefix: Path | None = None) -> None:
             raise EnvironmentFailure(f"{stamp.parent.name} was made for another requirements.lock.", next_command=_NEXT)
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise EnvironmentFailure(
-            f"{sys.executable} lacks {', '.join(missing)}: it is not this project's environment.", next_command=_NEXT
-        )
+        message = f"{sys.executable} lacks {', '.join(missing)}: it is not this project's environment."
+        raise EnvironmentFailure(message, next_command=_NEXT)
 
 
 def require_environment_or_exit(root: Path) -> None:

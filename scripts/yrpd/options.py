@@ -125,9 +125,8 @@ def resolve(
     """
     for name, reason in command.refuses.items():
         if given.get(name):
-            raise ConfigurationError(
-                f"{command.typed} takes no --{name}: {reason}.", next_command=f"invoke --help {command.typed}"
-            )
+            message = f"{command.typed} takes no --{name}: {reason}."
+            raise ConfigurationError(message, next_command=f"invoke --help {command.typed}")
     values: dict[str, Any] = {option.name: _value(option, given, environment) for option in command.options}
     if values.get("pin"):
         load_release(project.release_file).pin(str(values["pin"]))

@@ -249,9 +249,8 @@ def load_release(path: Path) -> Release:
     except FileNotFoundError as error:
         raise ConfigurationError(f"{path} does not exist.", next_command="git checkout -- release.toml") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(
-            f"{path.name} is not valid TOML: {error}.", next_command="git diff release.toml"
-        ) from error
+        message = f"{path.name} is not valid TOML: {error}."
+        raise ConfigurationError(message, next_command="git diff release.toml") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -135,9 +135,8 @@ def add_environment(
                 warnings.simplefilter("ignore")  # of compiled files in wheels, which are left out
                 install(source, destination, {"INSTALLER": b"yrpd\n"})
         except (InstallerError, KeyError, ValueError) as error:
-            raise BuildError(
-                f"{one.file} cannot be installed: {error}.", next_command=f"unzip -l {one.path}"
-            ) from error
+            message = f"{one.file} cannot be installed: {error}."
+            raise BuildError(message, next_command=f"unzip -l {one.path}") from error
         jobs.append((one, destination.modules))
     with ThreadPoolExecutor(COMPILERS) as pool:
         # The largest first, so that the last one to end is a small one.

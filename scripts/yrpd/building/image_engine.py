@@ -181,9 +181,8 @@ class ImageEngine:
         try:
             return str(self.client.images.get(reference).id)
         except (DockerException, requests.RequestException) as error:
-            raise ImageError(
-                f"{reference} is not on the engine after it was made: {error}", next_command="docker images"
-            ) from error
+            message = f"{reference} is not on the engine after it was made: {error}"
+            raise ImageError(message, next_command="docker images") from error
 
     def _remove_dangling(self, stages: list[str]) -> None:
         """Remove images of this build that no tag leads to; an image that something needs stays."""

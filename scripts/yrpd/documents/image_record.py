@@ -88,8 +88,7 @@ def load_image_record(project: Project, flavour: Flavour, pin: str = "") -> Imag
             content=document.get("content", ""),
         )
     except FileNotFoundError as error:
-        raise ImageError(
-            f"There is no {flavour} image yet: dist/{path.name} does not exist.", next_command=again
-        ) from error
+        message = f"There is no {flavour} image yet: dist/{path.name} does not exist."
+        raise ImageError(message, next_command=again) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ImageError(f"dist/{path.name} is not an image record ({error}).", next_command=again) from error

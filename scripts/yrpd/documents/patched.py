@@ -87,9 +87,8 @@ def load_patched(project: Project, pin: str = "") -> tuple[Release, Patched]:
         edited = repository.status()
         changed = repository.run("diff", "--name-only", "-z", str(record["base_commit"]), "HEAD").split(b"\0")
     except (GitError, OSError) as error:
-        raise ConfigurationError(
-            f"The patched tree {worktree} is gone or broken.", next_command=f"invoke patch --pin {name}"
-        ) from error
+        message = f"The patched tree {worktree} is gone or broken."
+        raise ConfigurationError(message, next_command=f"invoke patch --pin {name}") from error
     if (head, tree) != (record["commit"], record["tree"]):
         raise PinMismatchError(
             f"The patched tree {worktree} is at commit {head}, tree {tree}; invoke patch left commit "

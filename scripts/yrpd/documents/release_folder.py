@@ -70,9 +70,8 @@ class ReleaseFolder:
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise ImageError(
-                f"{self.path} is not a whole release folder: {name}: {error.strerror}.", next_command="invoke image"
-            ) from error
+            message = f"{self.path} is not a whole release folder: {name}: {error.strerror}."
+            raise ImageError(message, next_command="invoke image") from error
 
 
 def release_name(reference: str, made_from: str) -> str:
@@ -130,9 +129,8 @@ def replacing(path: Path) -> Iterator[Path]:
         # Network errors of requests are OSErrors too; those without a number are not the disk's.
         if error.errno is None:
             raise
-        raise ImageError(
-            f"{path} could not be written: {error.strerror}.", next_command=f"df -h {path.parent}"
-        ) from error
+        message = f"{path} could not be written: {error.strerror}."
+        raise ImageError(message, next_command=f"df -h {path.parent}") from error
     finally:
         if scratch is not None:
             scratch.unlink(missing_ok=True)
@@ -168,9 +166,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 f"{folder} is there already, and a release is never replaced.",
                 next_command=f"ls -l {folder}   (the same command again keeps it, if it is the same)",
             ) from error
-        raise ImageError(
-            f"{folder} could not be written: {error.strerror}.", next_command=f"df -h {folder.parent}"
-        ) from error
+        message = f"{folder} could not be written: {error.strerror}."
+        raise ImageError(message, next_command=f"df -h {folder.parent}") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -164,9 +164,8 @@ def load_series(folder: Path) -> Series:
     try:
         names, comments = parse_series((folder / SERIES).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"patches/{folder.name}/{SERIES} does not exist, so there is nothing to apply.", next_command=begin(folder)
-        ) from error
+        message = f"patches/{folder.name}/{SERIES} does not exist, so there is nothing to apply."
+        raise ConfigurationError(message, next_command=begin(folder)) from error
     except UnicodeDecodeError as error:
         message = f"patches/{folder.name}/{SERIES} is not text: {error}."
         raise ConfigurationError(message, next_command=f"git checkout -- patches/{folder.name}/{SERIES}") from error
@@ -194,15 +193,13 @@ def load_lock(folder: Path) -> Lock:
     except FileNotFoundError as error:
         raise ConfigurationError(f"{name} does not exist.", next_command="invoke patch.export") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{name} is not valid TOML: {error}.", next_command=f"git checkout -- {name}"
-        ) from error
+        message = f"{name} is not valid TOML: {error}."
+        raise ConfigurationError(message, next_command=f"git checkout -- {name}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"{name}: {where}: {first['msg']} (found {first.get('input')!r}).", next_command=f"git checkout -- {name}"
-        ) from error
+        message = f"{name}: {where}: {first['msg']} (found {first.get('input')!r})."
+        raise ConfigurationError(message, next_command=f"git checkout -- {name}") from error
 
 
 @dataclass(frozen=True)

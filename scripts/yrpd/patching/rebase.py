@@ -193,9 +193,8 @@ def require_ready(rebase: Rebase) -> None:
         raise PatchConflictError(f"Still in conflict: {still}.", next_command=f"resolve them, then {add}")
     markers = _staged_markers(tree)
     if markers:
-        raise PatchConflictError(
-            f"Conflict markers were staged: {', '.join(markers)}.", next_command=f"resolve them, then {add}"
-        )
+        message = f"Conflict markers were staged: {', '.join(markers)}."
+        raise PatchConflictError(message, next_command=f"resolve them, then {add}")
     stopped = bool(rebase.stopped_at)
     left = [path for code, path in tree.status_codes() if code[1] != " " or not stopped]
     if left and (stopped or not _git_state(tree).exists()):  # else git was killed at work, and the edits are its own

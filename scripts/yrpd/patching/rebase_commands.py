@@ -49,9 +49,8 @@ def begin(
             return _abort(project, reporter, begun, dry_run)
         return _resume(project, reporter, begun, release.pin(to)[1], dry_run)
     if abort:
-        raise ConfigurationError(
-            f"No rebase{f' to {to}' if to else ''} is under way.", next_command="invoke patch.rebase --to TAG"
-        )
+        message = f"No rebase{f' to {to}' if to else ''} is under way."
+        raise ConfigurationError(message, next_command="invoke patch.rebase --to TAG")
     name, wanted = release.pin(pin)
     target, onto = _target(release, name, to)
     series = load_series(project.patches(name))
@@ -115,9 +114,8 @@ def _target(release: Release, name: str, to: str) -> tuple[str, Pin]:
 
 def _require_new(project: Project, target: str, following: str) -> None:
     if project.patches(target).exists():
-        raise ConfigurationError(
-            f"patches/{target} exists already; a rebase makes it anew and overwrites nothing.", next_command=following
-        )
+        message = f"patches/{target} exists already; a rebase makes it anew and overwrites nothing."
+        raise ConfigurationError(message, next_command=following)
 
 
 def _require_same_series(project: Project, found: Rebase) -> None:

@@ -144,9 +144,8 @@ def _fetch(repository: Repository, project: Project, pin: Pin, reporter: Reporte
     try:
         place = download(pin.sdist.project, pin.sdist.file, pin.sdist.sha256, path, reporter)
     except EnvironmentFailure as error:
-        raise EnvironmentFailure(
-            f"The pin's source is out of reach: git: {unreachable}; {error.message}", next_command=error.next_command
-        ) from error
+        message = f"The pin's source is out of reach: git: {unreachable}; {error.message}"
+        raise EnvironmentFailure(message, next_command=error.next_command) from error
     return _from_sdist(repository, path, pin), f"from the sdist, {place}"
 
 
@@ -198,9 +197,8 @@ def unpack(archive: Path, into: Path) -> Path:
         with tarfile.open(archive) as stream:
             stream.extractall(into, filter="data")
     except (tarfile.TarError, EOFError) as error:
-        raise PinMismatchError(
-            f"{archive.name} cannot be unpacked: {error}.", next_command="git diff release.toml"
-        ) from error
+        message = f"{archive.name} cannot be unpacked: {error}."
+        raise PinMismatchError(message, next_command="git diff release.toml") from error
     tops = sorted(into.iterdir())
     if len(tops) != 1 or not tops[0].is_dir():
         message = f"{archive.name} must hold one folder; found {', '.join(top.name for top in tops) or 'nothing'}."

@@ -114,9 +114,8 @@ def read_archive(stream: ChunkReader, *, what: str = "the image archive") -> Arc
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ImageError(f"{what} breaks off or is damaged: {error}.", next_command="invoke image.save") from error
     except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ImageError(
-            f"{what} is no image archive, or lacks a part: {error}.", next_command="invoke image.save"
-        ) from error
+        message = f"{what} is no image archive, or lacks a part: {error}."
+        raise ImageError(message, next_command="invoke image.save") from error
 
 
 def _diff_id(source: IO[bytes]) -> str:

@@ -43,9 +43,8 @@ def find_release(project: Project, flavour: Flavour, release: str = "", pin: str
         raise ImageError(f"There is no {flavour} image yet.", next_command=f"invoke image --flavour {flavour}")
     folder = ReleaseFolder(project.dist / str(record.get("release", "")))
     if "release" not in record or not (folder.path / MANIFEST).exists():
-        raise ImageError(
-            f"The last {flavour} image has no release folder.", next_command=f"invoke image --flavour {flavour}"
-        )
+        message = f"The last {flavour} image has no release folder."
+        raise ImageError(message, next_command=f"invoke image --flavour {flavour}")
     return folder
 
 

@@ -53,6 +53,5 @@ def require_complete(
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = " ".join(done.stderr.rpartition("cause:")[2].split())
-        raise ConfigurationError(
-            f"{lock.name}.lock is not complete: {reason}", next_command=REGENERATE, detail=done.stderr
-        )
+        message = f"{lock.name}.lock is not complete: {reason}"
+        raise ConfigurationError(message, next_command=REGENERATE, detail=done.stderr)

@@ -160,9 +160,8 @@ class PackageIndex:
             found = self._finder.find_matches(requirement, allow_yanked=True, allow_prereleases=True, hashes=wanted)
             links = [one.link for one in found]
         except (httpx2.HTTPError, OSError) as error:
-            raise EnvironmentFailure(
-                f"The files of {requirement} could not be read: {_why(error)}.", next_command="pip config list"
-            ) from error
+            message = f"The files of {requirement} could not be read: {_why(error)}."
+            raise EnvironmentFailure(message, next_command="pip config list") from error
         if not links and self.client.refused:
             address, reason = next(iter(self.client.refused.items()))
             raise EnvironmentFailure(
@@ -224,9 +223,8 @@ def open_index(options: Mapping[str, str] | None = None) -> Iterator[PackageInde
     try:
         index = PackageIndex(pip_options() if options is None else options)
     except OSError as error:
-        raise EnvironmentFailure(
-            f"A certificate that pip is configured with cannot be read: {error}.", next_command="pip config list"
-        ) from error
+        message = f"A certificate that pip is configured with cannot be read: {error}."
+        raise EnvironmentFailure(message, next_command="pip config list") from error
     with index.client:
         yield index
 

@@ -185,9 +185,8 @@ def connect_all(inventory: Inventory) -> Iterator[Mapping[str, DockerClient]]:
     with connect_answering(inventory) as (clients, silent):
         if silent:
             first = next(host.engine for host in inventory.hosts if host.name in silent)
-            raise EnvironmentFailure(
-                "; ".join(f"{host}: {why}" for host, why in silent.items()) + ".", next_command=next_command(first)
-            )
+            message = "; ".join(f"{host}: {why}" for host, why in silent.items()) + "."
+            raise EnvironmentFailure(message, next_command=next_command(first))
         yield clients
 
 

@@ -25,17 +25,14 @@ def load_inventory(path: Path) -> Inventory:
         text = path.read_text(encoding="utf-8")
         return Inventory.model_validate(tomllib.loads(text))
     except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"The inventory {path} does not exist.", next_command="invoke deploy --hosts hosts.toml"
-        ) from error
+        message = f"The inventory {path} does not exist."
+        raise ConfigurationError(message, next_command="invoke deploy --hosts hosts.toml") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"The inventory {path} cannot be read: {error}.", next_command=f"ls -l {path}"
-        ) from error
+        message = f"The inventory {path} cannot be read: {error}."
+        raise ConfigurationError(message, next_command=f"ls -l {path}") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(
-            f"{path.name} is not valid TOML: {error}.", next_command=f"invoke deploy.plan --hosts {path}"
-        ) from error
+        message = f"{path.name} is not valid TOML: {error}."
+        raise ConfigurationError(message, next_command=f"invoke deploy.plan --hosts {path}") from error
     except ValidationError as error:
         sentences = [_sentence(path.name, text, one) for one in error.errors()]
         raise ConfigurationError(

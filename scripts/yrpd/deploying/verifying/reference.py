@@ -73,10 +73,9 @@ def answers_of_plain_vllm(
                 containers.end(container, GRACE_S)
                 raise
     except DeployError as error:
+        message = f"Plain vLLM, which the answers are compared with, did not start: {error.message}"
         raise VerificationError(
-            f"Plain vLLM, which the answers are compared with, did not start: {error.message}",
-            detail=error.detail,
-            next_command=f"docker -H {spec.engine} ps --all",
+            message, detail=error.detail, next_command=f"docker -H {spec.engine} ps --all"
         ) from error
     try:
         with reporter.step(f"asking plain vLLM {len(questions)} questions"):
