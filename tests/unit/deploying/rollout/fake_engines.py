@@ -149,7 +149,7 @@ class FakeEngine:
         self.there: dict[str, FakeContainer] = {}
         self.away = 0
         self.containers = self
-        self.images = self
+        self.images = FakeImages(self)
         self.volumes = self
         self.api = self
 
@@ -245,9 +245,28 @@ class FakeEngine:
         """Take an empty image."""
         self.call("import", None, lambda: None)
 
+
+class FakeImages:
+    """A host's images: it has all that it is asked for."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+
+    def get(self, name: str) -> FakeImage:
+        """Return an image."""
+        found: FakeImage = self.engine.call(f"image {name}", None, lambda: FakeImage(name))
+        return found
+
     def remove(self, *_: object, **__: object) -> None:
         """Forget an image's name."""
-        self.call("forget image", None, lambda: None)
+        self.engine.call("forget image", None, lambda: None)
+
+
+@dataclass(frozen=True)
+class FakeImage:
+    """An image that its engine calls what everybody does."""
+
+    id: str
 
 
 class FakeContainer:
