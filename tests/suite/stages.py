@@ -123,6 +123,11 @@ _SERVED = tuple(
     for name in ("text", "images", "parallel", "latent", "preemption", "served", "ascend_scheduler", "refused_starts")
 )
 
+# What of the emulated NPU follows the connector's tests in their lane, so that both lanes are of one length.
+_BESIDE = tuple(
+    f"tests/emulated_npu/test_{name}.py" for name in ("cann", "device", "operators", "upstream", "refused_starts")
+)
+
 
 def _interleavings(modes: frozenset[Mode], minutes: float, number: int, *more: str) -> Form:
     environment = {"YUANRONG_INTERLEAVINGS": str(number), "PYTHONHASHSEED": "0"}  # a seed names an interleaving
@@ -169,7 +174,7 @@ def stages(default_pin: str, other_pins: Iterable[str]) -> tuple[Stage, ...]:
             "interleavings", "random interleavings of vLLM's schedulers", Runner.VLLM,
             (
                 _interleavings(_SHORT, 1, 25),
-                _interleavings(frozenset({Mode.ALL}), 4, 250, _FAULTS),
+                _interleavings(frozenset({Mode.ALL}), 3, 120, _FAULTS),
                 _interleavings(frozenset({Mode.FULL}), 20, 2000, _FAULTS),
             ),
             _ON_VLLM, default_pin,
@@ -214,7 +219,8 @@ def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
         "emulated", "the patched vllm-ascend on an emulated NPU", Runner.EMULATED,
         (
             Form(_SHORT, 3, ("tests/emulated_npu/test_served.py", "-k", "answers")),
-            Form(_ALL | {Mode.EMULATED}, 11, ("tests/emulated_npu",)),
+            Form(_ALL, 8, ("tests/emulated_npu", *(f"--ignore={each}" for each in _BESIDE))),
+            Form(frozenset({Mode.EMULATED}), 11, ("tests/emulated_npu",)),
             Form(frozenset({Mode.COVERAGE}), 10, _SERVED),
         ),
         _ON_VLLM, default_pin, lane="npu",
@@ -241,6 +247,10 @@ def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
             f"connector-{pin}", f"the connector on {pin}", Runner.VLLM,
             (Form(_ALL, 3, (_CONNECTOR, _SCHEDULER, *_ELSEWHERE, *_STORES)),), _ON_VLLM, pin, lane="cpu",
         )  # fmt: skip
+    yield Stage(
+        "emulated-parts", "devices, operators, CANN and refused starts on the emulated NPU", Runner.EMULATED,
+        (Form(_ALL, 3, _BESIDE),), _ON_VLLM, default_pin, lane="cpu",
+    )  # fmt: skip
 
 
 def _on_engines(default_pin: str) -> Iterator[Stage]:
