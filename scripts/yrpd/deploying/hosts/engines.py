@@ -170,9 +170,8 @@ def connect_answering(inventory: Inventory) -> Iterator[tuple[Mapping[str, Docke
         try:
             yield {name: clients[name] for name in order if name in clients}, silent
         except DockerException as error:
-            raise EnvironmentFailure(
-                f"A host's engine failed: {reason(error)}.", next_command="invoke deploy.status"
-            ) from error
+            message = f"A host's engine failed: {reason(error)}."
+            raise EnvironmentFailure(message, next_command="invoke deploy.status") from error
 
 
 @contextmanager

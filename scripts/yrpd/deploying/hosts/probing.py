@@ -77,10 +77,8 @@ def wait_until_ready(title: str, probe: Probe, container: Container, abandoned: 
                         raise
                     raise NotReadyError(str(error)) from error
     except NotReadyError as error:
-        raise DeployError(
-            f"{title} was not ready within {probe.deadline_s} s: {error}.",
-            detail=log_text(container, LOG_TAIL),
-        ) from error
+        message = f"{title} was not ready within {probe.deadline_s} s: {error}."
+        raise DeployError(message, detail=log_text(container, LOG_TAIL)) from error
     return time.monotonic() - began
 
 
@@ -93,10 +91,8 @@ def _demand_running(title: str, container: Container, restarts: int) -> None:
     if state["Status"] in ("running", "restarting") and int(container.attrs.get("RestartCount") or 0) <= restarts:
         return
     killed = " (out of memory)" if state.get("OOMKilled") else ""
-    raise DeployError(
-        f"{title} ended with code {state.get('ExitCode')}{killed} before it was ready.",
-        detail=log_text(container, LOG_TAIL),
-    )
+    message = f"{title} ended with code {state.get('ExitCode')}{killed} before it was ready."
+    raise DeployError(message, detail=log_text(container, LOG_TAIL))
 
 
 def _check_http(probe: HttpProbe) -> None:
