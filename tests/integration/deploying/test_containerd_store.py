@@ -91,7 +91,7 @@ def made(builder: DockerClient, root: Path) -> ImageRecord:
     changes = ["ENV A=b", "LABEL x=y"]
     builder.api.import_image_from_data(root.read_bytes(), repository=name, tag=tag, changes=changes)
     image = builder.images.get(reference)
-    return ImageRecord(reference, str(image.id), "cpu", "pin", "tree", content_on(image))
+    return ImageRecord(reference, str(image.id), "cpu", "pin", "tree", content=content_on(image))
 
 
 @pytest.fixture
