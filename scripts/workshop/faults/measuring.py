@@ -17,7 +17,7 @@ from workshop.faults.leftovers import leftovers
 from workshop.faults.site import Site
 from workshop.faults.stream import Sent, Stream, tally
 from yrpd.deploying.status.counters import read_counters, total
-from yrpd.deploying.verifying.client import get_text
+from yrpd.deploying.verifying.client import AskError, get_text
 from yrpd.errors import DeployError
 
 BEFORE = 4  # right answers before anything happens
@@ -140,5 +140,8 @@ def _loaded_since(site: Site, before: float) -> int:
 def _loaded(site: Site) -> float:
     decode = [spec for spec in site.deployment.specs if spec.role == "decode"]
     hosts = site.deployment.inventory
-    texts = (get_text(f"http://{hosts.host(spec.host).address}:{spec.ports[0]}", "/metrics") for spec in decode)
+    try:
+        texts = [get_text(f"http://{hosts.host(spec.host).address}:{spec.ports[0]}", "/metrics") for spec in decode]
+    except AskError:
+        return 0.0  # a D that starts has loaded nothing
     return total(map(read_counters, texts))["loaded_blocks"]
