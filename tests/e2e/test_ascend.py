@@ -140,11 +140,11 @@ def test_torch_npu_of_the_base_is_there_and_cannot_be_imported_without_a_driver(
         made.inside("python3", "-c", "import torch")
 
 
-def test_openyuanrong_the_datasystem_and_the_router_answer(made: Made) -> None:
+def test_openyuanrong_the_datasystem_and_envoy_answer(made: Made) -> None:
     assert made.inside("yr", "--version") == "yr version: 9.9.9\n"
     assert "0.8.1" in made.inside("dscli", "--version")
     assert "etcd Version" in made.inside("etcd", "--version")
-    assert "usage" in made.inside("vllm-router", "--help").lower()
+    assert "1.40.0" in made.inside("envoy", "--version")
     assert "/opt/yuanrong/" in made.inside("python3", "-c", "import yr.datasystem as d; print(d.__file__)")
 
 

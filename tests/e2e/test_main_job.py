@@ -80,7 +80,6 @@ def test_every_container_runs_what_this_checkout_would_run(report: dict[str, Any
         ("host1", "endpoint"),
         ("host1", "etcd"),
         ("host1", "prefill"),
-        ("host1", "router"),
         ("host1", "worker"),
         ("host2", "decode"),
         ("host2", "worker"),
@@ -118,7 +117,7 @@ def test_a_wrong_answer_is_found(report: dict[str, Any], invoke: Callable[..., R
 def test_a_port_in_use_stops_a_deploy_before_it_begins(
     report: dict[str, Any], invoke: Callable[..., Run], tmp_path: Path
 ) -> None:
-    # The router of the running deployment owns port 9000 on host 1; a second deployment must not take it.
+    # The endpoint of the running deployment owns port 9000 on host 1; a second deployment must not take it.
     hosts = tmp_path / "second.toml"
     text = (ROOT / "lab.toml").read_text(encoding="utf-8").replace('name = "yrpd"', 'name = "second"', 1)
     hosts.write_text(text.replace('"build/models', f'"{ROOT}/build/models', 1), encoding="utf-8")

@@ -3,7 +3,7 @@
 Needs ``invoke patch build`` with the ``cpu`` flavour before it: that environment's vLLM is the 0.10.0 whose Python code
 an NPU host runs, and its packages are locked by hash. What is added is the device's library and CANN's (g++), the file
 that vllm-ascend's ``build_py`` writes (``develop`` does not, and only NPU code reads it), the tiny models, and the
-images' ``vllm-router`` in an environment of its own.
+images' ``envoy`` in an environment of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from workshop.endpoint import provide_endpoint
 from workshop.models import ensure_models, model_python
-from workshop.router import provide_router
 from yrpd.building.runtime import Locks
 from yrpd.project import Project, read_state
 from yrpd.release import load_release
@@ -54,16 +54,16 @@ def main() -> None:
     python = model_python(project, pin)
     reporter = Reporter(as_json=True)
     ensure_models(project, reporter, pin)
-    router = project.pin_build(pin) / "venv-router"
+    endpoint = project.pin_build(pin) / "venv-endpoint"
     locks = Locks.of(project, release.flavours["cpu"].runtime)
-    provide_router(project, locks, router, project.pin_build(pin) / "logs" / "router.log", reporter)
+    provide_endpoint(project, locks, endpoint, project.pin_build(pin) / "logs" / "endpoint.log", reporter)
     write_build_info(
         python, project.root / patched["worktree"], patched["version"], release.flavours["cpu"].soc_version
     )
     variables = {
         "PYTHONPATH": "tests/emulated_npu/site",
         "EMULATED_NPU_LIBRARY": str(device.build(python, project.cache)),
-        "EMULATED_NPU_ROUTER": str(router / "bin" / "vllm-router"),
+        "EMULATED_NPU_ENVOY": str(endpoint / "bin" / "envoy"),
         "VLLM_VERSION": wanted.vllm,
         **cann.variables(cann.build(project.cache)),
     }

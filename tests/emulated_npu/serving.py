@@ -1,4 +1,4 @@
-"""Prefill and decode on the emulated NPU behind the real router, with the command lines that a deployment uses."""
+"""Prefill and decode on the emulated NPU behind the real endpoint, with the command lines that a deployment uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import requests
 from tests.emulated_npu.engine import environment
 from tests.integration.engines import rig
 from workshop.datasystem import Daemon, free_ports, running
-from yrpd.serving.command_lines import KvTransfer, VllmServe, option_words, router, vllm_serve
+from yrpd.serving import envoy, pairing
+from yrpd.serving.command_lines import KvTransfer, VllmServe, endpoint, option_words, vllm_serve
 
 #: Announces a load before it begins, and is otherwise the connector (tests/integration/engines/inside).
 GATE = Path(rig.__file__).with_name("inside")
@@ -35,7 +36,7 @@ SETTINGS: dict[str, int | str] = {
 
 @dataclass(frozen=True)
 class Stack:
-    """One prefill, one decode, and the router in front of them.
+    """One prefill, one decode, and the endpoint in front of them.
 
     Attributes:
         prefill: P, for its counters.
@@ -50,7 +51,13 @@ class Stack:
 
 @contextmanager
 def serving(
-    home: Path, model: Path, options: dict[str, str], transfer: KvTransfer | None = None, *, gated: bool = False
+    home: Path,
+    model: Path,
+    options: dict[str, str],
+    transfer: KvTransfer | None = None,
+    *,
+    gated: bool = False,
+    for_decode: int = 0,
 ) -> Iterator[rig.Engine]:
     """Run ``vllm serve`` as an NPU host's container does; vllm-ascend and the connector come by their entry points.
 
@@ -60,6 +67,7 @@ def serving(
         options: More options of ``vllm serve``.
         transfer: How it shares blocks; None is plain vllm-ascend.
         gated: Put the gate around the connector, which is then named by its module.
+        for_decode: Port where a D asks for P.
     """
     (port,) = free_ports(1)
     (home / "metrics").mkdir(parents=True)
@@ -72,6 +80,7 @@ def serving(
     }
     serve = VllmServe(
         str(model), rig.NAME, "127.0.0.1", port, "float32", MAX_LEN, BLOCK, 1, cpu=False,
+        behind_endpoint=transfer is not None,
         options=option_words({name: value or True for name, value in {**common, **options}.items()}),
     )  # fmt: skip
     _, *arguments = vllm_serve(serve, transfer)
@@ -82,6 +91,7 @@ def serving(
         VLLM_WORKER_MULTIPROC_METHOD="fork",  # vLLM's default, and half of a start's imports
     )
     if transfer is not None:
+        variables[pairing.VARIABLE] = pairing.Settings(f"http://127.0.0.1:{for_decode}").as_text()
         variables["EMULATED_NPU_BREAK"] = str(home / "break")
         variables["PYTHONPATH"] += f"{os.pathsep}{BREAKING}"
     with ExitStack() as stack:
@@ -104,29 +114,30 @@ def serving(
 
 
 @contextmanager
-def routed(home: Path, prefill: rig.Engine, decode: rig.Engine) -> Iterator[Stack]:
-    """Run the router in front of two engines.
+def fronted(home: Path, prefill: rig.Engine, decode: rig.Engine, for_decode: int) -> Iterator[Stack]:
+    """Run the endpoint in front of two engines.
 
     Args:
-        home: Folder of its log.
+        home: Folder of its log and of its list of engines.
         prefill: P.
         decode: D.
+        for_decode: Port where D asks for P.
     """
     port, metrics_port = free_ports(2)
-    # The router takes a URL once; where P and D are one engine, it has two names.
-    first = prefill.url.replace("127.0.0.1", "localhost") if prefill is decode else prefill.url
-    _, *arguments = router(
-        "127.0.0.1",
-        port,
-        "127.0.0.1",
-        metrics_port,
-        [first],
-        [decode.url],
-        {"policy": "round_robin"},
-        health_interval_s=5,
-    )
-    argv = [os.environ["EMULATED_NPU_ROUTER"], *arguments]
-    daemon = Daemon("the router", f"127.0.0.1:{port}", argv, home / "router.log", lambda: _healthy(port))
+    folder = home / "endpoint"
+    folder.mkdir()
+    for role, engine in ((envoy.PREFILL, prefill), (envoy.DECODE, decode)):
+        members = envoy.members(role, [engine.url.removeprefix("http://")])
+        (folder / envoy.members_file(role)).write_text(members, encoding="utf-8")
+    settings = envoy.Settings("127.0.0.1", port, metrics_port, for_decode, folder=str(folder), live=str(folder))
+    variables = {
+        **os.environ,
+        "PATH": f"{Path(os.environ['EMULATED_NPU_ENVOY']).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": "scripts",
+    }
+    argv = [sys.executable, *endpoint(settings)[1:]]
+    log = home / "endpoint.log"
+    daemon = Daemon("the endpoint", f"127.0.0.1:{port}", argv, log, lambda: _healthy(port), variables)
     with running(daemon):
         yield Stack(prefill, decode, rig.Engine(daemon))
 

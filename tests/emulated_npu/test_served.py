@@ -1,4 +1,4 @@
-"""One prefill and one decode of the patched vllm-ascend, served: API servers, router, a DataSystem worker for each."""
+"""One prefill and one decode of the patched vllm-ascend, served: API servers, endpoint, a DataSystem worker each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.emulated_npu import mutations
 from tests.emulated_npu.conftest import ASCEND
-from tests.emulated_npu.serving import BLOCK, SETTINGS, Stack, routed, serving
+from tests.emulated_npu.serving import BLOCK, SETTINGS, Stack, fronted, serving
 from tests.integration.engines import rig
 from tests.integration.engines.test_leaving_clients import leave
 from tests.integration.engines.test_load_faults import (
@@ -106,6 +106,8 @@ def scene(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest
                 datasystem.worker(folder, store.address, MEMORY_MB, ["node_timeout_s=5"])
             )
 
+        doors = datasystem.free_ports(2)
+
         def start(role: str) -> rig.Engine:
             roles = {"prefill": "kv_producer", "decode": "kv_consumer"}
             transfer = None
@@ -114,14 +116,16 @@ def scene(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest
                     roles[role], workers[role].address, "served", "vllm", by_module=False,
                     settings=tuple(SETTINGS.items()),
                 )  # fmt: skip
-            started = serving(home / role, models / name, MODELS[name], transfer, gated=role == "decode")
+            started = serving(
+                home / role, models / name, MODELS[name], transfer, gated=role == "decode", for_decode=doors[0]
+            )
             return stack.enter_context(started)
 
         roles = ("prefill", "decode", "plain")
         with ThreadPoolExecutor(len(roles)) as pool:
             engines = dict(zip(roles, pool.map(start, roles), strict=True))
-        served = stack.enter_context(routed(home / "prefill", engines["prefill"], engines["decode"]))
-        without = stack.enter_context(routed(home / "plain", engines["plain"], engines["plain"]))
+        served = stack.enter_context(fronted(home / "prefill", engines["prefill"], engines["decode"], doors[0]))
+        without = stack.enter_context(fronted(home / "plain", engines["plain"], engines["plain"], doors[1]))
         yield Scene(name, served, rig.Reference(without.endpoint), workers["decode"], workers["prefill"], store, home)
 
 
@@ -161,7 +165,7 @@ def test_a_broken_connector_fails_this_comparison(scene: Scene, mistake: str) ->
     scene.plain.check(question, scene.stack.endpoint.ask(question, uuid.uuid4().hex))
 
 
-def test_a_stream_through_the_router_is_the_same_answer(scene: Scene) -> None:
+def test_a_stream_through_the_endpoint_is_the_same_answer(scene: Scene) -> None:
     question = scene.questions()[-1]
     answer, _, chunks = ask_streaming(scene.stack.endpoint.url, rig.NAME, question, uuid.uuid4().hex)
     scene.plain.check(question, answer)

@@ -32,10 +32,9 @@ peer_port = {ports[4]}
 [endpoint]
 port = {ports[5]}
 metrics_port = {ports[6]}
+prefill_port = {ports[7]}
 [router]
 host = "here"
-port = {ports[7]}
-metrics_port = {ports[8]}
 [deadlines]
 etcd = 5
 """

@@ -235,10 +235,10 @@ def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
         commands=(("invoke", "patch", "--pin", default_pin),),
     )  # fmt: skip
     yield Stage(
-        "connector", "the connector on real vLLM and a real DataSystem", Runner.VLLM,
+        "connector", "the connector on real vLLM and a real DataSystem; the endpoint", Runner.VLLM,
         (
             Form(_SHORT, 2, (_CONNECTOR, *_ELSEWHERE)),
-            Form(_ALL, 4, (_CONNECTOR, _SCHEDULER, _DATASETS, *_ELSEWHERE)),
+            Form(_ALL, 5.5, (_CONNECTOR, _SCHEDULER, _DATASETS, "tests/integration/serving", *_ELSEWHERE)),
         ),
         _ON_VLLM, default_pin, lane="cpu",
     )  # fmt: skip
@@ -255,11 +255,11 @@ def _lanes(default_pin: str, other_pins: Sequence[str]) -> Iterator[Stage]:
 
 def _on_engines(default_pin: str) -> Iterator[Stage]:
     """Yield what needs Docker engines."""
-    elsewhere = ("connector", "vllm_ascend", "workshop/bench", "engines", *_GIT, *_GIT_LONG, "front_door")
+    elsewhere = ("connector", "serving", "vllm_ascend", "workshop/bench", "engines", *_GIT, *_GIT_LONG, "front_door")
     no_docker = tuple(f"--ignore=tests/integration/{name}" for name in elsewhere)
     yield Stage(
         "docker", "images, releases, labs, deployments: real Docker engines, end to end", Runner.TOOLS,
-        (Form(_ALL, 26, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK}, default_pin,
+        (Form(_ALL, 25, ("tests/integration", "tests/e2e", *no_docker)),), _DOCKER | {Need.NETWORK}, default_pin,
         commands=(("bash", "-c", ". scripts/setup.sh; build_engine"),),
     )  # fmt: skip
 

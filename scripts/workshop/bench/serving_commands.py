@@ -14,8 +14,8 @@ from typing import Any
 from rich.table import Table
 
 from workshop.bench.runs.profiles import PAIR, choose, describe, profile_named
+from workshop.endpoint import provide_endpoint
 from workshop.models import ensure_models, models_folder
-from workshop.router import provide_router
 from yrpd.building.runtime import Locks
 from yrpd.errors import ConfigurationError, EnvironmentFailure, YrpdError
 from yrpd.project import Project, read_state
@@ -80,7 +80,7 @@ def bench(
     inner = [str(python), "-c", _INNER, sysconfig.get_path("purelib"), "--profile", profile]
     inner += ["--model", str(weights), "--folder", str(folder), "--command", command, "--only", only]
     if PAIR in planned.arms:
-        inner += ["--router", str(_router(project, reporter, name))]
+        inner += ["--envoy", str(_envoy(project, reporter, name))]
     environment = {
         **os.environ,
         "PYTHONPATH": str(project.root / "scripts"),
@@ -108,15 +108,15 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
             raise
 
 
-def _router(project: Project, reporter: Reporter, pin: str) -> Path:
-    """Return the images' router, in an environment of its own."""
+def _envoy(project: Project, reporter: Reporter, pin: str) -> Path:
+    """Return the images' Envoy, in an environment of its own."""
     release = load_release(project.release_file)
     folder = project.pin_build(pin)
-    log = folder / "logs" / "router.log"
-    provide_router(
-        project, Locks.of(project, release.flavour(pin, "cpu").runtime), folder / "venv-router", log, reporter
+    log = folder / "logs" / "endpoint.log"
+    provide_endpoint(
+        project, Locks.of(project, release.flavour(pin, "cpu").runtime), folder / "venv-endpoint", log, reporter
     )
-    return folder / "venv-router" / "bin" / "vllm-router"
+    return folder / "venv-endpoint" / "bin" / "envoy"
 
 
 def _python(project: Project, pin: str) -> Path:

@@ -99,7 +99,7 @@ def _image_cpu(
 ) -> dict[str, Any]:
     table = release.flavour(patched.name, "cpu")
     locks = Locks.of(project, table.runtime)
-    for lock in (locks.runtime, locks.router, yuanrong.lock):
+    for lock in (locks.runtime, locks.endpoint, yuanrong.lock):
         verify_present(project, lock)
     root = cached_root(project, table.base)
     stack = plan_stack(project, release, patched, locks, yuanrong, root)

@@ -23,7 +23,7 @@ from yrpd.release import Flavour, Release
 from yrpd.reporting import Reporter
 from yrpd.wheels.wheelhouse import provide
 
-VLLM, ROUTER, OPENYUANRONG = "/opt/vllm", "/opt/router", "/opt/openyuanrong"
+VLLM, ENDPOINT, OPENYUANRONG = "/opt/vllm", "/opt/endpoint", "/opt/openyuanrong"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": f"{VLLM}/bin:{OPENYUANRONG}/path:{SYSTEM_PATH}", "LANG": "C.UTF-8"}
 IMPORT_TEST = "import_connector.py"
@@ -68,17 +68,16 @@ def final_context(project: Project, patched: Patched, dockerfile: Path) -> Conte
 
 
 def runtime_part(project: Project, locks: Locks, reporter: Reporter) -> Part:
-    """Return the layer of vLLM's environment and the router's."""
+    """Return the layer of vLLM's environment and the endpoint's."""
 
     def layer(opened: ExitStack) -> Archive:
         context = Context()
         add_environment(context, VLLM, runtime_wheels(project, locks, reporter), project, opened)
-        add_environment(context, ROUTER, provide(project, locks.router, reporter), project, opened)
-        for name in ("vllm-router", "envoy"):
-            context.add_link(f"{VLLM}/bin/{name}".lstrip("/"), f"{ROUTER}/bin/{name}")
+        add_environment(context, ENDPOINT, provide(project, locks.endpoint, reporter), project, opened)
+        context.add_link(f"{VLLM}/bin/envoy".lstrip("/"), f"{ENDPOINT}/bin/envoy")
         return context.size, context.chunks()
 
-    return Part(f"{VLLM}, {ROUTER}: vLLM for a plain CPU, the DataSystem's client and worker, the router", layer)
+    return Part(f"{VLLM}, {ENDPOINT}: vLLM for a plain CPU, the DataSystem's client and worker, Envoy", layer)
 
 
 def openyuanrong_part(project: Project, yuanrong: OpenYuanrong, reporter: Reporter) -> Part:
@@ -149,7 +148,7 @@ def plan_stack(
         {
             "base": base.digest,
             "vLLM environment": locks.runtime_digest,
-            "router.lock": locks.router.sha256,
+            "endpoint.lock": locks.endpoint.sha256,
             **environment_recipe(),
         },
         {},

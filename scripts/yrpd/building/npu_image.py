@@ -14,7 +14,7 @@ from yrpd.errors import ImageError
 from yrpd.project import Project, hash_file
 from yrpd.release import FlavourTable, Release
 from yrpd.reporting import Reporter
-from yrpd.wheels.locks import OPENYUANRONG, ROUTER, read_lock
+from yrpd.wheels.locks import ENDPOINT, OPENYUANRONG, read_lock
 from yrpd.wheels.wheelhouse import Target, provide, requirement_lines
 
 SCRIPTS = ("apply_series.sh", "check_cann.sh", "rebuild.sh")
@@ -64,7 +64,7 @@ def plan_layer(project: Project, release: Release, patched: Patched, yuanrong: O
         "datasystem": yuanrong.given[DATASYSTEM].sha256 if DATASYSTEM in yuanrong.given else "locked",
         "openYuanrong environment": yuanrong.digest,
         LAUNCHER: hash_file(project.docker / LAUNCHER),
-        "router.lock": read_lock(project.docker / f"{ROUTER}.lock").sha256,
+        "endpoint.lock": read_lock(project.docker / f"{ENDPOINT}.lock").sha256,
         dockerfile.name: hash_file(dockerfile),
         "context": sources(project, patched, dockerfile).digest,
     }
@@ -108,7 +108,7 @@ def make_context(
     context.add_file(f"wheelhouse/{LAUNCHER}", project.docker / LAUNCHER)
     environments = {
         "datasystem": client_wheels(project, yuanrong, table.cann, reporter, machine),
-        "router": provide(project, read_lock(project.docker / f"{ROUTER}.lock"), reporter, Target(machine)),
+        "endpoint": provide(project, read_lock(project.docker / f"{ENDPOINT}.lock"), reporter, Target(machine)),
         OPENYUANRONG: openyuanrong_wheels(project, yuanrong, reporter, machine),
     }
     for name, wheels in environments.items():

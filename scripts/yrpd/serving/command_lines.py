@@ -6,7 +6,7 @@ Nothing outside this folder is imported, because the image carries this folder a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class VllmServe:
         data_parallel: Replicas behind the one port.
         expert_parallel: Spread experts over all NPUs.
         cpu: The CPU backend, which runs without graph capture.
-        drainable: Whether it can be taken out of the router's choice (see :mod:`yrpd.serving.draining`).
+        behind_endpoint: Whether the endpoint chooses it: its middleware is then ours, too (see ``yrpd.serving``).
         options: More options, as words.
     """
 
@@ -69,7 +69,7 @@ class VllmServe:
     cpu: bool
     data_parallel: int = 1
     expert_parallel: bool = False
-    drainable: bool = False
+    behind_endpoint: bool = False
     options: tuple[str, ...] = ()
 
 
@@ -217,9 +217,16 @@ def vllm_serve(serve: VllmServe, transfer: KvTransfer | None) -> tuple[str, ...]
         line += ["--enable-prefix-caching", "--enable-chunked-prefill"]
         line += ["--scheduler-cls", RECOVERING_SCHEDULERS[transfer.scheduler]]
         line += ["--kv-transfer-config", json.dumps(_kv_transfer_config(transfer), separators=(",", ":"))]
-    if serve.drainable:
-        line += ["--middleware", "yrpd.serving.draining.Draining"]
+    if serve.behind_endpoint:
+        for middleware in _middleware(transfer):
+            line += ["--middleware", f"yrpd.serving.{middleware}"]
     return (*line, *serve.options)
+
+
+def _middleware(transfer: KvTransfer | None) -> tuple[str, ...]:
+    """Return ours, the innermost first: what is being drained has a request until both P and D are done with it."""
+    paired = transfer is not None and transfer.role == "kv_consumer"
+    return (*(("pairing.Pairing",) if paired else ()), "pairing.RequestIds", "draining.Draining")
 
 
 def _kv_transfer_config(transfer: KvTransfer) -> dict[str, Any]:
@@ -254,56 +261,3 @@ def as_word(value: object) -> str:
 def endpoint(settings: Settings) -> tuple[str, ...]:
     """Return the endpoint's command line (see :mod:`yrpd.serving.envoy`)."""
     return ("python3", "-m", "yrpd.serving.envoy", settings.as_text())
-
-
-def router(
-    address: str,
-    port: int,
-    metrics_address: str,
-    metrics_port: int,
-    prefill: Sequence[str],
-    decode: Sequence[str],
-    policies: Mapping[str, str],
-    health_interval_s: int,
-    options: Mapping[str, Any] | None = None,
-) -> tuple[str, ...]:
-    """Return the command line of vLLM's own router, which asks first a P and then a D for every request.
-
-    Args:
-        address: Where it listens; on the host itself alone, because its port takes new workers from anybody.
-        port: Its port.
-        metrics_address: Where Prometheus asks.
-        metrics_port: Prometheus.
-        prefill: URLs of the P instances.
-        decode: URLs of the D instances.
-        policies: How it chooses among several: ``policy``, and ``prefill-policy``, ``decode-policy`` where they differ.
-        health_interval_s: Seconds between health checks; it has no failover between two of them.
-        options: More options; they win over what is set here.
-    """
-    settings: dict[str, Any] = {
-        "host": address,
-        "port": port,
-        "vllm-pd-disaggregation": True,
-        **policies,
-        "prometheus-host": metrics_address,
-        "prometheus-port": metrics_port,
-        "worker-startup-check-interval": 1,
-        "health-check-interval-secs": health_interval_s,
-        "health-check-timeout-secs": 5,
-        "health-failure-threshold": 2,
-        "health-success-threshold": 1,
-        **dict(sorted((options or {}).items())),
-    }
-    line = ["vllm-router"]
-    for name, value in settings.items():
-        if value is True:
-            line.append(f"--{name}")
-        elif isinstance(value, list | tuple):
-            line += [f"--{name}", *map(str, value)]
-        else:
-            line += [f"--{name}", str(value)]
-    for url in prefill:
-        line += ["--prefill", url]
-    for url in decode:
-        line += ["--decode", url]
-    return tuple(line)

@@ -1,6 +1,6 @@
-"""Takes a vLLM out of the router's choice before it is stopped: middleware of its HTTP server.
+"""Takes a vLLM out of the endpoint's choice before it is stopped: middleware of its HTTP server.
 
-vLLM ends at SIGTERM with the requests that it has. The router chooses among those whose ``/health`` answers 200; while
+vLLM ends at SIGTERM with the requests that it has. Envoy chooses among those whose ``/health`` answers 200; while
 a file exists this one answers 503 there, with how many requests are unfinished, and serves what it has and gets. vLLM's
 own gauges do not tell: they stand still while no request is computed.
 """
@@ -9,20 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from yrpd.serving.command_lines import DRAINING
+from yrpd.serving.pairing import Application, Receive, Scope, Send
 
 HEALTH = "/health"
-# Asked by operators and routers, and over at once.
+# Asked by operators and the endpoint, and over at once.
 NOT_COUNTED = frozenset({HEALTH, "/metrics", "/ping", "/version", "/load", "/v1/models"})
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Draining:

@@ -1,8 +1,8 @@
-"""Becomes the endpoint: ``python3 -m yrpd.serving.envoy SETTINGS``, Envoy in front of vllm-router.
+"""Becomes the endpoint: ``python3 -m yrpd.serving.envoy SETTINGS``, Envoy in front of every D, and of every P for D.
 
-vllm-router answers 500 when a prefill fails, and has neither a second try, nor TLS, nor keys of its clients; its port
-takes new workers from anybody. Envoy does all that by configuration. The configuration is made here, inside the
-container, because it holds the keys: a plan, ``docker inspect`` and ``ps`` show the paths of their files alone.
+Clients' requests go to a D as they are. D asks for P's part through a second listener (:mod:`yrpd.serving.pairing`).
+The configuration is made here, inside the container, because it holds the keys: a plan, ``docker inspect`` and ``ps``
+show the paths of their files alone. Which P and D there are is read from files that change while Envoy runs.
 """
 
 from __future__ import annotations
@@ -15,20 +15,39 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from yrpd.serving.pairing import PATHS, RETRY, error
+
 TYPE = "type.googleapis.com/envoy"
-ROUTER, DECODE_ALONE, SERVING, ADMIN = "router", "decode-alone", "serving", "admin"
-# What vllm-router asks a P and a D for. Its own paths take workers in and out, others of vLLM it knows in part only.
-API_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/models")
+PREFILL, DECODE, ADMIN = "prefill", "decode", "admin"
+LIVE = "/var/lib/yuanrong/endpoint"
+# What vLLM answers its clients. What else it has is for its operators, and is asked there.
+API_PATHS = (*PATHS, "/v1/models", "/tokenize", "/detokenize", "/version")
+# vLLM refuses these of a model that generates, with a sentence, and some releases with status 200.
+OTHER_PATHS = (
+    "/v1/embeddings",
+    "/pooling",
+    "/classify",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+)
 # Answered without a key, as vLLM does.
-OPEN_PATHS = ("/health", "/liveness", "/readiness")
+OPEN_PATHS = ("/health", "/ping")
 MANY = 1 << 20
-UNAVAILABLE = {
-    "object": "error",
-    "message": "No prefill and decode could answer; nothing was computed wrongly. Try again later.",
-    "type": "ServiceUnavailableError",
-    "param": None,
-    "code": 503,
+OTHER = "The model that is served here generates text; it has no embeddings, scores or transcriptions."
+UNAVAILABLE = "No prefill and decode could answer; nothing was computed wrongly. Try again later."
+POLICIES: Mapping[str, str] = {
+    "round_robin": "ROUND_ROBIN",
+    "random": "RANDOM",
+    "power_of_two": "LEAST_REQUEST",
+    "consistent_hash": "RING_HASH",
 }
+SESSION = "x-session-id"
+MEMBERS = "^cluster.(prefill|decode).membership_(healthy|total)$"
 
 
 @dataclass(frozen=True)
@@ -39,33 +58,37 @@ class Settings:
         address: Where it listens.
         port: For clients.
         metrics_port: For Prometheus and readiness, plain HTTP.
-        router: ``host:port`` of vllm-router.
-        decode: ``host:port`` of every D that may prefill alone when every try through the router failed.
-        tries: How often a request is tried before its first byte.
+        prefill_port: Where D asks for a P.
+        prefill_policy: A key of :data:`POLICIES`, for P.
+        decode_policy: The same for D.
+        health_interval_s: How often P and D are asked whether they are well.
+        tries: How often a request is tried before its first byte, on D, and D's on P.
         retry_after_s: What a client is told to wait after 503.
-        idle_timeout_s: A try that is silent for so long has failed.
         repeatable_mb: Requests up to this size are kept for another try.
         certificate: File; given, the port speaks TLS.
         key: Its private key.
         client_keys: File with a client's key on each line; given, every other client is refused.
         engine_key: File with the key that P and D ask for.
         folder: Where the configuration is written; in memory, of this user alone.
+        live: Where the files are that list P and D.
     """
 
     address: str
     port: int
     metrics_port: int
-    router: str
-    decode: tuple[str, ...] = ()
+    prefill_port: int
+    prefill_policy: str = "round_robin"
+    decode_policy: str = "round_robin"
+    health_interval_s: int = 2
     tries: int = 4
     retry_after_s: int = 5
-    idle_timeout_s: int = 600
     repeatable_mb: int = 64
     certificate: str = ""
     key: str = ""
     client_keys: str = ""
     engine_key: str = ""
     folder: str = "/run/yuanrong/endpoint"
+    live: str = LIVE
 
     def as_text(self) -> str:
         """Return what :meth:`from_text` reads; what has its default is left out."""
@@ -81,8 +104,24 @@ class Settings:
             ValueError: They are no JSON.
             TypeError: A field is unknown or missing.
         """
-        given = dict(json.loads(text))
-        return cls(**{**given, "decode": tuple(given.get("decode", ()))})
+        return cls(**json.loads(text))
+
+
+def members_file(role: str) -> str:
+    """Return the name of the file that lists a role's instances."""
+    return f"{role}.json"
+
+
+def members(role: str, addresses: Sequence[str]) -> str:
+    """Return the content of :func:`members_file`; Envoy reads it again when another file is renamed to it. Pure.
+
+    Args:
+        role: ``prefill`` or ``decode``.
+        addresses: ``host:port`` of each instance.
+    """
+    assignment = _assignment(role, [_authority(each) for each in addresses])
+    resource = {"@type": f"{TYPE}.config.endpoint.v3.ClusterLoadAssignment", **assignment}
+    return json.dumps({"resources": [resource]}, sort_keys=True)
 
 
 def configuration(settings: Settings, client_keys: Sequence[str] = (), engine_key: str = "") -> dict[str, Any]:
@@ -94,18 +133,25 @@ def configuration(settings: Settings, client_keys: Sequence[str] = (), engine_ke
         engine_key: The key for P and D.
     """
     socket = f"{settings.folder}/admin.sock"
-    clusters = [_cluster(ROUTER, [_authority(settings.router)]), _cluster(ADMIN, [{"pipe": {"path": socket}}])]
-    if settings.decode:
-        clusters += [_decode_alone(settings), _serving()]
-    listeners = [
-        _listener("endpoint", settings.address, settings.port, _endpoint(settings, client_keys, engine_key)),
-        _listener("metrics", settings.address, settings.metrics_port, _metrics()),
-    ]
+    front = _listener("endpoint", settings.address, settings.port, _endpoint(settings, client_keys, engine_key))
+    metrics = _listener("metrics", settings.address, settings.metrics_port, _metrics())
+    for_decode = _listener(PREFILL, settings.address, settings.prefill_port, _prefill(settings))
+    for each in (front, metrics):
+        # These close when the endpoint is drained; D still asks for the P of what it has taken on.
+        each["traffic_direction"] = "INBOUND"
     if settings.certificate:
-        listeners[0]["filter_chains"][0]["transport_socket"] = _tls(settings)
+        front["filter_chains"][0]["transport_socket"] = _tls(settings)
     return {
+        "node": {"id": "endpoint", "cluster": "endpoint"},
         "admin": {"address": {"pipe": {"path": socket, "mode": 0o600}}},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "static_resources": {
+            "listeners": [front, metrics, for_decode],
+            "clusters": [
+                _engines(PREFILL, settings.prefill_policy, settings),
+                _engines(DECODE, settings.decode_policy, settings),
+                {**_cluster(ADMIN), "load_assignment": _assignment(ADMIN, [{"pipe": {"path": socket}}])},
+            ],
+        },
     }
 
 
@@ -114,109 +160,121 @@ def _endpoint(settings: Settings, client_keys: Sequence[str], engine_key: str) -
     inner: dict[str, Any] = {"request_headers_to_remove": ["authorization"]}
     if engine_key:
         inner = {"request_headers_to_add": [_header("authorization", f"Bearer {engine_key}")]}
+    served = {**_served(settings, DECODE), **inner}
     routes: list[dict[str, Any]] = [
-        {"match": {"path": path}, "route": {"cluster": ROUTER, "timeout": "10s"}, **inner} for path in OPEN_PATHS
+        {"match": {"path": path}, "route": {"cluster": DECODE, "timeout": "10s"}, **inner} for path in OPEN_PATHS
     ]
     if client_keys:
-        routes.append(
-            {
-                "match": {"prefix": "/", "headers": [_no_key(key) for key in client_keys]},
-                **_answer(401, {"error": "Unauthorized"}),
-            }
-        )
-    routes += [{"match": {"path": path}, **_served(settings), **inner} for path in API_PATHS]
-    routes.append({"match": {"prefix": "/"}, **_answer(404, {"detail": "Not Found"})})
-    return _http("endpoint", routes, [_unavailable(settings.retry_after_s)])
+        # A browser asks what it may send before it sends a key.
+        routes += [{"match": {"path": path, "headers": [_method("OPTIONS")]}, **served} for path in API_PATHS]
+        stranger = {"prefix": "/", "headers": [_no_key(key) for key in client_keys]}
+        routes.append({"match": stranger, **_answer(401, {"error": "Unauthorized"})})
+    routes += [{"match": {"path": path}, **served} for path in API_PATHS]
+    refused = _answer(400, error(OTHER, "BadRequestError", 400))
+    routes += [{"match": {"path": path}, **refused} for path in OTHER_PATHS]
+    return _http("endpoint", routes, settings)
 
 
-def _served(settings: Settings) -> dict[str, Any]:
-    retry: dict[str, Any] = {
-        # Includes resets and refused connections; never after the first byte of an answer.
-        "retry_on": "5xx",
-        "num_retries": settings.tries - 1 + (1 if settings.decode else 0),
-        "per_try_idle_timeout": f"{settings.idle_timeout_s}s",
+def _prefill(settings: Settings) -> dict[str, Any]:
+    served = _served(settings, PREFILL)
+    return _http(
+        PREFILL, [{"match": {"path": each, "headers": [_method("POST")]}, **served} for each in PATHS], settings
+    )
+
+
+def _served(settings: Settings, cluster: str) -> dict[str, Any]:
+    # Never after the first byte of an answer, and never what an engine answered itself: a request that breaks one
+    # would break the next, too. A P's 503 is a refusal, not a failure.
+    header = {"name": RETRY, "present_match": True}
+    what, again = ("status-codes", [503]) if cluster == PREFILL else ("headers", [header])
+    retry = {
+        "retry_on": f"connect-failure,refused-stream,reset,retriable-{what}",
+        f"retriable_{what.replace('-', '_')}": again,
+        "num_retries": settings.tries - 1,
         "retry_back_off": {"base_interval": "0.1s", "max_interval": "2s"},
+        "retry_host_predicate": [
+            _extension("retry_host_predicates.previous_hosts", "retry.host.previous_hosts.v3.PreviousHostsPredicate")
+        ],
+        "host_selection_retry_max_attempts": 5,
     }
-    if settings.decode:
-        retry["retry_priority"] = {
-            "name": "envoy.retry_priorities.previous_priorities",
-            "typed_config": {
-                "@type": f"{TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-                "update_frequency": settings.tries,
-            },
-        }
-    route = {"cluster": SERVING if settings.decode else ROUTER, "timeout": "0s", "retry_policy": retry}
-    return {"route": route, "request_body_buffer_limit": settings.repeatable_mb << 20}
+    by = [{"header": {"header_name": SESSION}, "terminal": True}, {"connection_properties": {"source_ip": True}}]
+    return {
+        # No clock: how long an answer takes is the engine's business, and whether it lives that of its health.
+        "route": {"cluster": cluster, "timeout": "0s", "retry_policy": retry, "hash_policy": by},
+        "request_body_buffer_limit": settings.repeatable_mb << 20,
+        "response_headers_to_remove": [RETRY],
+    }
+
+
+def _method(name: str) -> dict[str, Any]:
+    return {"name": ":method", "string_match": {"exact": name}}
 
 
 def _metrics() -> dict[str, Any]:
     routes = [
         {"match": {"path": "/metrics"}, "route": {"cluster": ADMIN, "prefix_rewrite": "/stats/prometheus?usedonly"}},
         {"match": {"path": "/ready"}, "route": {"cluster": ADMIN}},
-        # Asked here and not on the router's own port, which only this host can reach.
-        {"match": {"path": "/readiness"}, "route": {"cluster": ROUTER}},
+        # How many P and D there are, and how many are well.
+        {"match": {"path": "/readiness"}, "route": {"cluster": ADMIN, "prefix_rewrite": f"/stats?filter={MEMBERS}"}},
     ]
-    return _http("metrics", routes, [])
+    return _http("metrics", routes)
 
 
-def _http(name: str, routes: list[dict[str, Any]], filters: list[dict[str, Any]]) -> dict[str, Any]:
+def _http(name: str, routes: list[dict[str, Any]], settings: Settings | None = None) -> dict[str, Any]:
+    routes = [*routes, {"match": {"prefix": "/"}, **_answer(404, {"detail": "Not Found"})}]
     return {
         "@type": f"{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
         "use_remote_address": True,
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
-        # Before the routes are looked at: /v1/../add_worker is not a path of the API.
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": name},
+        # Before the routes are looked at: /v1/../metrics is not a path of the API.
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        # Silence is the tries' business: an answer may think for long.
+        # An answer may think for long.
         "stream_idle_timeout": "0s",
         "request_headers_timeout": "30s",
         "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]},
+        **({"access_log": [_access_log(name)], "local_reply_config": _unavailable(settings)} if settings else {}),
         "http_filters": [
-            *filters,
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {
-                    "@type": f"{TYPE}.extensions.filters.http.router.v3.Router",
-                    "suppress_envoy_headers": True,
-                },
-            },
+            _extension("filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True)
         ],
     }
 
 
-def _unavailable(retry_after_s: int) -> dict[str, Any]:
-    """Every 5xx that is left after the last try becomes one answer: 503, and when to come back."""
-    policy = {
-        "@type": f"{TYPE}.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",
+def _access_log(name: str) -> dict[str, Any]:
+    line = {
+        "time": "%START_TIME%",
+        "listener": name,
+        "id": "%REQ(X-REQUEST-ID)%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%PATH(NQ)%",
+        "status": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "ms": "%DURATION%",
+        "engine": "%UPSTREAM_HOST%",
+        "tries": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    }
+    log_format = {"json_format": line}
+    return _extension("access_loggers.stdout", "access_loggers.stream.v3.StdoutAccessLog", log_format=log_format)
+
+
+def _unavailable(settings: Settings) -> dict[str, Any]:
+    """Every 5xx of Envoy itself becomes one answer: 503, and when to come back. What an engine says is left alone."""
+    at_least = {"default_value": 500, "runtime_key": "unavailable_from"}
+    mapper = {
+        "filter": {"status_code_filter": {"comparison": {"op": "GE", "value": at_least}}},
         "status_code": 503,
-        "body": {"inline_string": json.dumps(UNAVAILABLE)},
-        "response_headers_to_add": [
-            _header("retry-after", str(retry_after_s)),
+        "body": {"inline_string": json.dumps(error(UNAVAILABLE))},
+        "body_format_override": {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}},
+        "headers_to_add": [
+            _header("retry-after", str(settings.retry_after_s)),
             _header("content-type", "application/json"),
         ],
     }
-    matcher = {
-        "predicate": {
-            "single_predicate": {
-                "input": {
-                    "name": "status",
-                    "typed_config": {"@type": f"{TYPE}.type.matcher.v3.HttpResponseStatusCodeClassMatchInput"},
-                },
-                "value_match": {"exact": "5xx"},
-            }
-        },
-        "on_match": {"action": {"name": "unavailable", "typed_config": policy}},
-    }
-    return {
-        "name": "envoy.filters.http.custom_response",
-        "typed_config": {
-            "@type": f"{TYPE}.extensions.filters.http.custom_response.v3.CustomResponse",
-            "custom_response_matcher": {"matcher_list": {"matchers": [matcher]}},
-        },
-    }
+    return {"mappers": [mapper]}
 
 
 def _no_key(key: str) -> dict[str, Any]:
@@ -229,9 +287,9 @@ def _no_key(key: str) -> dict[str, Any]:
     }
 
 
-def _answer(status: int, body: Mapping[str, str]) -> dict[str, Any]:
+def _answer(status: int, body: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "direct_response": {"status": status, "body": {"inline_string": json.dumps(body)}},
+        "direct_response": {"status": status, "body": {"inline_string": json.dumps(body, separators=(",", ":"))}},
         "response_headers_to_add": [_header("content-type", "application/json")],
     }
 
@@ -240,16 +298,16 @@ def _header(name: str, value: str) -> dict[str, Any]:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
-def _cluster(name: str, addresses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _assignment(name: str, addresses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    hosts = [{"endpoint": {"address": each}} for each in addresses]
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}]}
+
+
+def _cluster(name: str) -> dict[str, Any]:
     return {
         "name": name,
-        "type": "STATIC",
         "connect_timeout": "5s",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": each}} for each in addresses]}],
-        },
-        # Limits are vLLM's and vllm-router's; Envoy's own defaults would refuse the 4th retry at a time.
+        # Limits are vLLM's; Envoy's own defaults would refuse the 4th retry at a time.
         "circuit_breakers": {
             "thresholds": [
                 dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), MANY)
@@ -258,47 +316,64 @@ def _cluster(name: str, addresses: Sequence[Mapping[str, Any]]) -> dict[str, Any
     }
 
 
-def _decode_alone(settings: Settings) -> dict[str, Any]:
-    check = {
-        "timeout": "5s",
-        "interval": "2s",
-        "unhealthy_threshold": 2,
-        "healthy_threshold": 1,
-        "http_health_check": {"path": "/health"},
-    }
-    return {**_cluster(DECODE_ALONE, [_authority(each) for each in settings.decode]), "health_checks": [check]}
-
-
-def _serving() -> dict[str, Any]:
-    """The router, and behind it as second choice the D: a retry goes on to the next after ``tries``."""
+def _engines(role: str, policy: str, settings: Settings) -> dict[str, Any]:
+    interval = f"{settings.health_interval_s}s"
+    protocol = f"{TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
-        "name": SERVING,
-        "connect_timeout": "5s",
-        "lb_policy": "CLUSTER_PROVIDED",
-        "cluster_type": {
-            "name": "envoy.clusters.aggregate",
-            "typed_config": {
-                "@type": f"{TYPE}.extensions.clusters.aggregate.v3.ClusterConfig",
-                "clusters": [ROUTER, DECODE_ALONE],
-            },
+        **_cluster(role),
+        "type": "EDS",
+        "eds_cluster_config": {
+            "eds_config": {
+                "resource_api_version": "V3",
+                "path_config_source": {
+                    "path": f"{settings.live}/{members_file(role)}",
+                    "watched_directory": {"path": settings.live},
+                },
+            }
         },
-        "circuit_breakers": {"thresholds": [{"max_retries": MANY}]},
+        # What is taken from the list gets nothing new, however well it is.
+        "ignore_health_on_host_removal": True,
+        "lb_policy": POLICIES[policy],
+        # Without one that is well it is better to say so than to ask one that is not.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "health_checks": [
+            {
+                "timeout": "5s",
+                "interval": interval,
+                "no_traffic_interval": interval,
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/health"},
+            }
+        ],
+        # A host that lost its power or its network says nothing at all.
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 10, "keepalive_interval": 5}
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": protocol,
+                "explicit_http_config": {"http_protocol_options": {}},
+                # Before vLLM's server closes it, after 5 s.
+                "common_http_protocol_options": {"idle_timeout": "3s"},
+            }
+        },
     }
 
 
 def _tls(settings: Settings) -> dict[str, Any]:
     certificate = {"certificate_chain": {"filename": settings.certificate}, "private_key": {"filename": settings.key}}
-    return {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": f"{TYPE}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                "alpn_protocols": ["h2", "http/1.1"],
-                "tls_certificates": [certificate],
-            },
-        },
+    common = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [certificate],
     }
+    kind = "transport_sockets.tls.v3.DownstreamTlsContext"
+    return _extension("transport_sockets.tls", kind, common_tls_context=common)
+
+
+def _extension(name: str, kind: str, **settings: Any) -> dict[str, Any]:
+    return {"name": f"envoy.{name}", "typed_config": {"@type": f"{TYPE}.extensions.{kind}", **settings}}
 
 
 def _listener(name: str, address: str, port: int, manager: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +383,7 @@ def _listener(name: str, address: str, port: int, manager: dict[str, Any]) -> di
 
 def _authority(text: str) -> dict[str, Any]:
     host, _, port = text.rpartition(":")
-    return _socket(host, int(port))
+    return _socket(host.strip("[]"), int(port))
 
 
 def _socket(host: str, port: int) -> dict[str, Any]:
@@ -341,8 +416,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         client_keys = read_keys(settings.client_keys) if settings.client_keys else []
         engine_keys = read_keys(settings.engine_key) if settings.engine_key else [""]
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    except (ValueError, OSError) as reason:
+        raise SystemExit(f"error: {reason}") from None
     file = Path(settings.folder) / "envoy.json"
     Path(f"{settings.folder}/admin.sock").unlink(missing_ok=True)
     file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ _WHERE = (HOSTS, FLAVOUR, PIN)
 COMMANDS = (
     Command(
         "deploy.rollout",
-        "Start openYuanrong, prefill, decode and the router on the hosts.",
+        "Start openYuanrong, prefill, decode and the endpoint on the hosts.",
         "yrpd.commands.deploy:deploy",
         _WHERE,
         default=True,
@@ -40,7 +40,7 @@ COMMANDS = (
         (
             *_WHERE,
             Option("tail", "Lines of each container.", 100),
-            Option("role", "Only these roles, with commas: etcd, worker, prefill, decode, router, endpoint."),
+            Option("role", "Only these roles, with commas: etcd, worker, prefill, decode, endpoint."),
             Option("follow", "Print new lines as they come.", False),
             Option("save", "Write whole logs and the hosts' records to this .tar.gz."),
         ),

@@ -24,7 +24,7 @@ PYTHON = "3.11"
 # Debian bookworm's glibc; wheels for it also run on anything newer.
 GLIBC = (2, 36)
 PLATFORM = f"x86_64-manylinux_{GLIBC[0]}_{GLIBC[1]}"
-ROUTER = "router"
+ENDPOINT = "endpoint"
 NPU = "npu"
 OPENYUANRONG = "openyuanrong"
 DEPLOY = "deploy"

@@ -78,7 +78,9 @@ def test_no_other_file_of_the_project_changes_an_image(checkout: Path, tree: Pat
     assert digests(checkout, tree) == before
 
 
-@pytest.mark.parametrize("name", ["scripts/yrpd/serving/worker.py", "docker/import_connector.py", "docker/router.lock"])
+@pytest.mark.parametrize(
+    "name", ["scripts/yrpd/serving/worker.py", "docker/import_connector.py", "docker/endpoint.lock"]
+)
 def test_each_of_those_does(checkout: Path, tree: Patched, name: str) -> None:
     before = digests(checkout, tree)
     edit(checkout / name)

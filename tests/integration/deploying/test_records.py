@@ -117,17 +117,17 @@ def test_a_failed_start_brings_back_what_ran_before_and_is_on_the_record(
     make_spec: Callable[..., ContainerSpec],
     roll_out: Callable[..., list[str]],
 ) -> None:
-    etcd, router = make_spec(), make_spec(role="router")
-    roll_out(etcd, router)
+    etcd, endpoint = make_spec(), make_spec(role="endpoint")
+    roll_out(etcd, endpoint)
     before = there(client, deployment)
-    broken = replace(router, argv=("sh", "-c", "echo it cannot start >&2; exit 5"))
+    broken = replace(endpoint, argv=("sh", "-c", "echo it cannot start >&2; exit 5"))
     with pytest.raises(DeployError, match="ended with code 5"):
         roll_out(etcd, broken)
     assert there(client, deployment) == before
     assert [each["outcome"] for each in records.recall(client, deployment)["entries"]][1].endswith(
         "before it was ready."
     )
-    assert roll_out(etcd, router) == ["keep", "keep"]
+    assert roll_out(etcd, endpoint) == ["keep", "keep"]
 
 
 def test_rolling_back_runs_the_release_before_and_again_the_one_after(
@@ -258,24 +258,28 @@ def test_logs_are_filtered_by_role_and_saved_to_one_archive(
     roll_out: Callable[..., list[str]],
     tmp_path: Path,
 ) -> None:
-    roll_out(make_spec(), make_spec(role="router"))
+    roll_out(make_spec(), make_spec(role="endpoint"))
     write = (
         "mkdir -p /root/.datasystem/logs /root/ascend/log/debug/plog && echo slow > /root/.datasystem/logs/client.log"
     )
     write += " && echo EI0006 > /root/ascend/log/debug/plog/plog-1.log"
-    assert client.containers.get(f"{deployment}-router").exec_run(["sh", "-c", write]).exit_code == 0
-    (found,) = log_reading.selected(clients, deployment, "router")
-    assert found[0].role == "router"
+    assert client.containers.get(f"{deployment}-endpoint").exec_run(["sh", "-c", write]).exit_code == 0
+    (found,) = log_reading.selected(clients, deployment, "endpoint")
+    assert found[0].role == "endpoint"
     everything = log_reading.selected(clients, deployment, "")
     path = log_reading.archive(tmp_path / "out" / "logs.tar.gz", clients, deployment, everything)
     with tarfile.open(path) as tar:
         assert sorted(tar.getnames()) == sorted(
-            [f"{deployment}/{HOST}/{deployment}-{role}.{end}" for role in ("etcd", "router") for end in ("json", "log")]
+            [
+                f"{deployment}/{HOST}/{deployment}-{role}.{end}"
+                for role in ("etcd", "endpoint")
+                for end in ("json", "log")
+            ]
             + [f"{deployment}/{HOST}/record.json"]
-            + [f"{deployment}/{HOST}/{deployment}-router/root/.datasystem/logs/client.log"]
-            + [f"{deployment}/{HOST}/{deployment}-router/root/ascend/log/debug/plog/plog-1.log"]
+            + [f"{deployment}/{HOST}/{deployment}-endpoint/root/.datasystem/logs/client.log"]
+            + [f"{deployment}/{HOST}/{deployment}-endpoint/root/ascend/log/debug/plog/plog-1.log"]
         )
-        plog = tar.extractfile(f"{deployment}/{HOST}/{deployment}-router/root/ascend/log/debug/plog/plog-1.log")
+        plog = tar.extractfile(f"{deployment}/{HOST}/{deployment}-endpoint/root/ascend/log/debug/plog/plog-1.log")
         assert plog is not None
         assert plog.read() == b"EI0006\n"
 

@@ -71,10 +71,10 @@ def test_a_second_rollout_keeps_every_container(
     roll_out: Callable[..., tuple[Change, ...]],
 ) -> None:
     etcd = make_spec()
-    router = make_spec(role="router")
-    assert _actions(roll_out(etcd, router)) == ["create", "create"]
+    endpoint = make_spec(role="endpoint")
+    assert _actions(roll_out(etcd, endpoint)) == ["create", "create"]
     before = _ids(client, deployment)
-    assert _actions(roll_out(etcd, router)) == ["keep", "keep"]
+    assert _actions(roll_out(etcd, endpoint)) == ["keep", "keep"]
     assert _ids(client, deployment) == before
 
 
@@ -84,13 +84,13 @@ def test_a_changed_option_replaces_its_container_and_what_needs_it_and_nothing_e
     make_spec: Callable[..., ContainerSpec],
     roll_out: Callable[..., tuple[Change, ...]],
 ) -> None:
-    etcd, router = make_spec(), make_spec(role="router")
+    etcd, endpoint = make_spec(), make_spec(role="endpoint")
     worker = make_spec(role="worker", needs=((etcd.name, etcd.digest),))
-    roll_out(etcd, worker, router)
+    roll_out(etcd, worker, endpoint)
     before = _ids(client, deployment)
     changed = make_spec(env=(("CHANGED", "yes"),), port=etcd.ports[0])
     needing = make_spec(role="worker", port=worker.ports[0], needs=((changed.name, changed.digest),))
-    assert _actions(roll_out(changed, needing, router)) == ["replace", "replace", "keep"]
+    assert _actions(roll_out(changed, needing, endpoint)) == ["replace", "replace", "keep"]
     after = _ids(client, deployment)
     assert {name for name in before if before[name] != after[name]} == {etcd.name, worker.name}
 
@@ -139,7 +139,7 @@ def test_what_ran_before_a_failed_rollout_and_did_not_change_still_runs(
     roll_out(etcd)
     before = _ids(client, deployment)
     with pytest.raises(DeployError):
-        roll_out(etcd, make_spec(role="router", argv=("false",)))
+        roll_out(etcd, make_spec(role="endpoint", argv=("false",)))
     assert _ids(client, deployment) == before
 
 
@@ -191,7 +191,7 @@ def test_another_image_exchanges_what_vllm_stands_on_then_d_and_p_one_by_one_and
         for role in ("prefill", "decode")
         for number in range(2)
     ]
-    front = [make_spec(role=role) for role in ("router", "endpoint")]
+    front = [make_spec(role="endpoint")]
     roll_out(etcd, worker, *engines, *front)
     newer = replace(etcd, image_id=newer_image)
     capsys.readouterr()
@@ -214,7 +214,7 @@ def test_another_image_exchanges_what_vllm_stands_on_then_d_and_p_one_by_one_and
     ]
     running = [container for _, container in containers.listed(client, HOST, deployment)]
     assert {container.attrs["Image"] for container in running} == {newer_image}
-    assert len(running) == 8
+    assert len(running) == 7
 
 
 def test_a_restart_policy_and_a_file_that_is_read_again_are_changed_in_a_container_that_runs_on(
@@ -328,8 +328,8 @@ def test_a_container_that_the_inventory_no_longer_has_is_removed(
     make_spec: Callable[..., ContainerSpec],
     roll_out: Callable[..., tuple[Change, ...]],
 ) -> None:
-    etcd, router = make_spec(), make_spec(role="router")
-    roll_out(etcd, router)
+    etcd, endpoint = make_spec(), make_spec(role="endpoint")
+    roll_out(etcd, endpoint)
     roll_out(etcd)
     assert _names(client, deployment) == [etcd.name]
 

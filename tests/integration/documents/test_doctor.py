@@ -66,8 +66,8 @@ def test_findings_are_problems_and_a_plans_containers_are_not() -> None:
     plan = {"containers": [{"name": "yrpd-etcd"}], "findings": [finding.document()]}
     assert _found(plan) == [{"problem": "host1: it may not open /dev/davinci0", "fix": "add the group"}]
     here = {"name": "yrpd-etcd", "host": "host1", "state": "running", "health": "healthy"}
-    gone = {"name": "yrpd-router", "host": "host1", "state": "absent", "health": "absent"}
+    gone = {"name": "yrpd-endpoint", "host": "host1", "state": "absent", "health": "absent"}
     assert _found({"containers": [gone]}) == [], "nothing was deployed"
     assert _found({"containers": [here, gone]}) == [
-        {"problem": "yrpd-router on host1 is absent", "fix": "invoke deploy"}
+        {"problem": "yrpd-endpoint on host1 is absent", "fix": "invoke deploy"}
     ]

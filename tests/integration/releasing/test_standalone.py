@@ -110,7 +110,7 @@ def test_a_plan_needs_a_python_and_the_folder(site: Site, complete: Released) ->
     document = site.document("plan")
     assert document["image"] == {"reference": complete.manifest.image, "id": complete.manifest.id}
     roles = [one["role"] for one in document["containers"]]
-    assert sorted(roles) == ["decode", "endpoint", "etcd", "prefill", "router", "worker"]
+    assert sorted(roles) == ["decode", "endpoint", "etcd", "prefill", "worker"]
     manifests = site.run("plan", "--format", "kubernetes")
     assert manifests.returncode == 0
     assert complete.manifest.image in manifests.stdout

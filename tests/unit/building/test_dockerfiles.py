@@ -9,7 +9,7 @@ from typing import IO, cast
 import pytest
 from dockerfile_parse import DockerfileParser
 
-from yrpd.building.cpu_image import OPENYUANRONG, ROUTER, VLLM
+from yrpd.building.cpu_image import ENDPOINT, OPENYUANRONG, VLLM
 from yrpd.building.npu_image import build_arguments
 from yrpd.documents.patched import Patched
 from yrpd.project import Project
@@ -68,7 +68,7 @@ def test_it_ends_with_the_import_test_and_the_programs_that_containers_run(name:
     instruction, value = _steps(name)[-1]
     assert instruction == "RUN"
     assert "import_connector.py /vllm-workspace/vllm-ascend ${VERSION}" in value
-    assert "for name in vllm yr dscli etcd vllm-router envoy; do command -v $name || exit 1; done" in value
+    assert "for name in vllm yr dscli etcd envoy; do command -v $name || exit 1; done" in value
 
 
 def test_the_cpu_images_own_layers_have_no_time_of_the_build() -> None:
@@ -109,9 +109,9 @@ def test_every_argument_of_the_npu_image_is_given() -> None:
     assert given["KERNELS"] == "keep"
 
 
-def test_the_router_never_shares_an_environment_with_vllm() -> None:
-    assert len({VLLM, ROUTER, OPENYUANRONG}) == 3
-    assert "/opt/router" in _text("Dockerfile.npu")
+def test_the_endpoint_never_shares_an_environment_with_vllm() -> None:
+    assert len({VLLM, ENDPOINT, OPENYUANRONG}) == 3
+    assert "/opt/endpoint" in _text("Dockerfile.npu")
 
 
 def test_the_shipped_scripts_are_plain_sh_that_stops_at_the_first_failure() -> None:

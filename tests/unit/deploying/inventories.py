@@ -56,7 +56,7 @@ peer_port = 22441
 
 [router]
 host = "one"
-port = 9001
+policy = "round_robin"
 
 [containers]
 restart = "no"
@@ -92,9 +92,8 @@ def full() -> str:
             "client_certificate = '/e/ccert', client_key = '/e/ckey' }",
         )
         .replace(
-            "port = 9001",
-            'port = 9001\nprefill_policy = "cache_aware"\n'
-            'options = { queue-size = 50, request-id-headers = ["x-a", "x-b"] }',
+            'policy = "round_robin"',
+            'policy = "power_of_two"\nprefill_policy = "consistent_hash"',
         )
         .replace(
             '[containers]\nrestart = "no"',

@@ -50,11 +50,11 @@ def test_another_image_replaces() -> None:
 
 
 def test_another_image_alone_is_told_from_another_configuration() -> None:
-    router = next(spec for spec in SPECS if spec.role == "router")
-    old = replace(router, image_id="sha256:other")
-    alone = next(each for each in decide([router], [running(old)]))
+    endpoint = next(spec for spec in SPECS if spec.role == "endpoint")
+    old = replace(endpoint, image_id="sha256:other")
+    alone = next(each for each in decide([endpoint], [running(old)]))
     assert (alone.action, alone.reason, alone.same_but_image) == ("replace", OTHER_IMAGE, True)
-    both = next(each for each in decide([router], [running(replace(old, env=(("A", "b"),)))]))
+    both = next(each for each in decide([endpoint], [running(replace(old, env=(("A", "b"),)))]))
     assert (both.reason, both.same_but_image) == (f"{OTHER_IMAGE} and its configuration changed", False)
 
 
@@ -141,8 +141,8 @@ def test_another_image_of_which_a_worker_runs_the_same_leaves_its_pool_and_what_
         changes = decide(plan(shipped("lab.toml"), newer, SITE), observed)
         return {change.role for change in changes if change.action == "replace"}
 
-    assert replaced("s1") == {"prefill", "decode", "router", "endpoint"}
-    assert replaced("s2") == replaced("") == {"etcd", "worker", "prefill", "decode", "router", "endpoint"}
+    assert replaced("s1") == {"prefill", "decode", "endpoint"}
+    assert replaced("s2") == replaced("") == {"etcd", "worker", "prefill", "decode", "endpoint"}
     assert {change.action for change in decide(plan(shipped("lab.toml"), CPU_IMAGE, SITE), observed)} == {"keep"}
 
 
@@ -154,9 +154,10 @@ def test_a_worker_is_the_same_but_for_its_image_when_its_etcd_is() -> None:
 
 
 def test_what_the_inventory_no_longer_has_is_removed_last() -> None:
-    extra = replace(running(SPECS[0]), name="yrpd-prefill-7", role="prefill")
-    changes = decide(SPECS, [*(running(spec) for spec in SPECS), extra])
-    assert (changes[-1].action, changes[-1].name, changes[-1].spec) == ("remove", "yrpd-prefill-7", None)
+    for name, role in (("yrpd-prefill-7", "prefill"), ("yrpd-router", "router")):
+        extra = replace(running(SPECS[0]), name=name, role=role)
+        changes = decide(SPECS, [*(running(spec) for spec in SPECS), extra])
+        assert (changes[-1].action, changes[-1].name, changes[-1].spec) == ("remove", name, None)
 
 
 @given(st.lists(st.sampled_from(range(len(SPECS))), unique=True))

@@ -83,17 +83,17 @@ def test_chunked_prefill_and_prefix_caching_are_on_with_the_connector() -> None:
     assert "--enforce-eager" not in line
 
 
-def test_the_router_knows_every_instance() -> None:
-    line = command_lines.router(
-        "127.0.0.1",
-        1,
-        "h",
-        2,
-        ["http://p1", "http://p2"],
-        ["http://d1"],
-        {"policy": "round_robin"},
-        2,
-        {"queue-size": 5},
-    )
-    assert [line[i + 1] for i, part in enumerate(line) if part == "--prefill"] == ["http://p1", "http://p2"]
-    assert [line[i + 1] for i, part in enumerate(line) if part == "--decode"] == ["http://d1"]
+def test_middleware_counts_a_request_until_both_p_and_d_are_done_with_it() -> None:
+    """The last one that vLLM is given is the first that a request meets."""
+    lines = {
+        role: command_lines.vllm_serve(
+            serve(behind_endpoint=True), command_lines.KvTransfer(role, "h:1", "", "vllm", by_module=True)
+        )
+        for role in ("kv_producer", "kv_consumer")
+    }
+    found = {
+        role: [line[at + 1].rpartition(".")[2] for at, word in enumerate(line) if word == "--middleware"]
+        for role, line in lines.items()
+    }
+    assert found == {"kv_producer": ["RequestIds", "Draining"], "kv_consumer": ["Pairing", "RequestIds", "Draining"]}
+    assert "--middleware" not in command_lines.vllm_serve(serve(), None)

@@ -1,4 +1,4 @@
-"""The middleware that takes a vLLM out of the router's choice."""
+"""The middleware that takes a vLLM out of the endpoint's choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from yrpd.serving.draining import Draining, Message, Receive, Scope, Send
+from yrpd.serving.draining import Draining
+from yrpd.serving.pairing import Message, Receive, Scope, Send
 
 
 async def vllm(scope: Scope, receive: Receive, send: Send) -> None:

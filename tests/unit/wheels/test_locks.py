@@ -13,9 +13,9 @@ from yrpd.project import Project
 from yrpd.release import load_release
 from yrpd.wheels.locks import (
     DEPLOY,
+    ENDPOINT,
     NPU,
     OPENYUANRONG,
-    ROUTER,
     Locked,
     compile_arguments,
     every_lock,
@@ -73,7 +73,7 @@ def test_every_lock_that_a_pin_names_is_made_from_what_people_edit() -> None:
     release = load_release(Project.here().release_file)
     wanted = {release.flavour(name, "cpu").runtime for name in release.pins}
     older = {f"{name}-{release.openyuanrong.datasystem_before_cann_8_5}" for name in (NPU, OPENYUANRONG)}
-    assert wanted | older | {ROUTER, NPU, OPENYUANRONG, DEPLOY} == set(every_lock(DOCKER))
+    assert wanted | older | {ENDPOINT, NPU, OPENYUANRONG, DEPLOY} == set(every_lock(DOCKER))
 
 
 @pytest.mark.parametrize("name", every_lock(DOCKER))

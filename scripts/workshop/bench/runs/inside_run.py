@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--command", required=True)
     parser.add_argument("--only", default="", help="regular expression of the names of the cases to measure")
-    parser.add_argument("--router", default="", help="the vllm-router program")
+    parser.add_argument("--envoy", default="", help="the envoy program")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
     execute(
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.model,
             options.folder,
             options.command,
-            options.router,
+            options.envoy,
             options.only,
         ),
         as_json=False,

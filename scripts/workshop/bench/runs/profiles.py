@@ -12,7 +12,7 @@ from workshop.bench.statistics import alternation
 from yrpd.errors import ConfigurationError
 
 #: Arms: plain vLLM; plain vLLM whose device cache holds everything, the upper bound; with the connector (``kv_both``);
-#: a prefill and a decode instance behind vLLM's router (1P1D).
+#: a prefill and a decode instance behind the endpoint (1P1D).
 BASELINE, LARGE, SINGLE, PAIR = "baseline", "large", "single", "pair"
 OPENING_TOKENS = 16  # less than a block, so that the request that vLLM's benchmark sends twice changes no hit rate
 OPENING_REQUESTS = 2  # vLLM's benchmark sends the first request once to try the server, and once with the others

@@ -53,7 +53,7 @@ def run(
     model: Path,
     folder: Path,
     command: str,
-    router: str,
+    envoy: str,
     only: str = "",
 ) -> dict[str, Any]:
     """Measure what the run's folder does not have yet, of the cases whose name a regular expression is found in.
@@ -75,7 +75,7 @@ def run(
         return {"folder": str(folder), "state": "unchanged"}
     for together in profile.starts(lacking):
         cases = [case for case, _ in together]
-        with _session(profile, cases, model, words, sizes.dtype, ledger, router, reporter) as session:
+        with _session(profile, cases, model, words, sizes.dtype, ledger, envoy, reporter) as session:
             for case, number in together:
                 order = ", ".join(case.order()[number])
                 with reporter.step(f"{case.name}, repetition {number + 1} of {case.rounds}: {order}"):
@@ -91,7 +91,7 @@ def _session(
     words: Words,
     dtype: str,
     ledger: Ledger,
-    router: str,
+    envoy: str,
     reporter: Reporter,
 ) -> Iterator[_Session]:
     """Bring up a DataSystem and the engines that some cases need, and warm them up; all is gone with the block."""
@@ -106,7 +106,7 @@ def _session(
             worker = stack.enter_context(datasystem_worker(store, address, profile.datasystem_mb, flags)).address
             load = stack.enter_context(generator(home / "generator"))
             tag = f"bench-{ledger.document['salt']}"
-            up = stack.enter_context(engines(profile, arms, model, dtype, home / "engines", worker, tag, router))
+            up = stack.enter_context(engines(profile, arms, model, dtype, home / "engines", worker, tag, envoy))
         tiers = TierLog(store / "datasystem" / "logs" / "resource.log", _reads)
         session = _Session(profile, model, words, ledger, up, load, tiers, home)
         with reporter.step("warm-up with prompts of their own"):

@@ -16,7 +16,8 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from workshop.bench.runs.profiles import LARGE, PAIR, SINGLE, Profile
 from workshop.datasystem import free_ports
 from yrpd.errors import EnvironmentFailure
-from yrpd.serving.command_lines import KvTransfer, VllmServe, router, vllm_serve
+from yrpd.serving import envoy, pairing
+from yrpd.serving.command_lines import KvTransfer, VllmServe, endpoint, vllm_serve
 
 #: Every engine's environment, beside the connector's settings below.
 SETTINGS: tuple[tuple[str, str], ...] = (
@@ -92,6 +93,7 @@ def command_lines(
             block_size=profile.block_size,
             tensor_parallel=1,
             cpu=True,
+            behind_endpoint=arm == PAIR,
             options=(
                 *("--num-gpu-blocks-override", str(blocks)),
                 *("--max-num-batched-tokens", str(profile.step_tokens)),
@@ -140,7 +142,7 @@ def engines(
     home: Path,
     worker: str,
     tag: str,
-    router_program: str,
+    envoy_program: str,
 ) -> Iterator[Mapping[str, Engine]]:
     """Start all arms' engines at once and wait for all; only one arm is asked at a time.
 
@@ -152,7 +154,7 @@ def engines(
         home: Folder of the logs.
         worker: ``host:port`` of the DataSystem worker.
         tag: Namespace of this run's blocks.
-        router_program: ``vllm-router``, for the arm that needs it.
+        envoy_program: ``envoy``, for the arm that needs it.
 
     Raises:
         EnvironmentFailure: One of them ended or did not get ready.
@@ -160,41 +162,43 @@ def engines(
     started: dict[str, list[_Server]] = {}
     with ExitStack() as stack:
 
-        def start(name: str, port: int, argv: Sequence[str]) -> _Server:
+        def start(name: str, port: int, argv: Sequence[str], variables: Mapping[str, str]) -> _Server:
             folder = home / name
             folder.mkdir(parents=True)
             log = folder / "server.log"
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    argv, stdout=output, stderr=subprocess.STDOUT, env=environment(folder), cwd=folder
+                    argv, stdout=output, stderr=subprocess.STDOUT, env={**environment(folder), **variables}, cwd=folder
                 )
             stack.callback(_end, process)
             return _Server(name, f"http://127.0.0.1:{port}", process, log)
 
-        ports = free_ports(2 * len(arms) + 2)
+        ports = free_ports(2 * len(arms) + 3)
+        front, metrics, for_decode = ports[:3]
+        paired = {pairing.VARIABLE: pairing.Settings(f"http://127.0.0.1:{for_decode}").as_text()}
         for arm in arms:
             mine = [ports.pop(), ports.pop()]
             lines = command_lines(profile, arm, model, dtype, mine, worker, tag)
             started[arm] = [
-                start(f"{arm}-{place}", port, [sys.executable, "-m", "vllm.entrypoints.cli.main", *line[1:]])
+                start(f"{arm}-{place}", port, [sys.executable, "-m", "vllm.entrypoints.cli.main", *line[1:]], paired)
                 for place, (port, line) in enumerate(zip(mine, lines, strict=False))
             ]
         for server in [server for servers in started.values() for server in servers]:
             _await(server)
         up = {arm: Engine(arm, servers[0].url, servers[0].url) for arm, servers in started.items()}
         if PAIR in started:
-            # Only now: the router leaves out what does not answer when it starts.
             prefill, decode = (server.url for server in started[PAIR])
-            front = start("router", ports[0], [router_program, *_router_options(ports, prefill, decode)])
-            _await(front)
-            up[PAIR] = Engine(PAIR, front.url, prefill)
+            live = home / "members"
+            live.mkdir()
+            for role, url in ((envoy.PREFILL, prefill), (envoy.DECODE, decode)):
+                text = envoy.members(role, [url.removeprefix("http://")])
+                (live / envoy.members_file(role)).write_text(text, encoding="utf-8")
+            settings = envoy.Settings("127.0.0.1", front, metrics, for_decode, folder=str(live), live=str(live))
+            found = {"PATH": f"{Path(envoy_program).parent}:{os.environ['PATH']}"}
+            server = start("endpoint", front, [sys.executable, *endpoint(settings)[1:]], found)
+            _await(server)
+            up[PAIR] = Engine(PAIR, server.url, prefill)
         yield up
-
-
-def _router_options(ports: Sequence[int], prefill: str, decode: str) -> Sequence[str]:
-    host = "127.0.0.1"
-    line = router(host, ports[0], host, ports[1], [prefill], [decode], {"policy": "round_robin"}, health_interval_s=5)
-    return line[1:]
 
 
 def _await(server: _Server) -> None:

@@ -1,17 +1,23 @@
-"""``[endpoint]``: the one address that clients know. ``[router]``: what chooses a P and a D behind it."""
+"""``[endpoint]``: the one address that clients know. ``[router]``: where it runs, and how it chooses a P and a D."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from yrpd.deploying.inventory.fields import AbsolutePath, Port, Table
-from yrpd.deploying.inventory.reserved import check_router_options
 
-Policy = Literal[
-    "random", "round_robin", "cache_aware", "power_of_two", "consistent_hash", "sticky_least_loaded"
-]  # kv_aware needs KV events, which this deployment does not publish
+Policy = Literal["round_robin", "random", "power_of_two", "consistent_hash"]
+
+
+def _gone(what: str) -> BeforeValidator:
+    """Refuse a field of earlier versions with what there is instead."""
+
+    def refuse(_: object) -> None:
+        raise ValueError(f"leave it out: {what}")
+
+    return BeforeValidator(refuse)
 
 
 class EndpointTls(Table):
@@ -34,20 +40,21 @@ class Endpoint(Table):
     Attributes:
         port: For clients.
         metrics_port: Prometheus, and readiness.
-        tries: How often a request is tried, on another P where there is one, before its first byte.
+        prefill_port: Where D asks for a P.
+        tries: How often a request is tried, on another P or D where there is one, before its first byte.
         retry_after_s: What a client that gets 503 is told to wait.
-        idle_timeout_s: A try that is silent for so long has failed; longer than the longest prefill, or answer that is
-            not streamed.
+        idle_timeout_s: Of earlier versions.
         repeatable_mb: Requests up to this size are kept for another try.
-        decode_alone: Whether a D may prefill by itself when every try failed; each one is counted.
+        decode_alone: Whether a D may prefill by itself when no P could; each one is counted.
         tls: Certificate and key; not given, the port speaks plain HTTP.
     """
 
     port: Port = 9000
     metrics_port: Port = 29001
+    prefill_port: Port = 9001
     tries: Annotated[int, Field(ge=1, le=20)] = 4
     retry_after_s: Annotated[int, Field(ge=1, le=3600)] = 5
-    idle_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 600
+    idle_timeout_s: Annotated[None, _gone("no clock ends an answer; P and D are asked for their health")] = None
     repeatable_mb: Annotated[int, Field(ge=1, le=4096)] = 64
     decode_alone: bool = False
     tls: EndpointTls | None = None
@@ -59,29 +66,24 @@ class Endpoint(Table):
 
 
 class Router(Table):
-    """vllm-router.
+    """Where the endpoint runs, and how it chooses.
 
     Attributes:
-        host: Which host it and the endpoint run on.
-        port: Its own port, on that host's loopback alone.
-        metrics_port: Prometheus.
+        host: Which host the endpoint runs on.
         policy: How it chooses among several P and several D.
         prefill_policy: The same for P alone.
         decode_policy: The same for D alone.
-        health_interval_s: How often it asks P and D; short, because there is no failover between two checks.
-        options: More options of vllm-router, without the leading dashes: circuit breakers, retries, queue, limits.
+        health_interval_s: How often it asks P and D whether they are well.
+        port: Of earlier versions, as the two that follow.
+        metrics_port: As above.
+        options: As above.
     """
 
     host: str
-    port: Port = 9001
-    metrics_port: Port = 29000
     policy: Policy = "round_robin"
     prefill_policy: Policy | None = None
     decode_policy: Policy | None = None
     health_interval_s: Annotated[int, Field(ge=1, le=300)] = 2
-    options: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
-
-    @field_validator("options")
-    @classmethod
-    def _options_are_free(cls, options: dict[str, object]) -> dict[str, object]:
-        return check_router_options(options)
+    port: Annotated[None, _gone("vllm-router is gone, and D asks for P at [endpoint] prefill_port")] = None
+    metrics_port: Annotated[None, _gone("vllm-router is gone, and all metrics are at [endpoint] metrics_port")] = None
+    options: Annotated[None, _gone("vllm-router is gone; tries and limits are those of [endpoint]")] = None

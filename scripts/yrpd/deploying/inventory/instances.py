@@ -136,11 +136,11 @@ class Containers(Table):
 
 
 class Secrets(Table):
-    """Files on the hosts whose contents P, D, router and endpoint get inside their containers and nowhere else.
+    """Files on the hosts whose contents P, D and endpoint get inside their containers and nowhere else.
 
     Attributes:
         endpoint_api_keys: What the endpoint asks its clients for: a key on each line.
-        vllm_api_key: What P and D ask for, and endpoint and router show them.
+        vllm_api_key: What P and D ask for, and the endpoint shows them.
         environment: More environment variables of P and D, each read from a file when the container starts.
     """
 

@@ -41,7 +41,7 @@ class Inventory(Table):
         connector: What connects P and D to them.
         etcd: Their directory.
         endpoint: The one address that clients know.
-        router: What chooses a P and a D.
+        router: Where the endpoint runs, and how it chooses a P and a D.
         containers: What all containers share.
         secrets: Files whose contents only the containers see.
         deadlines: How long each role may take.
@@ -92,8 +92,7 @@ class Inventory(Table):
             yield instance.host, instance.port, f"{kind}.{index}.port"
         yield self.router.host, self.endpoint.port, "endpoint.port"
         yield self.router.host, self.endpoint.metrics_port, "endpoint.metrics_port"
-        yield self.router.host, self.router.port, "router.port"
-        yield self.router.host, self.router.metrics_port, "router.metrics_port"
+        yield self.router.host, self.endpoint.prefill_port, "endpoint.prefill_port"
 
     @model_validator(mode="after")
     def _hosts_differ(self) -> Self:

@@ -37,11 +37,12 @@ RESERVED_OPTIONS: dict[str, str] = {
     "download-dir": "nothing is fetched; the model is [model] path",
     "tokenizer": "P and D read the model's own; another one would give other tokens for the same KV key",
     "trust-request-chat-template": "a client could make P and D see different prompts",
-    "ssl-keyfile": "the router speaks plain HTTP to P and D",
-    "ssl-certfile": "the router speaks plain HTTP to P and D",
+    "ssl-keyfile": "the endpoint speaks plain HTTP to P and D",
+    "ssl-certfile": "the endpoint speaks plain HTTP to P and D",
     "headless": "P and D must answer HTTP",
     "uds": "P and D must answer HTTP on their port",
-    "root-path": "the router asks for /v1 at the root",
+    "root-path": "the endpoint asks for /v1 at the root",
+    "exclude-tools-when-tool-choice-none": "P is told so of every request, and would see another prompt than D",
     "config": "one inventory says everything; a second file would not be in the plan",
 }
 
@@ -55,6 +56,7 @@ RESERVED_ENVIRONMENT: dict[str, str] = {
     "ASCEND_RT_VISIBLE_DEVICES": "it follows from the host's devices",
     "VLLM_API_KEY": "it is [secrets] vllm_api_key; docker inspect shows environments to everyone",
     "OPENAI_API_KEY": "it is [secrets] vllm_api_key; docker inspect shows environments to everyone",
+    "YRPD_PAIRING": "it is [endpoint]",
     "VLLM_WORKER_MULTIPROC_METHOD": "it follows from the flavour",
     "HCCL_IF_IP": "it is the host's address",
     "DS_WORKER_ADDR": "it is the worker of the same host",
@@ -90,28 +92,6 @@ RESERVED_WORKER_FLAGS: dict[str, str] = {
 }
 SECRET_WORKER_FLAGS = ("password", "secret", "access_key", "data_key", "passphrase", "token")
 
-RESERVED_ROUTER_OPTIONS: dict[str, str] = {
-    "host": "it is the host's address",
-    "port": "it is [router] port",
-    "prometheus-host": "it is the host's address",
-    "prometheus-port": "it is [router] metrics_port",
-    "policy": "it is [router] policy",
-    "prefill-policy": "it is [router] prefill_policy",
-    "decode-policy": "it is [router] decode_policy",
-    "health-check-interval-secs": "it is [router] health_interval_s",
-    "prefill": "it follows from [[prefill]]",
-    "decode": "it follows from [[decode]]",
-    "worker-urls": "it follows from [[prefill]] and [[decode]]",
-    "vllm-pd-disaggregation": "it is what this deployment is",
-    "vllm-discovery-address": "P and D are listed in the inventory",
-    "service-discovery": "P and D are listed in the inventory",
-    "kv-connector": "the YuanRong connector finds blocks by content and needs nothing of the router",
-    "mini-lb": "it has neither health checks nor failover",
-    "intra-node-data-parallel-size": "an instance spreads requests over its own replicas",
-    "api-key": "a secret on a command line is visible to every user of the host; it is [secrets] vllm_api_key",
-    "log-dir": "logs go to the container's output",
-}
-
 
 #: What of ``additional-config`` follows from the inventory, as vllm-ascend reads it.
 SCHEDULER_SETTINGS = ("enabled", "scheduler_cls")
@@ -133,7 +113,7 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
         if name in positive:
             raise ValueError(f"{written!r} is set twice")
         positive[name] = value
-    checked = _dashed(positive, RESERVED_OPTIONS)
+    checked = _dashed(positive)
     for name, value in checked.items():
         # vLLM's parser takes the beginning of a name for all of it.
         if meant := next((known for known in RESERVED_OPTIONS if known.startswith(name)), ""):
@@ -149,14 +129,14 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _dashed(options: dict[str, Any], reserved: dict[str, str]) -> dict[str, Any]:
+def _dashed(options: dict[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for written, value in options.items():
         name = written.replace("_", "-")
         if not name or name.startswith("-") or not all(part.isalnum() for part in name.split("-")):
             raise ValueError(f"{written!r} is not an option name; write it without leading dashes")
-        if name in reserved:
-            raise ValueError(f"{written!r} is reserved: {reserved[name]}")
+        if name in RESERVED_OPTIONS:
+            raise ValueError(f"{written!r} is reserved: {RESERVED_OPTIONS[name]}")
         if name in checked:
             raise ValueError(f"{written!r} is set twice")
         checked[name] = value
@@ -177,19 +157,6 @@ def check_worker_flags(flags: dict[str, str | int | bool]) -> dict[str, str | in
         if any(word in name for word in SECRET_WORKER_FLAGS):
             raise ValueError(f"{name!r} carries a secret; a command line is visible to every user of the host")
     return flags
-
-
-def check_router_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of vllm-router with dashes in their names.
-
-    Raises:
-        ValueError: One is reserved, badly named or set twice.
-    """
-    checked = _dashed(options, RESERVED_ROUTER_OPTIONS)
-    for name, value in checked.items():
-        if value is False:
-            raise ValueError(f"{name!r}: vllm-router's switches are only ever given; leave it out instead")
-    return checked
 
 
 def check_environment(environment: dict[str, str], *, secrets: bool = False) -> dict[str, str]:

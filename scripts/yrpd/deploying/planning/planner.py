@@ -11,14 +11,12 @@ from yrpd.deploying.inventory import Host, Instance, Inventory
 from yrpd.deploying.planning import placement, private_files, vllm_settings
 from yrpd.deploying.spec import START_ORDER, ContainerSpec, FileProbe, HttpProbe, Mount, Probe, Role, Volume
 from yrpd.documents.image_record import ImageRecord
-from yrpd.serving import cluster, command_lines
-from yrpd.serving.envoy import Settings
+from yrpd.serving import cluster, command_lines, envoy, pairing
 
 # Reads model files whatever their owner; all other capabilities of root are dropped.
 VLLM_CAPABILITIES = ("DAC_READ_SEARCH",)
 # Lets the worker raise the priority of its own I/O threads, without which a busy host makes saves and loads late.
 WORKER_CAPABILITIES = ("SYS_NICE",)
-LOOPBACK = "127.0.0.1"
 # Nobody, on Debian and openEuler alike: what needs no device and reads no file of the host.
 NOBODY = 65534
 
@@ -61,7 +59,7 @@ def plan(inventory: Inventory, image: ImageRecord, site: Site) -> tuple[Containe
         factory.vllm(role, index, instance, workers[instance.host]) for role, index, instance in inventory.instances()
     ]
     others = [each for each in workers.values() if each is not etcd]
-    specs = [etcd, *others, *vllms, factory.router(), factory.endpoint()]
+    specs = [etcd, *others, *vllms, factory.endpoint()]
     return tuple(sorted(specs, key=lambda spec: START_ORDER[spec.role]))
 
 
@@ -226,6 +224,7 @@ class _Factory:
         mounts, files = private_files.vllm_secrets(self.inventory)
         serve = command_lines.vllm_serve(self._serve(instance, connected=True), transfer)
         guarded = bool(self.inventory.secrets.vllm_api_key)
+        paired = ((pairing.VARIABLE, self._pairing().as_text()),) if role == "decode" else ()
         spec = self._vllm(
             role,
             index,
@@ -234,7 +233,13 @@ class _Factory:
             # With a key, /v1/models is refused to whoever has none; the plan has none.
             self._vllm_probe(instance, "health") if guarded else self._models_probe(instance),
         )
-        return replace(spec, mounts=(*spec.mounts, *mounts), volumes=(self._sockets(),), after=(worker.name,))
+        return replace(
+            spec,
+            env=tuple(sorted((*spec.env, *paired))),
+            mounts=(*spec.mounts, *mounts),
+            volumes=(self._sockets(),),
+            after=(worker.name,),
+        )
 
     def reference(self, instance: Instance) -> ContainerSpec:
         """Return plain vLLM, which verification asks itself: it shares nothing and asks for no key."""
@@ -242,85 +247,59 @@ class _Factory:
         spec = self._vllm("reference", 0, instance, serve, self._models_probe(instance))
         return replace(spec, restart="no")
 
-    def router(self) -> ContainerSpec:
-        table = self.inventory.router
-        host = self.host(table.host)
-        prefill, decode = (
-            [f"http://{self.host(each.host).address}:{each.port}" for each in instances]
-            for instances in (self.inventory.prefill, self.inventory.decode)
-        )
-        policies = {
-            "policy": table.policy,
-            "prefill-policy": table.prefill_policy,
-            "decode-policy": table.decode_policy,
-        }
-        mounts, files = private_files.api_key(self.inventory, "OPENAI_API_KEY")
-        spec = self._spec(
-            host,
-            "router",
-            "router",
-            command_lines.with_secrets(
-                files,
-                command_lines.router(
-                    LOOPBACK,
-                    table.port,
-                    host.address,
-                    table.metrics_port,
-                    prefill,
-                    decode,
-                    {name: policy for name, policy in policies.items() if policy},
-                    table.health_interval_s,
-                    table.options,
-                ),
-            ),
-            # Through the endpoint: the router's own port is for its host alone.
-            HttpProbe(
-                f"http://{host.address}:{self.inventory.endpoint.metrics_port}/readiness",
-                contains=(
-                    f'"healthy":{len(prefill)},"total":{len(prefill)}',
-                    f'"healthy":{len(decode)},"total":{len(decode)}',
-                ),
-                deadline_s=self.inventory.deadlines.router,
-            ),
-            (table.port, table.metrics_port),
-        )
-        return replace(spec, mounts=mounts, user=_user(mounts))
-
     def endpoint(self) -> ContainerSpec:
-        table, router = self.inventory.endpoint, self.inventory.router
-        host = self.host(router.host)
-        decode = [f"{self.host(each.host).address}:{each.port}" for each in self.inventory.decode]
+        """Return Envoy; which P and D there are is in files that it reads again, so that it stays when one comes."""
+        table, choice = self.inventory.endpoint, self.inventory.router
+        host = self.host(choice.host)
         mounts, files = private_files.endpoint_files(self.inventory)
-        settings = Settings(
+        settings = envoy.Settings(
             address=host.address,
             port=table.port,
             metrics_port=table.metrics_port,
-            router=f"{LOOPBACK}:{router.port}",
-            decode=tuple(decode) if table.decode_alone else (),
+            prefill_port=table.prefill_port,
+            prefill_policy=choice.prefill_policy or choice.policy,
+            decode_policy=choice.decode_policy or choice.policy,
+            health_interval_s=choice.health_interval_s,
             tries=table.tries,
             retry_after_s=table.retry_after_s,
-            idle_timeout_s=table.idle_timeout_s,
             repeatable_mb=table.repeatable_mb,
             **files,
         )
+        members = {
+            role: [f"{self.host(each.host).address}:{each.port}" for each in instances]
+            for role, instances in ((envoy.PREFILL, self.inventory.prefill), (envoy.DECODE, self.inventory.decode))
+        }
         spec = self._spec(
             host,
             "endpoint",
             "endpoint",
             command_lines.endpoint(settings),
             HttpProbe(
-                f"http://{host.address}:{table.metrics_port}/ready",
-                contains=("LIVE",),
+                f"http://{host.address}:{table.metrics_port}/readiness",
+                contains=tuple(
+                    f"cluster.{role}.membership_{what}: {len(addresses)}\n"
+                    for role, addresses in members.items()
+                    for what in ("healthy", "total")
+                ),
                 deadline_s=self.inventory.deadlines.router,
             ),
-            (table.port, table.metrics_port),
+            (table.port, table.metrics_port, table.prefill_port),
         )
         return replace(
             spec,
             mounts=mounts,
             user=_user(mounts),
             tmpfs=((settings.folder, "size=1m,mode=0700" + ("" if mounts else f",uid={NOBODY},gid={NOBODY}")),),
+            live=tuple(
+                (f"{envoy.LIVE}/{envoy.members_file(role)}", envoy.members(role, addresses))
+                for role, addresses in members.items()
+            ),
         )
+
+    def _pairing(self) -> pairing.Settings:
+        """Return how a D finds P."""
+        table, host = self.inventory.endpoint, self.host(self.inventory.router.host)
+        return pairing.Settings(f"http://{host.address}:{table.prefill_port}", table.decode_alone, table.retry_after_s)
 
     def _vllm(
         self, role: Role, index: int, instance: Instance, argv: tuple[str, ...], probe: HttpProbe
@@ -360,7 +339,7 @@ class _Factory:
             data_parallel=instance.data_parallel,
             expert_parallel=instance.expert_parallel,
             cpu=self.image.flavour == "cpu",
-            drainable=connected,
+            behind_endpoint=connected,
             options=vllm_settings.options(self.inventory, self.image, instance, connected=connected),
         )
 

@@ -54,15 +54,6 @@ def worker_mounts(inventory: Inventory) -> tuple[Mount, ...]:
     return mounts
 
 
-def api_key(inventory: Inventory, variable: str) -> tuple[tuple[Mount, ...], dict[str, str]]:
-    """Return mount and file of the key that P and D ask for, under the variable that a program reads it from."""
-    key = inventory.secrets.vllm_api_key
-    if key is None:
-        return (), {}
-    target = f"{SECRETS}/vllm_api_key"
-    return (Mount(key, target),), {variable: target}
-
-
 def endpoint_files(inventory: Inventory) -> tuple[tuple[Mount, ...], dict[str, str]]:
     """Return the mounts of the endpoint, and its settings that name them."""
     wanted: dict[str, str | None] = {
@@ -78,8 +69,11 @@ def endpoint_files(inventory: Inventory) -> tuple[tuple[Mount, ...], dict[str, s
 
 def vllm_secrets(inventory: Inventory) -> tuple[tuple[Mount, ...], dict[str, str]]:
     """Return the mounts of P and D, and the variables that they read out of them."""
-    mounts, files = api_key(inventory, "VLLM_API_KEY")
-    for name, source in sorted(inventory.secrets.environment.items()):
+    mounts: tuple[Mount, ...] = ()
+    files: dict[str, str] = {}
+    key = inventory.secrets.vllm_api_key
+    own = {"VLLM_API_KEY": key} if key else {}
+    for name, source in (*own.items(), *sorted(inventory.secrets.environment.items())):
         target = f"{SECRETS}/{name.lower()}"
         mounts, files = (*mounts, Mount(source, target)), {**files, name: target}
     if encryption := inventory.datasystem.encryption:

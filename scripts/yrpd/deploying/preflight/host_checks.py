@@ -118,7 +118,7 @@ def _ways(situation: Situation, hosts: Sequence[Host], specs: Mapping[str, list[
 
 
 def needed(situation: Situation, hosts: Sequence[Host]) -> dict[str, list[tuple[str, int]]]:
-    """Return what each host will connect to on others: etcd, all other workers, and from the router P and D."""
+    """Return what each host will connect to on others: etcd, all workers, the endpoint P and D, and D the endpoint."""
     inventory = situation.inventory
     by_name = {host.name: host for host in hosts}
     etcd, router = by_name.get(inventory.etcd.host), inventory.router.host
@@ -133,5 +133,7 @@ def needed(situation: Situation, hosts: Sequence[Host]) -> dict[str, list[tuple[
             targets += [
                 (by_name[each.host].address, each.port) for _, _, each in inventory.instances() if each.host in by_name
             ]
+        elif router in by_name and any(each.host == host.name for each in inventory.decode):
+            targets.append((by_name[router].address, inventory.endpoint.prefill_port))
         wanted[host.name] = [target for target in targets if target[0] != host.address]
     return wanted

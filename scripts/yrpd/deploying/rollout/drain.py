@@ -28,7 +28,7 @@ from yrpd.serving.envoy import Settings as Endpoint
 
 INTERVAL_S = 0.5
 REQUEST_TIMEOUT_S = 5.0
-# The router takes an instance out after two failed health checks, and in after a good one.
+# The endpoint takes an instance out when it says 503 for its health, and in after a good answer.
 LEFT_OUT_WITHIN_S = CHOSEN_WITHIN_S = 60
 
 
@@ -42,7 +42,8 @@ connection.request(sys.argv[2], sys.argv[3])
 print(connection.getresponse().read().decode())
 """
 # Connections end with their next answer, and no more are taken: a client comes again when the new one listens.
-_CLOSING = ("/healthcheck/fail", "/drain_listeners")
+# D asks for P at a listener that stays open: what the endpoint has taken on needs both.
+_CLOSING = ("/healthcheck/fail", "/drain_listeners?inboundonly")
 _ACTIVE = "http.endpoint.downstream_rq_active"
 
 
@@ -86,7 +87,7 @@ def drain(
             for attempt in _until(LEFT_OUT_WITHIN_S, abandoned):
                 with attempt:
                     if (now := _chosen_among(router, role)[0]) >= before:
-                        raise BusyError(f"the router still chooses among {now} {role}")
+                        raise BusyError(f"the endpoint still chooses among {now} {role}")
         for attempt in _until(deadline_s, abandoned):
             with attempt:
                 _demand_empty(probe)
@@ -150,7 +151,7 @@ def _administer(container: Container, method: str, path: str) -> str:
 
 
 def wait_until_chosen(router: HttpProbe, role: str) -> str:
-    """Wait until the router chooses among all P or all D; return why it was not waited for to the end."""
+    """Wait until the endpoint chooses among all P or all D; return why it was not waited for to the end."""
     try:
         for attempt in _until(CHOSEN_WITHIN_S):
             with attempt:
@@ -187,7 +188,7 @@ def _until(seconds: float, abandoned: Event | None = None) -> Retrying:
 def _demand_all_chosen(router: HttpProbe, role: str) -> None:
     chosen, there = _chosen_among(router, role)
     if chosen < there:
-        raise BusyError(f"the router chooses among {chosen} of {there} {role}")
+        raise BusyError(f"the endpoint chooses among {chosen} of {there} {role}")
 
 
 def _demand_empty(probe: HttpProbe) -> None:
@@ -201,12 +202,13 @@ def _demand_empty(probe: HttpProbe) -> None:
 
 
 def _chosen_among(router: HttpProbe, role: str) -> tuple[int, int]:
-    """Return how many P or D the router thinks healthy, and how many it has; it answers 503 when none is healthy."""
+    """Return how many P or D the endpoint thinks healthy, and how many it has."""
+    counted = dict(line.partition(": ")[::2] for line in _get(router.url).splitlines())
     try:
-        counted = json.loads(_get(router.url))[role]
-        return int(counted["healthy"]), int(counted["total"])
-    except (ValueError, KeyError, TypeError):
+        healthy, there = (int(counted[f"cluster.{role}.membership_{what}"]) for what in ("healthy", "total"))
+    except (ValueError, KeyError):
         return 0, 0
+    return healthy, there
 
 
 def _get(url: str) -> str:

@@ -100,7 +100,7 @@ class Rollout:
             for host, client in self.clients.items()
             for seen, container in containers.listed(client, host, self.deployment)
         }
-        probes = [each.spec.probe for each in changes if each.spec and each.role == "router"]
+        probes = [each.spec.probe for each in changes if each.spec and each.role == "endpoint"]
         self._router = next((probe for probe in probes if isinstance(probe, HttpProbe)), None)
         for change in changes:
             aside = there.get((change.host, f"{change.name}{ASIDE}"))

@@ -233,7 +233,7 @@ class Verification:
     def _stopped(self, spec: ContainerSpec) -> Iterator[None]:
         """Keep an instance stopped, after its last request; it serves again at the end, however that comes about."""
         container = self.clients[spec.host].containers.get(spec.name)
-        (router,) = (each.probe for each in self.deployment.specs if each.role == "router")
+        (router,) = (each.probe for each in self.deployment.specs if each.role == "endpoint")
         assert isinstance(router, HttpProbe)  # noqa: S101 - the planner gives it no other
         assert isinstance(spec.probe, HttpProbe)  # noqa: S101
         with self.reporter.step(f"draining {spec.title}, whose turn plain vLLM takes"):

@@ -11,7 +11,6 @@ from yrpd.deploying.inventory import load_inventory
 from yrpd.deploying.inventory.reserved import (
     RESERVED_ENVIRONMENT,
     RESERVED_OPTIONS,
-    RESERVED_ROUTER_OPTIONS,
     RESERVED_WORKER_FLAGS,
 )
 from yrpd.errors import ConfigurationError
@@ -153,8 +152,8 @@ BAD: dict[str, tuple[str, str, str]] = {
         "line 23: prefill.0.host: there is no host 'three'; there are: one, two",
     ),
     "the router on an unknown host": (
-        'host = "one"\nport = 9001',
-        'host = "four"\nport = 9001',
+        'host = "one"\npolicy',
+        'host = "four"\npolicy',
         "line 42: router.host: there is no host 'four'",
     ),
     "etcd on an unknown host": (
@@ -180,7 +179,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "datasystem.started_by: Input should be",
     ),
     "no try at all": ("[containers]", "[endpoint]\ntries = 0\n\n[containers]", "endpoint.tries: Input should be"),
-    "the endpoint on the router's port": (
+    "the endpoint on the port where D asks for P": (
         "[containers]",
         "[endpoint]\nport = 9001\n\n[containers]",
         "port 9001 on one is already taken by endpoint.port",
@@ -191,7 +190,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "endpoint.tls.key: is missing",
     ),
     "a port too high": ("port = 8100", "port = 70000", "line 24: prefill.0.port: Input should be less than"),
-    "a port of zero": ("port = 9001", "port = 0", "router.port: Input should be greater than"),
+    "a port of zero": ("port = 31501", "port = 0", "datasystem.port: Input should be greater than"),
     "an endpoint on the port of HTTPS": (
         "[containers]",
         "[endpoint]\nport = 443\n\n[containers]",
@@ -205,9 +204,9 @@ BAD: dict[str, tuple[str, str, str]] = {
         "line 34: datasystem.port: is below 1024",
     ),
     "two services on one port": (
-        "port = 9001",
-        "port = 8100",
-        "line 43: router.port: port 8100 on one is already taken by prefill.0.port",
+        "[containers]",
+        "[endpoint]\nprefill_port = 8100\n\n[containers]",
+        "line 46: endpoint.prefill_port: port 8100 on one is already taken by prefill.0.port",
     ),
     "etcd's two ports equal": (
         "peer_port = 22441",
@@ -378,30 +377,35 @@ BAD: dict[str, tuple[str, str, str]] = {
         "[connector]\nload_timeout_ms = 10\nrequest_timeout_ms = 20\n\n[etcd]",
         "line 36: connector: load_timeout_ms 10 is less than request_timeout_ms 20",
     ),
-    "an unknown policy of the router": (
-        "port = 9001",
-        'port = 9001\nprefill_policy = "kv_aware"',
-        "line 44: router.prefill_policy: Input should be",
+    "a policy that Envoy does not have": (
+        'policy = "round_robin"',
+        'prefill_policy = "kv_aware"',
+        "line 43: router.prefill_policy: Input should be 'round_robin', 'random', 'power_of_two' or 'consistent_hash'",
     ),
-    "an option of the router that the deployment sets": (
-        "port = 9001",
-        "port = 9001\noptions = { health-check-interval-secs = 9 }",
-        "router.options: 'health-check-interval-secs' is reserved: it is [router] health_interval_s",
+    "a policy of vllm-router": (
+        'policy = "round_robin"',
+        'policy = "cache_aware"',
+        "router.policy: Input should be 'round_robin', 'random', 'power_of_two' or 'consistent_hash'",
     ),
-    "a key on the router's command line": (
+    "a port of vllm-router": (
+        'policy = "round_robin"',
         "port = 9001",
-        'port = 9001\noptions = { api_key = "x" }',
-        "'api_key' is reserved: a secret on a command line",
+        "line 43: router.port: leave it out: vllm-router is gone, and D asks for P at [endpoint] prefill_port",
     ),
-    "a switch of the router turned off": (
-        "port = 9001",
-        "port = 9001\noptions = { disable-retries = false }",
-        "'disable-retries': vllm-router's switches are only ever given",
+    "options of vllm-router": (
+        'policy = "round_robin"',
+        "options = { queue-size = 1 }",
+        "router.options: leave it out: vllm-router is gone; tries and limits are those of [endpoint]",
     ),
-    "an option of the router set twice": (
-        "port = 9001",
-        "port = 9001\noptions = { queue-size = 1, queue_size = 2 }",
-        "router.options: 'queue_size' is set twice",
+    "metrics of vllm-router": (
+        'policy = "round_robin"',
+        "metrics_port = 29000",
+        "router.metrics_port: leave it out: vllm-router is gone, and all metrics are at [endpoint] metrics_port",
+    ),
+    "a clock that would end answers": (
+        "[containers]",
+        "[endpoint]\nidle_timeout_s = 600\n\n[containers]",
+        "line 46: endpoint.idle_timeout_s: leave it out: no clock ends an answer",
     ),
     "attempts without a policy that counts them": (
         'restart = "no"',
@@ -462,9 +466,7 @@ def test_all_errors_of_an_inventory_are_told_at_once(tmp_path: Path) -> None:
     assert caught.value.detail.splitlines()[1].startswith("bad.toml, line 33: datasystem.memory_mb: ")
 
 
-@pytest.mark.parametrize(
-    "table", [RESERVED_OPTIONS, RESERVED_ENVIRONMENT, RESERVED_WORKER_FLAGS, RESERVED_ROUTER_OPTIONS]
-)
+@pytest.mark.parametrize("table", [RESERVED_OPTIONS, RESERVED_ENVIRONMENT, RESERVED_WORKER_FLAGS])
 def test_every_reserved_name_has_a_reason_that_is_a_sentence(table: dict[str, str]) -> None:
     assert all(len(reason.split()) > 2 and not reason.endswith(".") for reason in table.values())
 

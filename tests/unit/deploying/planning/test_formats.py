@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
+import tarfile
+from base64 import b64decode
 from pathlib import Path
 
 import kubernetes_validate
@@ -39,11 +42,11 @@ def test_every_manifest_is_one_by_kubernetes_own_schema(specs: tuple[ContainerSp
     documents = list(yaml.safe_load_all(text))
     for document in documents:
         kubernetes_validate.validate(document, SCHEMA, strict=True)
-    assert [each["kind"] for each in documents] == ["Namespace", *["Deployment"] * len(specs), "Service"]
+    assert [each["kind"] for each in documents] == ["Namespace", "ConfigMap", *["Deployment"] * len(specs), "Service"]
 
 
 def test_kubernetes_schema_refuses_a_misspelt_field(specs: tuple[ContainerSpec, ...]) -> None:
-    document = kubernetes.documents("lab", specs)[1]
+    document = kubernetes.documents("lab", specs)[2]
     document["spec"]["template"]["spec"]["hostNetwrok"] = True
     with pytest.raises(kubernetes_validate.ValidationError, match="hostNetwrok"):
         kubernetes_validate.validate(document, SCHEMA, strict=True)
@@ -64,6 +67,15 @@ def test_kubernetes_runs_the_same_commands_on_the_same_hosts(specs: tuple[Contai
         assert limits == ({"huawei.com/Ascend910": str(len(npus))} if npus else {})
 
 
+def test_files_that_are_read_again_come_as_a_config_map_and_none_of_them_is_a_path(
+    specs: tuple[ContainerSpec, ...],
+) -> None:
+    found = [each for each in kubernetes.documents("lab", specs) if each["kind"] == "ConfigMap"]
+    assert [(each["metadata"]["name"], sorted(each["data"])) for each in found] == [
+        (specs[-1].name, ["decode.json", "prefill.json"])
+    ]
+
+
 def test_names_and_labels_fit_kubernetes_rules(specs: tuple[ContainerSpec, ...]) -> None:
     for document in kubernetes.documents("lab", specs):
         labels = document["metadata"].get("labels", {})
@@ -72,8 +84,12 @@ def test_names_and_labels_fit_kubernetes_rules(specs: tuple[ContainerSpec, ...])
 
 
 def test_the_docker_lines_are_one_shell_word_after_another(specs: tuple[ContainerSpec, ...]) -> None:
-    lines = plans.files("run", "lab", specs)["lab-run.sh"].splitlines()
+    *lines, files, start = plans.files("run", "lab", specs)["lab-run.sh"].splitlines()
     assert lines == [docker_line(spec) for spec in specs]
+    assert ("create" in shlex.split(lines[-1]), start.rpartition(" ")[2]) == (True, specs[-1].name)
+    with tarfile.open(fileobj=io.BytesIO(b64decode(files.split()[1]))) as tar:
+        there = {f"/{each.name}": tar.extractfile(each).read().decode() for each in tar}  # type: ignore[union-attr]
+    assert there == dict(specs[-1].live)
     for spec, line in zip(specs, lines, strict=True):
         words = shlex.split(line)
         assert words[:2] == ["docker", "-H"]

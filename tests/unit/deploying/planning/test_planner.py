@@ -19,7 +19,7 @@ from yrpd.deploying.planning.planner import Site, plan, reference
 from yrpd.deploying.spec import ContainerSpec, FileProbe, HttpProbe, Mount, docker_line
 from yrpd.documents.image_record import ImageRecord
 from yrpd.errors import ConfigurationError
-from yrpd.serving import cluster
+from yrpd.serving import cluster, pairing
 from yrpd.serving.envoy import Settings
 
 
@@ -46,7 +46,6 @@ def test_two_hosts_get_seven_containers_in_start_order(inventory: Inventory) -> 
         ("two", "worker"),
         ("one", "prefill"),
         ("two", "decode"),
-        ("one", "router"),
         ("one", "endpoint"),
     ]
 
@@ -141,7 +140,7 @@ def test_what_needs_no_device_and_no_file_of_the_host_runs_as_nobody(inventory: 
     users = {spec.role: spec.user for spec in plan(inventory, CPU_IMAGE, SITE)}
     nobody = "65534:65534"
     assert users == {
-        "etcd": nobody, "router": nobody, "endpoint": nobody, "worker": "", "prefill": "", "decode": ""
+        "etcd": nobody, "endpoint": nobody, "worker": "", "prefill": "", "decode": ""
     }  # fmt: skip
     specs = plan(inventory, CPU_IMAGE, SITE)
     assert f"--user {nobody}" in docker_line(only(specs, "etcd"))
@@ -149,7 +148,7 @@ def test_what_needs_no_device_and_no_file_of_the_host_runs_as_nobody(inventory: 
     assert "uid=65534,gid=65534" in options
     keyed = inventory.model_copy(update={"secrets": inventory.secrets.model_copy(update={"vllm_api_key": "/root/key"})})
     # The host's root alone may read a key.
-    assert {only(plan(keyed, CPU_IMAGE, SITE), role).user for role in ("router", "endpoint")} == {""}
+    assert only(plan(keyed, CPU_IMAGE, SITE), "endpoint").user == ""
     assert only(plan(keyed, CPU_IMAGE, SITE), "etcd").user == nobody
 
 
@@ -188,19 +187,33 @@ def test_every_container_says_how_its_readiness_is_asked(inventory: Inventory) -
     assert only(specs, "etcd").probe == HttpProbe("http://10.0.0.1:22440/health", ('"health":"true"',), 60)
     assert isinstance(only(specs, "worker", "two").probe, FileProbe)
     assert only(specs, "decode").probe == HttpProbe("http://10.0.0.2:8200/v1/models", ('"id":"tiny"',), 900)
-    router = only(specs, "router").probe
-    assert isinstance(router, HttpProbe)
-    assert router.url.endswith("/readiness")
+    endpoint = only(specs, "endpoint").probe
+    assert isinstance(endpoint, HttpProbe)
+    assert endpoint.url.endswith("/readiness")
+    assert "cluster.decode.membership_healthy: 1\n" in endpoint.contains, "and not 10"
 
 
-def test_the_router_stands_in_front_of_all_instances_on_its_hosts_loopback(inventory: Inventory) -> None:
-    argv = only(plan(inventory, CPU_IMAGE, SITE), "router").argv
-    assert (argv[0], argv[argv.index("--host") + 1]) == ("vllm-router", "127.0.0.1")
-    assert "--vllm-pd-disaggregation" in argv
-    assert (
-        argv[argv.index("--prefill") + 1],
-        argv[argv.index("--decode") + 1],
-    ) == ("http://10.0.0.1:8100", "http://10.0.0.2:8200")
+def test_an_instance_more_changes_no_container_but_a_file_that_the_endpoint_reads_again(inventory: Inventory) -> None:
+    second = inventory.decode[0].model_copy(update={"port": 8201})
+    more = inventory.model_copy(update={"decode": (*inventory.decode, second)})
+    before, after = ({spec.key: spec for spec in plan(each, CPU_IMAGE, SITE)} for each in (inventory, more))
+    assert [key for key in before if before[key].digest != after[key].digest] == []
+    files = dict(after["one", "lab-endpoint"].live)
+    assert {path for path, text in files.items() if "10.0.0.2" in text and "8201" in text} == {
+        "/var/lib/yuanrong/endpoint/decode.json"
+    }
+    assert dict(before["one", "lab-endpoint"].live).keys() == files.keys()
+
+
+def test_a_d_finds_the_endpoints_door_for_it_and_a_p_finds_none(inventory: Inventory) -> None:
+    specs = plan(inventory, CPU_IMAGE, SITE)
+    told = pairing.Settings.from_text(dict(only(specs, "decode").env)[pairing.VARIABLE])
+    assert told == pairing.Settings("http://10.0.0.1:9001", decode_alone=False, retry_after_s=5)
+    assert 9001 in only(specs, "endpoint").ports
+    assert pairing.VARIABLE not in dict(only(specs, "prefill").env)
+    alone = inventory.model_copy(update={"endpoint": inventory.endpoint.model_copy(update={"decode_alone": True})})
+    environment = dict(only(plan(alone, CPU_IMAGE, SITE), "decode").env)
+    assert pairing.Settings.from_text(environment[pairing.VARIABLE]).decode_alone
 
 
 def test_services_listen_on_their_hosts_own_address_only(inventory: Inventory) -> None:
@@ -242,7 +255,7 @@ def test_npus_are_handed_out_in_order_with_the_driver() -> None:
     assert only(specs, "worker", "host1").groups == ()
     assert "--enforce-eager" not in prefill.argv
     assert "kv_connector_module_path" not in option(prefill, "--kv-transfer-config")
-    assert only(specs, "router").devices == ()
+    assert only(specs, "endpoint").devices == ()
 
 
 def test_a_container_numbers_its_npus_from_0_unless_it_sees_those_of_the_host() -> None:
@@ -295,7 +308,7 @@ def test_a_digest_changes_with_what_runs_and_not_with_how_long_one_waits(invento
     assert {spec.key: spec.digest for spec in plan(patient, CPU_IMAGE, SITE)} == before
     router = inventory.model_copy(update={"router": inventory.router.model_copy(update={"policy": "random"})})
     after = {spec.key: spec.digest for spec in plan(router, CPU_IMAGE, SITE)}
-    assert [key for key in before if before[key] != after[key]] == [("one", "lab-router")]
+    assert [key for key in before if before[key] != after[key]] == [("one", "lab-endpoint")]
 
 
 def test_a_change_of_etcd_reaches_the_workers_and_not_what_serves(inventory: Inventory) -> None:
@@ -328,10 +341,10 @@ def settings(inventory: Inventory) -> Settings:
     return Settings.from_text(only(plan(inventory, CPU_IMAGE, SITE), "endpoint").argv[-1])
 
 
-def test_the_endpoint_asks_the_router_and_decode_alone_only_where_the_inventory_says_so(inventory: Inventory) -> None:
-    assert (settings(inventory).router, settings(inventory).decode) == ("127.0.0.1:9001", ())
-    alone = inventory.endpoint.model_copy(update={"decode_alone": True})
-    assert settings(inventory.model_copy(update={"endpoint": alone})).decode == ("10.0.0.2:8200",)
+def test_policies_of_p_and_of_d_may_differ(inventory: Inventory) -> None:
+    table = inventory.router.model_copy(update={"policy": "random", "prefill_policy": "consistent_hash"})
+    told = settings(inventory.model_copy(update={"router": table}))
+    assert (told.prefill_policy, told.decode_policy) == ("consistent_hash", "random")
 
 
 def test_keys_and_certificates_reach_the_endpoint_as_files(inventory: Inventory) -> None:
@@ -356,7 +369,7 @@ def test_any_number_of_instances_is_planned(inventory: Inventory) -> None:
     more = inventory.model_copy(update={"prefill": (*inventory.prefill, second), "decode": inventory.decode})
     specs = plan(more, CPU_IMAGE, SITE)
     assert [spec.name for spec in specs if spec.role == "prefill"] == ["lab-prefill-0", "lab-prefill-1"]
-    assert only(specs, "router").argv.count("--prefill") == 2
+    assert dict(only(specs, "endpoint").live)["/var/lib/yuanrong/endpoint/prefill.json"].count("810") == 2
 
 
 def fleet(inventory: Inventory, count: int) -> Inventory:
@@ -393,7 +406,7 @@ def operations(inventory: Inventory) -> int:
 
 
 def test_a_plan_of_200_hosts_costs_twice_that_of_100_and_not_more(inventory: Inventory) -> None:
-    assert len(plan(fleet(inventory, 200), CPU_IMAGE, SITE)) == 403
+    assert len(plan(fleet(inventory, 200), CPU_IMAGE, SITE)) == 402
     first, second, third = (operations(fleet(inventory, count)) for count in (50, 100, 200))
     # The same step for every 50 hosts: what grows faster than the containers would make the second step longer.
     assert (third - second) / 2 == pytest.approx(second - first, rel=0.02)

@@ -54,15 +54,11 @@ def test_workers_spill_encrypt_and_show_etcd_their_own_certificate(specs: dict[s
     assert "/e/key" not in {mount.source for mount in worker.mounts}
 
 
-def test_prefill_decode_and_router_read_one_key_out_of_one_file(specs: dict[str, ContainerSpec]) -> None:
-    for name, variable in (
-        ("prefill@one", "VLLM_API_KEY"),
-        ("decode@two", "VLLM_API_KEY"),
-        ("router@one", "OPENAI_API_KEY"),
-    ):
+def test_prefill_and_decode_read_one_key_out_of_one_file(specs: dict[str, ContainerSpec]) -> None:
+    for name in ("prefill@one", "decode@two"):
         spec = specs[name]
         assert spec.argv[:3] == ("python3", "-m", "yrpd.serving.secrets")
-        assert f"{variable}=/run/secrets/vllm_api_key" in spec.argv[: spec.argv.index("--")]
+        assert "VLLM_API_KEY=/run/secrets/vllm_api_key" in spec.argv[: spec.argv.index("--")]
         assert Mount("/s/key", "/run/secrets/vllm_api_key") in spec.mounts
     assert specs["prefill@one"].argv[specs["prefill@one"].argv.index("--") + 1] == "vllm"
 
@@ -99,17 +95,9 @@ def test_named_devices_are_taken_as_named(specs: dict[str, ContainerSpec]) -> No
     assert specs["decode@two"].devices[0] == "/dev/davinci6"
 
 
-def test_the_routers_options_and_policies_reach_it(specs: dict[str, ContainerSpec]) -> None:
-    argv = specs["router@one"].argv
-    assert argv[argv.index("--prefill-policy") + 1] == "cache_aware"
-    assert argv[argv.index("--queue-size") + 1] == "50"
-    at = argv.index("--request-id-headers")
-    assert argv[at + 1 : at + 3] == ("x-a", "x-b")
-
-
 def test_privileges_and_restarts_are_what_the_inventory_says(specs: dict[str, ContainerSpec]) -> None:
     assert "--privileged" in docker_line(specs["prefill@one"])
-    assert "--privileged" not in docker_line(specs["router@one"])
+    assert "--privileged" not in docker_line(specs["endpoint@one"])
     assert "--restart on-failure:5" in docker_line(specs["etcd@one"])
 
 

@@ -7,7 +7,6 @@ answer that is lost is worse than a refusal.
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -130,14 +129,15 @@ class World:
         answer.status_code, answer._content = container.answer(url)
         return answer
 
-    def count_engines(self) -> dict[str, dict[str, int]]:
-        """Return what a router says of the P and D that it was started with."""
-        counted: dict[str, dict[str, int]] = {}
+    def count_engines(self) -> str:
+        """Return what an endpoint says of its P and D."""
+        counted = ""
         running = [each for engine in self.hosts.values() for each in engine.there.values()]
         for role in ("prefill", "decode"):
             own = [each for each in running if each.labels.get(ROLE) == role and not each.name.endswith("-before")]
             healthy = [each for each in own if each.status == "running" and each.is_ready and not each.files]
-            counted[role] = {"healthy": len(healthy), "total": len(own)}
+            counted += f"cluster.{role}.membership_healthy: {len(healthy)}\n"
+            counted += f"cluster.{role}.membership_total: {len(own)}\n"
         return counted
 
 
@@ -306,9 +306,7 @@ class FakeContainer:
         if not self.is_ready:
             return 500, b"starting"
         if path == "/readiness":
-            counted = self.engine.world.count_engines()
-            is_whole = all(each["healthy"] for each in counted.values())
-            return 200 if is_whole else 503, json.dumps(counted).encode()
+            return 200, self.engine.world.count_engines().encode()
         # What every probe of the planner wants to read.
         return 200, b'{"health":"true","id":"tiny","id":"qwen2_5_vl"} LIVE'
 

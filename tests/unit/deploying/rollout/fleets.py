@@ -23,7 +23,7 @@ OLD, NEW = "sha256:old", "sha256:new"
 def container(role: Role, number: int, host: str, port: int, image: str = OLD) -> ContainerSpec:
     """Return a container's spec."""
     address = ADDRESSES[host]
-    path = "readiness" if role == "router" else "x"
+    path = "readiness" if role == "endpoint" else "x"
     probe = HttpProbe(f"http://{address}:{port}/{path}", deadline_s=60)
     return ContainerSpec(
         host=host,
@@ -41,7 +41,7 @@ def container(role: Role, number: int, host: str, port: int, image: str = OLD) -
 
 
 def fleet(prefill: int = 1, decode: int = 2, image: str = OLD) -> list[ContainerSpec]:
-    """Return a deployment: etcd, router, endpoint and P on the first host, D on the second, a worker on each."""
+    """Return a deployment: etcd, endpoint and P on the first host, D on the second, a worker on each."""
     etcd = container("etcd", 0, "host1", 2379, image)
     workers = [
         replace(container("worker", number, host, 31501, image), needs=(etcd.need,))
@@ -49,8 +49,8 @@ def fleet(prefill: int = 1, decode: int = 2, image: str = OLD) -> list[Container
     ]
     engines = [container("prefill", number, "host1", 8100 + number, image) for number in range(prefill)]
     engines += [container("decode", number, "host2", 8200 + number, image) for number in range(decode)]
-    front = [container("router", 0, "host1", 9001, image), container("endpoint", 0, "host1", 9000, image)]
-    return sorted([etcd, *workers, *engines, *front], key=lambda spec: START_ORDER[spec.role])
+    endpoint = container("endpoint", 0, "host1", 9000, image)
+    return sorted([etcd, *workers, *engines, endpoint], key=lambda spec: START_ORDER[spec.role])
 
 
 def changed(specs: Sequence[ContainerSpec], *roles: Role, **fields: object) -> list[ContainerSpec]:

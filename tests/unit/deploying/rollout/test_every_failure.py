@@ -53,9 +53,9 @@ SCENES: dict[str, Scene] = {
     "P and D together, P broken": Scene(
         fleet(), changed(changed(fleet(), "decode", env=LATER), "prefill", env=BROKEN), fails=True
     ),
-    "another router": Scene(fleet(), changed(fleet(), "router", "prefill", "decode", env=LATER)),
+    "another endpoint": Scene(fleet(), changed(fleet(), "endpoint", "prefill", "decode", env=LATER)),
     "a P more, a D less": Scene(
-        fleet(), [*(spec for spec in changed(fleet(), "router", env=LATER) if spec.name != "d-decode-1"),
+        fleet(), [*(spec for spec in changed(fleet(), "endpoint", env=LATER) if spec.name != "d-decode-1"),
                   container("prefill", 1, "host1", 8101)],
     ),
     "in place": Scene(fleet(), [

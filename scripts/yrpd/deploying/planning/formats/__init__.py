@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from base64 import b64encode
 from collections.abc import Sequence
 
+from yrpd.deploying.hosts.containers import packed
 from yrpd.deploying.planning.formats import kubernetes, monitoring
 from yrpd.deploying.spec import ContainerSpec, docker_line
 from yrpd.errors import ConfigurationError
@@ -31,7 +34,17 @@ def files(name: str, deployment: str, specs: Sequence[ContainerSpec]) -> dict[st
         specs: Every container, in start order.
     """
     if name == "run":
-        return {f"{deployment}-run.sh": "".join(f"{docker_line(spec)}\n" for spec in specs)}
+        lines = [line for spec in specs for line in (docker_line(spec), *_files_first(spec))]
+        return {f"{deployment}-run.sh": "".join(f"{line}\n" for line in lines)}
     if name == "monitoring":
         return monitoring.files(deployment, specs)
     return {f"{deployment}-kubernetes.yaml": kubernetes.text(deployment, specs)}
+
+
+def _files_first(spec: ContainerSpec) -> list[str]:
+    """Return the lines that give a container that was created its own files, and start it."""
+    if not spec.live:
+        return []
+    docker = f"docker -H {shlex.quote(spec.engine)}"
+    archive = b64encode(packed(spec.live)).decode()
+    return [f"echo {archive} | base64 -d | {docker} cp - {spec.name}:/", f"{docker} start {spec.name}"]

@@ -34,12 +34,13 @@ def text(deployment: str, specs: Sequence[ContainerSpec]) -> str:
 
 
 def documents(deployment: str, specs: Sequence[ContainerSpec]) -> list[dict[str, Any]]:
-    """Return the manifests as values: a namespace, a Deployment per container, a Service for the endpoint."""
+    """Return the manifests as values: a namespace, a Deployment per container, the endpoint's Service and its files."""
     # Host network, host paths and added capabilities are beyond Kubernetes' own baseline.
     labels = {"pod-security.kubernetes.io/enforce": "privileged"} if specs else {}
     found: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": deployment, "labels": labels}}
     ]
+    found += [_files(deployment, spec) for spec in specs if spec.live]
     found += [_deployment(deployment, spec) for spec in specs]
     found += [_service(deployment, spec) for spec in specs if spec.role == "endpoint"]
     return found
@@ -51,6 +52,16 @@ def _names(spec: ContainerSpec) -> dict[str, str]:
         "app.kubernetes.io/component": spec.role,
         "app.kubernetes.io/name": spec.name,
         "app.kubernetes.io/instance": spec.host,
+    }
+
+
+def _files(namespace: str, spec: ContainerSpec) -> dict[str, Any]:
+    """Return a ConfigMap; the kubelet brings a change of it into the running container."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": spec.name, "namespace": namespace, "labels": _names(spec)},
+        "data": {path.rpartition("/")[2]: content for path, content in spec.live},
     }
 
 
@@ -163,6 +174,8 @@ def _volumes(spec: ContainerSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]
     for target, options in spec.tmpfs:
         size = dict(part.split("=", 1) for part in options.split(",") if "=" in part).get("size", "64m")
         add(target, {"emptyDir": {"medium": "Memory", "sizeLimit": f"{size.upper()}i"}})
+    for folder in sorted({path.rpartition("/")[0] for path, _ in spec.live}):
+        add(folder, {"configMap": {"name": spec.name}}, read_only=True)
     add("/dev/shm", {"emptyDir": {"medium": "Memory", "sizeLimit": f"{spec.shm_mb}Mi"}})  # noqa: S108
     return pairs
 

