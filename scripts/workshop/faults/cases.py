@@ -257,8 +257,8 @@ def another_memory(inventory: TOMLDocument) -> None:
 
 
 def another_endpoint(inventory: TOMLDocument) -> None:
-    """Let the endpoint say another time to wait."""
-    inventory["endpoint"]["retry_after_s"] = 1 + inventory["endpoint"].get("retry_after_s", 5)
+    """Let the endpoint try once more, of which D is told nothing."""
+    inventory["endpoint"]["tries"] = 1 + inventory["endpoint"].get("tries", 4)
 
 
 @contextmanager

@@ -48,7 +48,9 @@ def inspect_inside(situation: Situation, hosts: Sequence[Host]) -> list[Finding]
         else:
             surveys.append(survey)
             found += _of_host(situation, host, survey, specs[host.name])
-    files = {survey.host: survey.report["files"] for survey in surveys if survey.report["files"]}
+    # A host that starts the endpoint alone is looked at without the model.
+    sees = {name for name, each in specs.items() if any(mount.target == model for one in each for mount in one.mounts)}
+    files = {survey.host: survey.report["files"] for survey in surveys if survey.host in sees}
     found += findings.different_models(situation.folder, files)
     if all(each.severity == "warning" for each in found) and len(looked) > 1 and not any(held.values()):
         found += _ways(situation, looked, specs)
