@@ -11,7 +11,9 @@ import pytest
 from tests.e2e.running import FULL, INVOKE, ROOT, Run, command, tail
 
 # The long form alone has these; docs/faults.md and docs/operations.md keep what was seen.
-_LONG = ("test_other_pin.py", "test_placement.py", "test_release.py", "test_same_names.py", "test_new_image.py")
+_LONG = tuple(
+    f"test_{name}.py" for name in ("other_pin", "placement", "release", "same_names", "new_image", "more_and_less")
+)
 collect_ignore = [] if FULL else list(_LONG)
 LOGS = ROOT / "build" / "logs" / "e2e"
 
