@@ -35,9 +35,11 @@ EMPTY_IMAGE = "yrpd-remembers:empty"
 CONFLICT_STATUS = 409
 KEPT_ENTRIES = 200
 KEPT_RELEASES = 5
-# What puts things back is tried again: what failed may have been the connection.
+# What puts things back is tried again: what failed may have been the connection. A host that is lost costs a minute at
+# each attempt, and gets one.
 ATTEMPTS = 5
 PAUSE_S = 1.0
+PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def locked(clients: Mapping[str, DockerClient], deployment: str, command: str, r
 
 def _let_go(client: DockerClient, host: str, deployment: str, holder: Holder, reporter: Reporter) -> None:
     """Give a lock back; asked of the engine, since one whose answer was lost may have been taken all the same."""
+    deadline = time.monotonic() + PATIENCE_S
     for left in reversed(range(ATTEMPTS)):
         try:
             with suppress(NotFound):
@@ -131,9 +134,10 @@ def _let_go(client: DockerClient, host: str, deployment: str, holder: Holder, re
             _forget_image(client)
             return
         except (*LOST, KeyboardInterrupt) as error:
-            if not left:
+            if not left or time.monotonic() > deadline:
                 reporter.say(f"    the lock on {host} stays ({reason(error)}); `invoke deploy.unlock` removes it")
-            elif not isinstance(error, KeyboardInterrupt):
+                return
+            if not isinstance(error, KeyboardInterrupt):
                 time.sleep(PAUSE_S)
 
 

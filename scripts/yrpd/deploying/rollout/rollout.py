@@ -15,7 +15,7 @@ from typing import Literal
 from yrpd.deploying.hosts import containers, records
 from yrpd.deploying.hosts.engines import LOST, reason
 from yrpd.deploying.hosts.probing import NotReadyError, check_once, wait_until_ready
-from yrpd.deploying.hosts.records import ATTEMPTS, PAUSE_S
+from yrpd.deploying.hosts.records import ATTEMPTS, PATIENCE_S, PAUSE_S
 from yrpd.deploying.reconcile import Change, Observed
 from yrpd.deploying.rollout.drain import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
 from yrpd.deploying.rollout.steps import ASIDE, ENGINES, FRONT, Batch, Key, Step, Unit, Verb, steps
@@ -348,12 +348,13 @@ class Rollout:
             self._beside_each_other(self._undo_surely, tuple(reversed(batch)))
 
     def _undo_surely(self, step: Step) -> None:
+        deadline = time.monotonic() + PATIENCE_S
         for left in reversed(range(ATTEMPTS)):
             try:
                 self._undo(step)
                 return
             except (YrpdError, KeyboardInterrupt) as error:
-                if not left or isinstance(error.__cause__, NotReadyError):
+                if not left or time.monotonic() > deadline or isinstance(error.__cause__, NotReadyError):
                     self.reporter.say(f"    {step} could not be undone: {error or type(error).__name__}")
                     return
                 if not isinstance(error, KeyboardInterrupt):
