@@ -22,6 +22,7 @@ from yrpd.serving.command_lines import KvTransfer, VllmServe, endpoint, option_w
 GATE = Path(rig.__file__).with_name("inside")
 #: Breaks the connector when it is told to, and until then does nothing.
 BREAKING = Path(__file__).with_name("breaking")
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 BLOCK = 128
 MAX_LEN = 2048
 START_SECONDS = 600
@@ -93,7 +94,8 @@ def serving(
     if transfer is not None:
         variables[pairing.VARIABLE] = pairing.Settings(f"http://127.0.0.1:{for_decode}").as_text()
         variables["EMULATED_NPU_BREAK"] = str(home / "break")
-        variables["PYTHONPATH"] += f"{os.pathsep}{BREAKING}"
+        # The middleware of P and D is the image's own part of this project.
+        variables["PYTHONPATH"] += f"{os.pathsep}{BREAKING}{os.pathsep}{SCRIPTS}"
     with ExitStack() as stack:
         gate = None
         if gated:
