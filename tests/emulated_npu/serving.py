@@ -135,7 +135,7 @@ def fronted(home: Path, prefill: rig.Engine, decode: rig.Engine, for_decode: int
     variables = {
         **os.environ,
         "PATH": f"{Path(os.environ['EMULATED_NPU_ENVOY']).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": "scripts",
+        "PYTHONPATH": str(SCRIPTS),
     }
     argv = [sys.executable, *endpoint(settings)[1:]]
     log = home / "endpoint.log"
