@@ -55,9 +55,10 @@ def read_file(container: Container, path: str, links: int = 8) -> bytes | None:
         return None
 
 
-def read_config(container: Container, folder: str) -> dict[str, Any]:
-    """Return a model's ``config.json`` out of a container that has it; empty when it cannot be read."""
-    content = read_file(container, f"{folder}/{CONFIG}")
+def read_config(client: DockerClient, folder: str) -> dict[str, Any]:
+    """Return a host's model's ``config.json``, as its engine sees it now; empty when it cannot be read."""
+    with _looking(client, folder) as container:
+        content = read_file(container, f"{LOOK_AT}/{CONFIG}") if container else None
     if content is None:
         return {}
     try:

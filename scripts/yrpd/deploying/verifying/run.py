@@ -182,8 +182,8 @@ class Verification:
 
     def _config(self) -> dict[str, Any]:
         spec = self.prefill[0]
-        container = self.clients[spec.host].containers.get(spec.name)
-        config = model_folder.read_config(container, spec.mounts[0].target)
+        # Not out of P, which may have been started with another: plain vLLM loads what is there now.
+        config = model_folder.read_config(self.clients[spec.host], spec.mounts[0].source)
         try:
             shape_of(config)
         except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
