@@ -208,7 +208,7 @@ def test_a_client_that_leaves_during_decodes_load_costs_no_later_one(scene: Scen
     decode, question, salt = scene.stack.decode, rig.prompt("left during its load", 5 * BLOCK + 7), uuid.uuid4().hex
     scene.plain.check(question, scene.stack.endpoint.ask(question, salt))
     decode.forget()
-    assert leave(decode, question, salt, "load", "drained"), "the load had ended"
+    assert leave(decode, question, salt, "load", "drained", named=False), "the load had ended"
     loaded = decode.counters()["loaded_blocks"]
     scene.plain.check(question, decode.ask(question, salt))
     assert decode.counters()["loaded_blocks"] - loaded == 5

@@ -40,7 +40,7 @@ class Moment:
     """Holds a transfer of one request at the gate.
 
     Args:
-        request: The request's name; what others do is let through.
+        request: The request's name; what others do is let through. Empty is every request.
         begin: ``load`` or ``save``.
         end: What lets it go on: the request has ``finished``, or its load was called off (``drained``).
         skip: So many transfers are let through before.
@@ -82,11 +82,23 @@ def ask_for_a_stream(engine: Engine, question: Question, salt: str, name: str) -
     return connection
 
 
-def leave(engine: Engine, question: Question, salt: str, begin: str, end: str, skip: int = 0) -> bool:
-    """Ask, disconnect at the moment, and return whether the blocks were still being written to by then."""
+def leave(
+    engine: Engine, question: Question, salt: str, begin: str, end: str, skip: int = 0, *, named: bool = True
+) -> bool:
+    """Ask, disconnect at the moment, and return whether the blocks were still being written to by then.
+
+    Args:
+        engine: Who is asked, behind the gate.
+        question: What is asked.
+        salt: Under which salt.
+        begin: See :class:`Moment`.
+        end: As above.
+        skip: As above.
+        named: Whether the engine takes the client's name for the request's; the middleware of a served D gives another.
+    """
     assert engine.gate is not None
     name = uuid.uuid4().hex
-    moment = Moment(name, begin, end, skip)
+    moment = Moment(name if named else "", begin, end, skip)
     with engine.gate.watched(moment):
         connection = ask_for_a_stream(engine, question, salt, name)
         moment.reached.get(timeout=WAIT_S)
