@@ -65,8 +65,7 @@ def newer(quickstart: Run) -> Iterator[None]:
 def test_what_is_cached_outlives_a_new_image_and_old_p_feed_new_d(
     newer: None, quickstart: Run, invoke: Callable[..., Run], tmp_path: Path
 ) -> None:
-    model = json.loads((ROOT / "dist" / "verify.json").read_text(encoding="utf-8"))["model"]
-    before, asked = containers(), question()
+    model, before, asked = "qwen2_5_vl", containers(), question()
     ask(PREFILL, model, asked)
 
     broken = lab_inventory(tmp_path / "broken.toml")
