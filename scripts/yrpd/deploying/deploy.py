@@ -12,6 +12,7 @@ from rich.table import Table
 
 from yrpd.deploying.hosts import containers, records
 from yrpd.deploying.hosts.engines import LAB_ENGINES, connect_all, connect_answering, lab_is_gone
+from yrpd.deploying.hosts.records import UNKNOWN
 from yrpd.deploying.hosts.removal import remove_all
 from yrpd.deploying.image_source import SourceOf
 from yrpd.deploying.inventory import Inventory, load_inventory
@@ -25,7 +26,8 @@ from yrpd.deploying.preflight.situation import Situation, starting
 from yrpd.deploying.reconcile import Change, Observed, decide
 from yrpd.deploying.rollout.audit import audited, keep_copy, previous_release
 from yrpd.deploying.rollout.rollout import Rollout, log_folder
-from yrpd.deploying.rollout.steps import ENGINES, Unit
+from yrpd.deploying.rollout.steps import Unit
+from yrpd.deploying.spec import ENGINES
 from yrpd.docker.images import find
 from yrpd.docker.sdk import DockerClient
 from yrpd.errors import DeployError, EnvironmentFailure, ImageError
@@ -294,11 +296,13 @@ def unlock(
         hosts_file: The inventory.
         flavour: ``npu`` or ``cpu``; a lock has none.
         pin: The same.
-        owner: Whose lock is removed although nobody here can tell whether the command still runs: ``user@machine``.
+        owner: Whose lock is removed although nobody here can tell whether the command still runs: ``user@machine``, or
+            ``unknown`` for a lock that does not say.
         dry_run: Say who holds what, and change nothing.
 
     Raises:
         DeployError: Somebody else holds a lock; the message says who, and since when.
+        EnvironmentFailure: A host did not answer; the others are not locked.
     """
     inventory = load_inventory(hosts_file)
     removed, held = [], []
@@ -307,17 +311,22 @@ def unlock(
             reporter.say(f"    {host} is left out: {why}")
         for host, (holder, lock) in records.holders(clients, inventory.name).items():
             who = str(holder) if holder else "somebody who is not named"
-            if (holder is None and owner == "unknown") or (holder and (holder.is_gone() or holder.owner == owner)):
+            if (holder is None and owner == UNKNOWN) or (holder and (holder.is_gone() or holder.owner == owner)):
                 reporter.say(f"    the lock on {host} {'would be' if dry_run else 'is'} removed: {who}")
                 removed.append({"host": host, "holder": who})
                 if not dry_run:
                     lock.remove(force=True)
             else:
-                held.append(f"{host}: {who}")
+                held.append((f"{host}: {who}", holder.owner if holder else UNKNOWN))
     if held:
         raise DeployError(
-            f"{inventory.name} is locked on {'; '.join(held)}.",
-            next_command="invoke deploy.unlock --owner USER@MACHINE   (only if that command no longer runs)",
+            f"{inventory.name} is locked on {'; '.join(told for told, _ in held)}.",
+            next_command=f"invoke deploy.unlock --owner {held[0][1]}   (only if that command no longer runs)",
+        )
+    if silent:
+        raise EnvironmentFailure(
+            f"{', '.join(silent)} did not answer and may still be locked; no other host of {inventory.name} is.",
+            next_command="invoke deploy.unlock",
         )
     if not removed:
         reporter.say(f"{inventory.name} is not locked")

@@ -26,6 +26,8 @@ IN_PLACE: Mapping[str, Any] = {"restart": "no", "restart_attempts": 0, "stop_sec
 READS = f"{LABEL_PREFIX}reads"
 LOOK = f"{LABEL_PREFIX}look"  # what only looks at a host, for a moment
 
+ENGINES: tuple[Role, ...] = ("decode", "prefill")  # D first
+
 # Start order: what a role needs is up before it. P and D share a wave, so they load the model at the same time.
 # Releases of earlier versions have a router, which a rollback starts again.
 WAVES: tuple[tuple[Role, ...], ...] = (("etcd",), ("worker",), ("prefill", "decode"), ("router", "endpoint"))

@@ -1,4 +1,4 @@
-"""The inventory that the deploying tests vary."""
+"""The inventory that the deploying tests vary, and what runs of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from yrpd.deploying.inventory import Inventory, load_inventory
 from yrpd.deploying.planning.planner import Site
+from yrpd.deploying.reconcile import Observed
+from yrpd.deploying.spec import IN_PLACE, ContainerSpec
 from yrpd.documents.image_record import ImageRecord
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -100,4 +102,17 @@ def full() -> str:
             '[secrets]\nvllm_api_key = "/s/key"\nenvironment = { AUDIT_TOKEN = "/s/token" }\n\n'
             '[containers]\nrestart = "on-failure"\nrestart_attempts = 5\nprivileged = true',
         )
+    )
+
+
+def running(spec: ContainerSpec) -> Observed:
+    """Return a container as its engine describes it when it runs what a spec says."""
+    return Observed(
+        *(spec.host, spec.name, spec.role, "running", 0, spec.digest, spec.image_id),
+        restart=spec.restart,
+        settled={name: getattr(spec, name) for name in IN_PLACE},
+        live=spec.live,
+        ports=spec.ports,
+        runs=spec.runs,
+        reads=spec.reads,
     )

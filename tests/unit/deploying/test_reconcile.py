@@ -8,25 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.deploying.inventories import CPU_IMAGE, SITE, shipped
+from tests.unit.deploying.inventories import CPU_IMAGE, SITE, running, shipped
 from yrpd.deploying.planning.planner import plan
 from yrpd.deploying.reconcile import OTHER_FILES, OTHER_IMAGE, UNCHANGED, Observed, decide
-from yrpd.deploying.spec import IN_PLACE, ContainerSpec
+from yrpd.deploying.spec import ContainerSpec
 
 SPECS = list(plan(shipped("lab.toml"), CPU_IMAGE, SITE))
-
-
-def running(spec: ContainerSpec) -> Observed:
-    made = {name: getattr(spec, name) for name in IN_PLACE}
-    return Observed(
-        *(spec.host, spec.name, spec.role, "running", 0, spec.digest, spec.image_id),
-        restart=spec.restart,
-        settled=made,
-        live=spec.live,
-        ports=spec.ports,
-        runs=spec.runs,
-        reads=spec.reads,
-    )
 
 
 def actions(observed: list[Observed]) -> dict[tuple[str, str], str]:

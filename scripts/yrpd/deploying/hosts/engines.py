@@ -13,16 +13,18 @@ from typing import Any, cast
 from paramiko import Channel
 from paramiko.ssh_exception import ChannelException, SSHException
 from requests import RequestException
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, stop_any, wait_fixed
 
 from yrpd.deploying.inventory import Host, Inventory
 from yrpd.docker.sdk import APIClient, DockerClient, DockerException, TLSConfig
-from yrpd.errors import EnvironmentFailure
+from yrpd.errors import EnvironmentFailure, YrpdError
 
 # What it looks like when an engine vanishes, or refuses; requests' own failures are OSErrors.
 LOST = (DockerException, SSHException, OSError, EOFError)
 # For one answer. Moving an image uses a connection of its own with more patience.
 TIMEOUT_S = 60
 AT_A_TIME = 32
+ATTEMPTS, PAUSE_S, PATIENCE_S = 5, 1.0, 20.0
 # Where `invoke lab.up` puts the engines of the hosts that it makes.
 LAB_ENGINES = "unix:///run/yrpd-"
 
@@ -44,6 +46,32 @@ def naming(host: str) -> Iterator[None]:
         raise  # it has answered
     except (RequestException, SSHException, OSError, EOFError) as error:
         raise EngineLostError(f"the Docker engine of {host} does not answer: {reason(error)}") from error
+
+
+def surely(act: Callable[[], None], given_up: tuple[type[BaseException], ...] = ()) -> BaseException | None:
+    """Do what puts something back, again where it fails: what failed may have been the connection.
+
+    A host that is lost costs a minute at each attempt, and gets one.
+
+    Args:
+        act: What is done; doing it twice does no harm.
+        given_up: Causes of failures that another attempt would meet, too.
+
+    Returns:
+        What failed last; ``None`` when it is done. Ctrl-C is one failure more.
+    """
+    failures = (*LOST, YrpdError, KeyboardInterrupt)
+    again = retry_if_exception(lambda each: isinstance(each, failures) and not isinstance(each.__cause__, given_up))
+    try:
+        Retrying(
+            stop=stop_any(stop_after_attempt(ATTEMPTS), stop_after_delay(PATIENCE_S)),
+            wait=wait_fixed(PAUSE_S),
+            retry=again,
+            reraise=True,
+        )(act)
+    except failures as error:
+        return error
+    return None
 
 
 def connect(host: Host, timeout_s: float = TIMEOUT_S) -> DockerClient:

@@ -12,7 +12,6 @@ import json
 import os
 import socket
 import tarfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from yrpd.deploying.hosts.engines import LOST, reason
+from yrpd.deploying.hosts.engines import reason, surely
 from yrpd.deploying.hosts.model_folder import EMPTY_TAR, read_file
 from yrpd.deploying.spec import LABEL_PREFIX
 from yrpd.docker.sdk import APIError, Container, DockerClient, NotFound
@@ -35,11 +34,7 @@ EMPTY_IMAGE = "yrpd-remembers:empty"
 CONFLICT_STATUS = 409
 KEPT_ENTRIES = 200
 KEPT_RELEASES = 5
-# What puts things back is tried again: what failed may have been the connection. A host that is lost costs a minute at
-# each attempt, and gets one.
-ATTEMPTS = 5
-PAUSE_S = 1.0
-PATIENCE_S = 20.0
+UNKNOWN = "unknown"  # the owner of a lock that does not say
 
 
 @dataclass(frozen=True)
@@ -124,21 +119,16 @@ def locked(clients: Mapping[str, DockerClient], deployment: str, command: str, r
 
 def _let_go(client: DockerClient, host: str, deployment: str, holder: Holder, reporter: Reporter) -> None:
     """Give a lock back; asked of the engine, since one whose answer was lost may have been taken all the same."""
-    deadline = time.monotonic() + PATIENCE_S
-    for left in reversed(range(ATTEMPTS)):
-        try:
-            with suppress(NotFound):
-                container = client.containers.get(f"{deployment}-lock")
-                if _holder(container) == holder:
-                    container.remove(force=True)
-            _forget_image(client)
-            return
-        except (*LOST, KeyboardInterrupt) as error:
-            if not left or time.monotonic() > deadline:
-                reporter.say(f"    the lock on {host} stays ({reason(error)}); `invoke deploy.unlock` removes it")
-                return
-            if not isinstance(error, KeyboardInterrupt):
-                time.sleep(PAUSE_S)
+
+    def remove() -> None:
+        with suppress(NotFound):
+            container = client.containers.get(f"{deployment}-lock")
+            if _holder(container) == holder:
+                container.remove(force=True)
+        _forget_image(client)
+
+    if error := surely(remove):
+        reporter.say(f"    the lock on {host} stays ({reason(error)}); `invoke deploy.unlock` removes it")
 
 
 def _take(client: DockerClient, host: str, deployment: str, holder: Holder, reporter: Reporter) -> None:
@@ -163,7 +153,7 @@ def _take(client: DockerClient, host: str, deployment: str, holder: Holder, repo
             present.remove(force=True)
     raise DeployError(
         f"{host} is locked: {other or 'somebody'} works on {deployment} there.",
-        next_command=f"invoke deploy.unlock --owner {other.owner if other else 'unknown'}"
+        next_command=f"invoke deploy.unlock --owner {other.owner if other else UNKNOWN}"
         "   (only if that command no longer runs)",
     )
 

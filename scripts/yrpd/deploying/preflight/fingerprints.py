@@ -21,13 +21,12 @@ from requests import RequestException
 from yrpd.deploying.hosts.containers import listed
 from yrpd.deploying.preflight.findings import DENIED
 from yrpd.deploying.preflight.host_survey import LOOK_S, answer, running
-from yrpd.deploying.spec import ContainerSpec, Mount
+from yrpd.deploying.spec import ENGINES, ContainerSpec, Mount
 from yrpd.docker.images import find
 from yrpd.docker.sdk import DockerClient, DockerException, ImageNotFound
 from yrpd.errors import EnvironmentFailure
 from yrpd.serving.command_lines import SECRETS
 
-ENGINES = ("prefill", "decode")
 # Reasons why a file cannot be read that stay; any other may pass, and is no other model.
 LASTING = (*DENIED, os.strerror(errno.ENOENT))
 DIGEST_LENGTH = 64

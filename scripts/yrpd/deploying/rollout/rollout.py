@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -13,13 +12,12 @@ from threading import Event
 from typing import Literal
 
 from yrpd.deploying.hosts import containers, records
-from yrpd.deploying.hosts.engines import LOST, reason
+from yrpd.deploying.hosts.engines import LOST, reason, surely
 from yrpd.deploying.hosts.probing import NotReadyError, check_once, wait_until_ready
-from yrpd.deploying.hosts.records import ATTEMPTS, PATIENCE_S, PAUSE_S
 from yrpd.deploying.reconcile import Change, Observed
 from yrpd.deploying.rollout.drain import drain, drain_endpoint, resume, resume_endpoint, wait_until_chosen
-from yrpd.deploying.rollout.steps import ASIDE, ENGINES, FRONT, Batch, Key, Step, Unit, Verb, steps
-from yrpd.deploying.spec import ContainerSpec, HttpProbe, Probe
+from yrpd.deploying.rollout.steps import ASIDE, FRONT, Batch, Key, Step, Unit, Verb, steps
+from yrpd.deploying.spec import ENGINES, ContainerSpec, HttpProbe, Probe
 from yrpd.docker.sdk import Container, DockerClient, NotFound
 from yrpd.errors import DeployError, YrpdError
 from yrpd.reporting import Reporter
@@ -112,12 +110,14 @@ class Rollout:
     def _let_serve(self, changes: Sequence[Change]) -> None:
         """Let serve what a run that was killed was draining."""
         for change in changes:
-            if change.action in ("keep", "update") and change.spec and (container := self._get(change)):
-                with self._of(change):
-                    if change.role in ENGINES:
-                        resume(container)
-                    elif change.role == "endpoint":
-                        resume_endpoint(container, change.spec)
+            if change.action not in ("keep", "update") or change.spec is None:
+                continue
+            with self._of(change):
+                container = self._get(change) if change.role in (*ENGINES, "endpoint") else None
+                if container and change.role in ENGINES:
+                    resume(container)
+                elif container:
+                    resume_endpoint(container, change.spec)
 
     def _run(self, unit: Unit) -> None:
         failures: dict[Key, BaseException] = {}
@@ -178,7 +178,7 @@ class Rollout:
     @contextmanager
     def _said(self, batch: Batch) -> Iterator[None]:
         verb = batch[0].verb
-        names = ", ".join(f"{step.change.title}" for step in batch)
+        names = ", ".join(step.change.title for step in batch)
         if verb == "await":
             for step in batch:
                 if step.change.action == "keep":
@@ -202,7 +202,7 @@ class Rollout:
                     if change.spec:
                         containers.start(self.clients[change.host], change.spec)
                 case "await":
-                    self._await(change, abandoned)
+                    self._await(change, container, abandoned)
                 case "await choice of":
                     self._await_choice(change)
                 case "update":
@@ -216,10 +216,9 @@ class Rollout:
                     if container:
                         containers.end(container, 0)
 
-    def _await(self, change: Change, abandoned: Event) -> None:
+    def _await(self, change: Change, container: Container | None, abandoned: Event) -> None:
         if change.spec is None:
             return
-        container = self._get(change)
         if container is None:
             raise DeployError(f"{change.title} was removed by somebody else during the deployment.")
         took = wait_until_ready(change.title, change.spec.probe, container, abandoned)
@@ -348,17 +347,8 @@ class Rollout:
             self._beside_each_other(self._undo_surely, tuple(reversed(batch)))
 
     def _undo_surely(self, step: Step) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                self._undo(step)
-                return
-            except (YrpdError, KeyboardInterrupt) as error:
-                if not left or time.monotonic() > deadline or isinstance(error.__cause__, NotReadyError):
-                    self.reporter.say(f"    {step} could not be undone: {error or type(error).__name__}")
-                    return
-                if not isinstance(error, KeyboardInterrupt):
-                    time.sleep(PAUSE_S)
+        if error := surely(lambda: self._undo(step), given_up=(NotReadyError,)):
+            self.reporter.say(f"    {step} could not be undone: {error or type(error).__name__}")
 
     def _commit(self, keys: Set[Key], changes: Mapping[Key, Change]) -> dict[Key, BaseException]:
         """Remove what had been set aside of what is ready now."""

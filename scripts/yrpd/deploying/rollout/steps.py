@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from yrpd.deploying.reconcile import Change
-from yrpd.deploying.spec import START_ORDER, WAVES, Role
+from yrpd.deploying.spec import ENGINES, START_ORDER, WAVES
 
 Verb = Literal["drain", "set aside", "start", "await", "await choice of", "update", "remove"]
 Key = tuple[str, str]
 
-ENGINES: tuple[Role, ...] = ("decode", "prefill")  # D first
 STORES, FRONT = ("etcd", "worker"), ("router", "endpoint")
 ASIDE = "-before"  # what a replaced container is called until the new one answers
 
@@ -113,7 +112,7 @@ def _one_by_one(coming: Sequence[Change], serving: Set[Key], updates: Sequence[C
     engines = [each for each in coming if each.role in ENGINES]
     front = [each for each in coming if each.role in FRONT]
     idle = [each for each in engines if each.key not in serving]
-    busy = sorted((each for each in engines if each.key in serving), key=lambda each: ENGINES.index(_role(each)))
+    busy = sorted((each for each in engines if each.key in serving), key=lambda each: ENGINES.index(each.role))
     below = Unit((*_out(stores), *_in(stores)), apart=all(each.role == "worker" for each in stores))
     rolling = [Unit((*_out([each]), *_in([each]))) for each in busy]
     # What P and D must agree on, or where their worker is, may have changed: they go back together.
@@ -161,7 +160,3 @@ def _each(verb: Verb, changes: Iterable[Change]) -> Batch:
 def _position(change: Change) -> int:
     """Return its place in the start order; one without a known role, such as a verification's, is the last."""
     return START_ORDER.get(change.role, len(WAVES))
-
-
-def _role(change: Change) -> Role:
-    return "decode" if change.role == "decode" else "prefill"

@@ -13,8 +13,8 @@ from tests.unit.deploying.rollout.fake_engines import KINDS, Call, FakeContainer
 from tests.unit.deploying.rollout.fleets import NEW, changed, container, deploy, fleet, make_world
 from yrpd.deploying.hosts import records
 from yrpd.deploying.rollout.audit import release_id
-from yrpd.deploying.rollout.steps import ASIDE, ENGINES
-from yrpd.deploying.spec import SPEC, ContainerSpec
+from yrpd.deploying.rollout.steps import ASIDE
+from yrpd.deploying.spec import ENGINES, SPEC, ContainerSpec
 from yrpd.docker.sdk import DockerException
 from yrpd.errors import YrpdError
 

@@ -8,21 +8,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.deploying.inventories import running
 from tests.unit.deploying.rollout.fleets import NEW, changed, container, fleet
 from yrpd.deploying.reconcile import Change, Observed, decide
-from yrpd.deploying.rollout.steps import ASIDE, ENGINES, Unit, steps
-from yrpd.deploying.spec import IN_PLACE, ContainerSpec
-
-
-def running(spec: ContainerSpec) -> Observed:
-    made = {name: getattr(spec, name) for name in IN_PLACE}
-    return Observed(
-        *(spec.host, spec.name, spec.role, "running", 0, spec.digest, spec.image_id),
-        restart=spec.restart,
-        settled=made,
-        live=spec.live,
-        ports=spec.ports,
-    )
+from yrpd.deploying.rollout.steps import ASIDE, Unit, steps
+from yrpd.deploying.spec import ENGINES, ContainerSpec
 
 
 def planned(
