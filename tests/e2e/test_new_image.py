@@ -21,12 +21,13 @@ PREFILL, DECODE = "http://10.77.0.1:8100", "http://10.77.0.2:8200"
 HOSTS = ("host1", "host2")
 RECORD = ROOT / "dist" / "image-cpu.json"
 NAME = "yrpd-newer:1"
+TOLD = {"logprobs": 5, "return_tokens_as_token_ids": True}
 
 
 def question() -> Question:
     """Return a prompt that begins like no other."""
     text = f"{uuid.uuid4().hex}\n" + "".join(prose(16))
-    return Question("long", COMPLETIONS, {"prompt": text, "max_tokens": 4, "temperature": 0, "logprobs": 5})
+    return Question("long", COMPLETIONS, {"prompt": text, "max_tokens": 4, "temperature": 0, **TOLD})
 
 
 def loaded() -> float:
