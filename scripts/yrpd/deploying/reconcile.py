@@ -96,16 +96,24 @@ class Change:
         return {"action": self.action, "host": self.host, "name": self.name, "reason": self.reason}
 
 
-def differences(
-    spec: ContainerSpec, observed: Observed | None, needs: tuple[tuple[str, str], ...] | None = None
-) -> tuple[str, ...]:
-    """Return why a container is to be made anew; nothing when it is what the spec says, and runs.
+def differences(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return for each container that is wanted why it is to be made anew; nothing when it is as wanted, and runs."""
+    there = {each.key: each for each in observed}
+    found = {}
+    for spec in specs:
+        # What it needs, as that is called in what was there before: a kept etcd may have an earlier image.
+        needs = [each for each in _needed(spec, specs) if each.key in there]
+        before = tuple(as_observed(each, there[each.key]).need for each in needs)
+        found[spec.key] = _differences(spec, there.get(spec.key), before)
+    return found
 
-    Args:
-        spec: What is wanted.
-        observed: What is there.
-        needs: What it needs, as that was before; ``None`` when that is not known.
-    """
+
+def _needed(spec: ContainerSpec, specs: Sequence[ContainerSpec]) -> list[ContainerSpec]:
+    names = {name for name, _ in spec.needs}
+    return [each for each in specs if each.name in names and each.need in spec.needs]
+
+
+def _differences(spec: ContainerSpec, observed: Observed | None, needs: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     if observed is None:
         return ("it is not there",)
     reasons = []
@@ -115,8 +123,7 @@ def differences(
         reasons.append(OTHER_IMAGE)
     if observed.spec != spec.digest:
         as_made = as_observed(spec, observed)
-        renewed = replace(as_made, needs=spec.needs if needs is None else needs)
-        if observed.spec not in (as_made.digest, renewed.digest):
+        if observed.spec not in (as_made.digest, replace(as_made, needs=needs).digest):
             reasons.append("its configuration changed")
     if spec.reads and observed.reads and spec.reads != observed.reads:
         reasons.append(OTHER_FILES)
@@ -157,14 +164,10 @@ def decide(specs: Sequence[ContainerSpec], observed: Sequence[Observed]) -> tupl
     there = {each.key: each for each in observed}
     renewed: set[tuple[str, str]] = set()
     changes: list[Change] = []
-    names = {name for spec in specs for name, _ in spec.needs}
-    needed = {spec.need: spec for spec in specs if spec.name in names}
+    different = differences(specs, observed)
     for spec in specs:
-        present = there.get(spec.key)
-        needs = [needed[need] for need in spec.needs if need in needed]
-        before = tuple(as_observed(each, there[each.key]).need for each in needs if each.key in there)
-        reasons = list(differences(spec, present, before))
-        if not reasons and (restarted := [each.name for each in needs if each.key in renewed]):
+        present, reasons = there.get(spec.key), list(different[spec.key])
+        if not reasons and (restarted := [each.name for each in _needed(spec, specs) if each.key in renewed]):
             reasons = [f"{restarted[0]} is started anew"]
         action: Action = "replace" if reasons else "keep"
         if present is None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.deploying.inventories import CPU_IMAGE, SITE, running, shipped
 from yrpd.deploying.planning.planner import plan
-from yrpd.deploying.reconcile import OTHER_FILES, OTHER_IMAGE, UNCHANGED, Observed, decide
+from yrpd.deploying.reconcile import OTHER_FILES, OTHER_IMAGE, UNCHANGED, Observed, decide, differences
 from yrpd.deploying.spec import ContainerSpec
 
 SPECS = list(plan(shipped("lab.toml"), CPU_IMAGE, SITE))
@@ -129,6 +129,9 @@ def test_another_image_of_which_a_worker_runs_the_same_leaves_its_pool_and_what_
         return {change.role for change in changes if change.action == "replace"}
 
     assert replaced("s1") == {"prefill", "decode", "endpoint"}
+    newer = plan(shipped("lab.toml"), replace(CPU_IMAGE, id="sha256:" + "f" * 64, stores="s1"), SITE)
+    roles = {spec.key: spec.role for spec in newer}
+    assert {roles[key] for key, told in differences(newer, observed).items() if not told} == {"etcd", "worker"}
     assert replaced("s2") == replaced("") == {"etcd", "worker", "prefill", "decode", "endpoint"}
     assert {change.action for change in decide(plan(shipped("lab.toml"), CPU_IMAGE, SITE), observed)} == {"keep"}
 

@@ -35,9 +35,10 @@ def status_document(
         for observed, container in containers.listed(client, host, name)
     }
     entries = []
+    different = differences(deployment.specs, [observed for observed, _ in there.values()])
     for spec in deployment.specs:
         observed, container = there.pop(spec.key, (None, None))
-        reasons = [*differences(spec, observed), *(in_place(spec, observed) if observed else ())]
+        reasons = [*different[spec.key], *(in_place(spec, observed) if observed else ())]
         entries.append(
             {
                 "host": spec.host,
